@@ -1,0 +1,137 @@
+"""Every error tidegate can answer with, in one tree.
+
+    TidegateError
+    ├── InvalidRequest            400   the caller's request is wrong; says what and where
+    │   ├── Unauthenticated       401
+    │   ├── Forbidden             403
+    │   ├── NotFound              404   unknown and foreign ids look the same
+    │   ├── MethodNotAllowed      405
+    │   ├── DeadlineExceeded      408   the caller's own deadline passed
+    │   ├── Conflict              409
+    │   ├── PayloadTooLarge       413
+    │   ├── UnsupportedMediaType  415
+    │   └── Unprocessable         422
+    ├── AdmissionError
+    │   ├── Rejected              503   refused before the queue: our capacity, or draining
+    │   ├── RateLimited           429   refused before the queue: your limit
+    │   └── Evicted               503   taken out of the queue: ttl, displaced
+    ├── UpstreamError             502
+    │   ├── UpstreamTimeout       504
+    │   ├── UpstreamUnavailable   503
+    │   └── UpstreamProtocolError 502
+    ├── ClientGone                499   never sent; recorded as the outcome's cause
+    └── InternalError             500
+
+`code` is the JSON `error.code`, the SSE error, the gRPC detail and the metric label. `message` is public;
+`detail` is for the log only and never leaves the process.
+"""
+
+from __future__ import annotations
+
+
+class TidegateError(Exception):
+    """Base of all our errors. `message` may be shown to the caller; `detail` may not."""
+
+    status: int = 500
+    code: str = "internal_error"
+    type: str = "server_error"  # the OpenAI error type
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.param = param
+        self.retry_after_s = retry_after_s
+        self.detail = detail
+
+    def body(self) -> dict[str, object]:
+        """The OpenAI error object, the same over HTTP, SSE and (as detail) gRPC."""
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+
+
+class InvalidRequest(TidegateError):
+    status, code, type = 400, "invalid_request", "invalid_request_error"
+
+
+class Unauthenticated(InvalidRequest):
+    status, code = 401, "invalid_api_key"
+
+
+class Forbidden(InvalidRequest):
+    status, code = 403, "forbidden"
+
+
+class NotFound(InvalidRequest):
+    status, code = 404, "not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    status, code = 405, "method_not_allowed"
+
+
+class DeadlineExceeded(InvalidRequest):
+    status, code = 408, "deadline_exceeded"
+
+
+class Conflict(InvalidRequest):
+    status, code = 409, "conflict"
+
+
+class PayloadTooLarge(InvalidRequest):
+    status, code = 413, "payload_too_large"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    status, code = 415, "unsupported_media_type"
+
+
+class Unprocessable(InvalidRequest):
+    status, code = 422, "unprocessable"
+
+
+class AdmissionError(TidegateError):
+    status, code, type = 503, "overloaded", "overloaded_error"
+
+
+class Rejected(AdmissionError):
+    code = "capacity"
+
+
+class RateLimited(AdmissionError):
+    status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
+
+
+class Evicted(AdmissionError):
+    code = "queue_ttl"
+
+
+class UpstreamError(TidegateError):
+    status, code = 502, "upstream_error"
+
+
+class UpstreamTimeout(UpstreamError):
+    status, code = 504, "upstream_timeout"
+
+
+class UpstreamUnavailable(UpstreamError):
+    status, code = 503, "upstream_unavailable"
+
+
+class UpstreamProtocolError(UpstreamError):
+    code = "upstream_protocol_error"
+
+
+class ClientGone(TidegateError):
+    status, code = 499, "client_gone"
+
+
+class InternalError(TidegateError):
+    """Something we did not foresee. The message says nothing; the log says all."""

@@ -1,0 +1,138 @@
+"""The SQL tables: the durable truth. FAISS, caches and Redis can all be rebuilt from here.
+
+Every change of what may be searched happens in one transaction that also takes the next `epoch` from
+`corpus_clock`. The clock row is locked until commit, so commit order is epoch order on SQLite and PostgreSQL
+alike, and a reader that has seen epoch N needs only `chunks.epoch > N` and `removals.epoch > N`.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False, unique=True),
+    sa.Column("created_at", sa.Integer, nullable=False),  # unix seconds, like every *_at
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False, index=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),  # sha256 of a 256-bit random key, hex
+    sa.Column("hint", sa.String(16), nullable=False),  # last 4 characters, to recognise it by
+    sa.Column("is_admin", sa.Boolean, nullable=False, default=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("revoked_at", sa.Integer),
+)
+
+collections = sa.Table(
+    "collections",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),  # vs_…
+    sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False, index=True),
+    sa.Column("name", sa.String(256), nullable=False),
+    sa.Column("metadata", sa.JSON, nullable=False, default=dict),
+    sa.Column("epoch", sa.BigInteger, nullable=False, default=0),  # of its last change
+    sa.Column("created_at", sa.Integer, nullable=False),
+)
+
+files = sa.Table(
+    "files",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),  # file-…
+    sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False, index=True),
+    sa.Column("filename", sa.String(512), nullable=False),
+    sa.Column("purpose", sa.String(64), nullable=False),
+    sa.Column("num_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+)
+
+# A file in a collection, and at once the ingest queue: rows `in_progress` without a lease are work to do.
+collection_files = sa.Table(
+    "collection_files",
+    metadata,
+    sa.Column("collection_id", sa.ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("file_id", sa.ForeignKey("files.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False, index=True),
+    sa.Column("status", sa.String(16), nullable=False, index=True),  # in_progress, completed, failed, cancelled
+    sa.Column("error_code", sa.String(64)),
+    sa.Column("error_message", sa.String(1000)),
+    sa.Column("attributes", sa.JSON, nullable=False, default=dict),
+    sa.Column("num_chunks", sa.Integer, nullable=False, default=0),
+    sa.Column("chunks_done", sa.Integer, nullable=False, default=0),  # progress while in_progress
+    sa.Column("usage_bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("lease_until", sa.Float, nullable=False, default=0.0),  # unix seconds; a dead worker's lease runs out
+    sa.Column("created_at", sa.Integer, nullable=False),
+)
+
+chunks = sa.Table(
+    "chunks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False),
+    sa.Column("collection_id", sa.ForeignKey("collections.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("file_id", sa.ForeignKey("files.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("start_char", sa.Integer, nullable=False),
+    sa.Column("end_char", sa.Integer, nullable=False),
+    sa.Column("heading", sa.String(500), nullable=False, default=""),
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # float32 little-endian, unit length
+    sa.Column("epoch", sa.BigInteger, nullable=False, index=True),
+    sa.UniqueConstraint("collection_id", "file_id", "ordinal"),
+)
+
+removals = sa.Table(
+    "removals",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False, index=True),
+    sa.Column("tenant_id", sa.String(64), nullable=False),
+    sa.Column("collection_id", sa.String(64), nullable=False),
+    sa.Column("file_id", sa.String(64)),  # NULL = the whole collection
+)
+
+corpus_clock = sa.Table(
+    "corpus_clock",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),  # always 1
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+)
+
+receipts = sa.Table(
+    "receipts",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("tenant_id", sa.String(64), nullable=False, index=True),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # JSON of types.Receipt
+    sa.Column("created_at", sa.Integer, nullable=False, index=True),
+)
+
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("request_id", sa.String(64), primary_key=True),  # a request is billed once
+    sa.Column("tenant_id", sa.String(64), nullable=False, index=True),
+    sa.Column("key_id", sa.String(64), nullable=False),
+    sa.Column("tier", sa.String(64), nullable=False),
+    sa.Column("prompt_tokens", sa.Integer, nullable=False),
+    sa.Column("completion_tokens", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Integer, nullable=False),
+)

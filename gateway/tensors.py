@@ -1,0 +1,80 @@
+"""Every tensor of every Triton model: name, dtype, dims, whether optional. The one place that says so.
+
+`tests/config/test_tensors.py` holds each config.pbtxt to this table. Dims exclude the batch dimension;
+-1 = any length. A model with max_batch_size 0 has no batch dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EMBEDDING_DIM = 384
+
+
+@dataclass(frozen=True)
+class Tensor:
+    name: str
+    dtype: str  # Triton's: BYTES (TYPE_STRING in pbtxt), FP32, INT32
+    dims: tuple[int, ...] = (1,)
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Model:
+    """One Triton model. repository: folder under model_repository/."""
+
+    name: str
+    repository: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    max_batch_size: int
+    decoupled: bool = False
+    ensemble: bool = False
+
+
+# text -> unit-length sentence embedding. role is `query` or `passage` (same encoder today, kept for asymmetric ones).
+EMBED = Model(
+    "embed",
+    "retrieval",
+    inputs=(Tensor("text", "BYTES"), Tensor("role", "BYTES", optional=True)),
+    outputs=(Tensor("embedding", "FP32", (EMBEDDING_DIM,)),),
+    max_batch_size=32,
+)
+
+# embedding + scope (JSON of types.Scope) -> passages (JSON list of types.Passage, best first) and timings.
+# text is the question, for lexical search beside the vector. embedding passes through for the ensemble.
+SEARCH = Model(
+    "search",
+    "retrieval",
+    inputs=(Tensor("embedding", "FP32", (EMBEDDING_DIM,)), Tensor("text", "BYTES"), Tensor("scope", "BYTES")),
+    outputs=(Tensor("passages", "BYTES"), Tensor("search_ms", "FP32")),
+    max_batch_size=32,
+)
+
+RETRIEVE = Model(
+    "retrieve",
+    "retrieval",
+    inputs=(Tensor("text", "BYTES"), Tensor("scope", "BYTES")),
+    outputs=(Tensor("embedding", "FP32", (EMBEDDING_DIM,)), Tensor("passages", "BYTES"), Tensor("search_ms", "FP32")),
+    max_batch_size=32,
+    ensemble=True,
+)
+
+# question + passages (JSON list of types.Passage) + params (JSON of generation.extractive.ReaderParams)
+# -> a stream of deltas. citations is a JSON list of types.Citation for the sentences in this delta.
+READER = Model(
+    "reader",
+    "generation",
+    inputs=(Tensor("question", "BYTES"), Tensor("passages", "BYTES"), Tensor("params", "BYTES")),
+    outputs=(
+        Tensor("text_output", "BYTES"),
+        Tensor("citations", "BYTES"),
+        Tensor("finish_reason", "BYTES"),
+        Tensor("num_input_tokens", "INT32"),
+        Tensor("num_output_tokens", "INT32"),
+    ),
+    max_batch_size=0,
+    decoupled=True,
+)
+
+MODELS = (EMBED, SEARCH, RETRIEVE, READER)

@@ -1,0 +1,96 @@
+"""The nouns that travel between layers. Plain data, no I/O, no behaviour beyond small derivations."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+
+class Outcome(enum.StrEnum):
+    """How a request ended: exactly one each. Also the metric label and the log field."""
+
+    COMPLETED = "completed"
+    CACHED = "cached"
+    REJECTED = "rejected"  # before the queue
+    EVICTED = "evicted"  # after it: deadline, displaced, client_gone
+    FAILED = "failed"
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """Who calls: the tenant and the key it came by (empty = anonymous development access)."""
+
+    tenant_id: str
+    key_id: str = ""
+    is_admin: bool = False
+
+
+class Passage(msgspec.Struct, frozen=True, kw_only=True):
+    """A retrieved chunk with its score. Offsets are characters into the stored text of the file."""
+
+    chunk_id: int
+    collection_id: str
+    file_id: str
+    filename: str
+    ordinal: int
+    heading: str
+    start: int
+    end: int
+    text: str
+    score: float  # cosine, -1..1
+
+
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search may see. `collections` empty = all of the tenant's."""
+
+    tenant_id: str
+    collections: list[str] = []
+    k: int = 5
+
+
+class Citation(msgspec.Struct, frozen=True, kw_only=True):
+    """A sentence of the answer and where it stands. `passage` is the 1-based number in `[n]`.
+
+    start and end: characters into the file's stored text. text: the quoted sentence.
+    """
+
+    passage: int
+    start: int
+    end: int
+    text: str
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of an answer as the engine gives it."""
+
+    text: str = ""
+    citations: list[Citation] = []
+    finish_reason: str = ""  # "" while running; stop, length, no_answer
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0  # so far
+
+
+class Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Receipt(msgspec.Struct, kw_only=True):
+    """What happened to one request, and why. Times are milliseconds; -1 = that stage was not reached."""
+
+    id: str
+    created: int
+    outcome: Outcome
+    cause: str = ""  # error code, or empty
+    tier: str = ""
+    tier_reason: str = ""
+    cache: str = "off"
+    embed_ms: float = -1.0
+    search_ms: float = -1.0
+    queue_ms: float = -1.0
+    ttft_ms: float = -1.0
+    total_ms: float = -1.0
+    passages: list[dict[str, Any]] = []
+    usage: Usage = Usage()
+    finish_reason: str = ""
