@@ -20,7 +20,16 @@ class SettingsError(ValueError):
 
 
 def _bool(text: str) -> bool:
-    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    known = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
     try:
         return known[text.strip().lower()]
     except KeyError:
@@ -40,8 +49,15 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def _setting(default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None,
-             choices: tuple[str, ...] = (), secret: bool = False) -> Any:
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+    secret: bool = False,
+) -> Any:
     meta = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "secret": secret}
     return field(default=default, repr=not secret, metadata=meta)
 
@@ -51,39 +67,84 @@ class Settings:
     """What an operator may set. Fields are in reading order; each is TIDEGATE_<NAME> in the environment."""
 
     var: Path = _setting(Path("var"), "Folder of all state: database, files, models, logs, sockets.")
-    host: str = _setting("127.0.0.1", "Address that Envoy's public listener binds. Anything but loopback needs TIDEGATE_AUTH=required.")
-    port: int = _setting(8080, "Public port of Envoy (HTTP and gRPC). The other ports follow it.", minimum=1, maximum=65000)
-    inner_port: int = _setting(0, "Loopback port of Envoy's gRPC balancer over the Triton replicas; 0 = port + 1.", minimum=0, maximum=65535)
-    auth: str = _setting("development", "`development`: loopback callers without a key are the default tenant; `required`: every call needs a key.", choices=("development", "required"))
-    log_level: str = _setting("info", "Log level of our own processes.", choices=("debug", "info", "warning", "error"))
+    host: str = _setting(
+        "127.0.0.1",
+        "Address that Envoy's public listener binds. Anything but loopback needs TIDEGATE_AUTH=required.",
+    )
+    port: int = _setting(
+        8080, "Public port of Envoy (HTTP and gRPC). The other ports follow it.", minimum=1, maximum=65000
+    )
+    inner_port: int = _setting(
+        0,
+        "Loopback port of Envoy's gRPC balancer over the Triton replicas; 0 = port + 1.",
+        minimum=0,
+        maximum=65535,
+    )
+    auth: str = _setting(
+        "development",
+        "`development`: loopback callers without a key are the default tenant; `required`: every call needs a key.",
+        choices=("development", "required"),
+    )
+    log_level: str = _setting(
+        "info", "Log level of our own processes.", choices=("debug", "info", "warning", "error")
+    )
 
-    gateway_workers: int = _setting(0, "Gateway processes; 0 = half of the cores, at least 1.", minimum=0, maximum=256)
+    gateway_workers: int = _setting(
+        0, "Gateway processes; 0 = half of the cores, at least 1.", minimum=0, maximum=256
+    )
     triton_replicas: int = _setting(1, "Triton processes behind the balancer.", minimum=1, maximum=64)
     database_url: str = _setting("", "SQLAlchemy URL; empty = SQLite in the var folder.", secret=True)
     redis_url: str = _setting("", "Redis URL; empty = our own redis-server in the var folder.", secret=True)
-    redis_server: str = _setting("", "Path of redis-server; empty = the one on PATH if it is >= 7, else the bundled one.")
+    redis_server: str = _setting(
+        "", "Path of redis-server; empty = the one on PATH if it is >= 7, else the bundled one."
+    )
     envoy_bin: str = _setting("", "Path of envoy; empty = the one on PATH or the bundled one.")
     triton_home: str = _setting("", "Folder that holds Triton's bin/ and backends/; empty = the bundled one.")
 
-    embed_precision: str = _setting("auto", "Embedding arithmetic: `auto` takes bf16 where the processor has it, else f32.", choices=("auto", "bf16", "f32"))
-    embed_threads: int = _setting(0, "Threads of the embedding runtime; 0 = all cores.", minimum=0, maximum=1024)
-    embed_max_batch: int = _setting(32, "Most texts in one embedding batch on Triton.", minimum=1, maximum=512)
+    embed_precision: str = _setting(
+        "auto",
+        "Embedding arithmetic: `auto` takes bf16 where the processor has it, else f32.",
+        choices=("auto", "bf16", "f32"),
+    )
+    embed_threads: int = _setting(
+        0, "Threads of the embedding runtime; 0 = all cores.", minimum=0, maximum=1024
+    )
+    embed_max_batch: int = _setting(
+        32, "Most texts in one embedding batch on Triton.", minimum=1, maximum=512
+    )
 
-    fast_slots: int = _setting(8, "Requests of tier `fast` that one Triton replica works on at once.", minimum=1, maximum=10000)
-    deep_slots: int = _setting(4, "Requests of tier `deep` that one Triton replica works on at once.", minimum=1, maximum=10000)
-    queue_max: int = _setting(512, "Requests that may wait for a slot in one gateway worker; more are refused with 503.", minimum=0)
-    queue_ttl_s: float = _setting(30.0, "Longest wait for a slot (seconds) before the request is evicted.", minimum=0.01)
+    fast_slots: int = _setting(
+        8, "Requests of tier `fast` that one Triton replica works on at once.", minimum=1, maximum=10000
+    )
+    deep_slots: int = _setting(
+        4, "Requests of tier `deep` that one Triton replica works on at once.", minimum=1, maximum=10000
+    )
+    queue_max: int = _setting(
+        512, "Requests that may wait for a slot in one gateway worker; more are refused with 503.", minimum=0
+    )
+    queue_ttl_s: float = _setting(
+        30.0, "Longest wait for a slot (seconds) before the request is evicted.", minimum=0.01
+    )
     request_timeout_s: float = _setting(120.0, "Deadline of a request that sets none (seconds).", minimum=0.1)
 
     max_body_bytes: int = _setting(4 * 2**20, "Largest JSON body (bytes).", minimum=1024)
     max_file_bytes: int = _setting(64 * 2**20, "Largest uploaded file (bytes).", minimum=1024)
     max_messages: int = _setting(1000, "Most messages in one chat request.", minimum=1)
     max_question_chars: int = _setting(32_000, "Longest text of one message (characters).", minimum=1)
-    keepalive_s: float = _setting(15.0, "Silence in a stream (seconds) before a comment is sent; the first one comes within 1 s.", minimum=0.05, maximum=60)
-    drain_s: float = _setting(20.0, "Time that open requests get to finish when the service stops (seconds).", minimum=0)
+    keepalive_s: float = _setting(
+        15.0,
+        "Silence in a stream (seconds) before a comment is sent; the first one comes within 1 s.",
+        minimum=0.05,
+        maximum=60,
+    )
+    drain_s: float = _setting(
+        20.0, "Time that open requests get to finish when the service stops (seconds).", minimum=0
+    )
 
     chunk_chars: int = _setting(900, "Aimed-at length of a chunk (characters).", minimum=100, maximum=20000)
-    chunk_overlap_chars: int = _setting(150, "Text shared by neighbouring chunks (characters).", minimum=0, maximum=5000)
+    chunk_overlap_chars: int = _setting(
+        150, "Text shared by neighbouring chunks (characters).", minimum=0, maximum=5000
+    )
     ingest_batch: int = _setting(32, "Chunks embedded in one call while ingesting.", minimum=1, maximum=512)
 
     def __post_init__(self) -> None:
@@ -92,7 +153,9 @@ class Settings:
         if self.chunk_overlap_chars >= self.chunk_chars:
             raise SettingsError("TIDEGATE_CHUNK_OVERLAP_CHARS must be smaller than TIDEGATE_CHUNK_CHARS.")
         if self.auth == "development" and self.host not in {"127.0.0.1", "::1", "localhost"}:
-            raise SettingsError(f"TIDEGATE_HOST={self.host} is not loopback: set TIDEGATE_AUTH=required as well.")
+            raise SettingsError(
+                f"TIDEGATE_HOST={self.host} is not loopback: set TIDEGATE_AUTH=required as well."
+            )
 
     # Derived values. Ports: one block of 100 above the public port.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 EMBEDDING_DIM = 384
+EMBEDDING_MODEL = "all-MiniLM-L6-v2"  # its name in the API
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ RETRIEVE = Model(
     "retrieve",
     "retrieval",
     inputs=(Tensor("text", "BYTES"), Tensor("scope", "BYTES")),
-    outputs=(Tensor("embedding", "FP32", (EMBEDDING_DIM,)), Tensor("passages", "BYTES"), Tensor("search_ms", "FP32")),
+    outputs=(
+        Tensor("embedding", "FP32", (EMBEDDING_DIM,)),
+        Tensor("passages", "BYTES"),
+        Tensor("search_ms", "FP32"),
+    ),
     max_batch_size=32,
     ensemble=True,
 )

@@ -83,6 +83,7 @@ class Receipt(msgspec.Struct, kw_only=True):
     created: int
     outcome: Outcome
     cause: str = ""  # error code, or empty
+    stage: str = "received"  # the last one reached: received, retrieving, queued, generating, done
     tier: str = ""
     tier_reason: str = ""
     cache: str = "off"

@@ -1,0 +1,103 @@
+"""Who calls: API keys by hash, with a bounded in-process cache in front of SQL; anonymous access from loopback.
+
+A revoked key stops working at once where the `tidegate:keys` message arrives and after KEY_TTL_S at the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import time
+from collections.abc import Callable
+
+from sanic import Request
+
+from gateway.errors import Forbidden, Unauthenticated
+from gateway.settings import Settings
+from gateway.storage import keys
+from gateway.storage.database import Database
+from gateway.types import Tenant
+
+KEY_TTL_S = 30.0
+UNKNOWN_TTL_S = 5.0
+MAX_CACHED = 10_000
+_KEY_SHAPE = re.compile(r"tg-[A-Za-z0-9_-]{16,200}\Z")
+_LOOPBACK_HOST = re.compile(r"(localhost|127(?:\.\d{1,3}){3}|\[::1\])(:\d+)?\Z", re.IGNORECASE)
+_ANONYMOUS = Tenant(keys.DEFAULT_TENANT)
+
+
+class Authenticator:
+    """Finds the tenant of a request."""
+
+    def __init__(
+        self, settings: Settings, database: Database, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._open_to_loopback = settings.auth == "development"
+        self._database = database
+        self._clock = clock
+        self._cache: dict[str, tuple[float, Tenant | None]] = {}
+
+    async def tenant(self, request: Request) -> Tenant:
+        """The caller's tenant.
+
+        Raises: Unauthenticated (no key, bad key), Forbidden (anonymous call that a web page of another origin made).
+        """
+        header = request.headers.getone("authorization", None)
+        if header is None:
+            return self._anonymous(request)
+        scheme, _, key = header.partition(" ")
+        if scheme.lower() != "bearer" or not _KEY_SHAPE.match(key.strip()):
+            raise Unauthenticated("The Authorization header does not hold a tidegate key (Bearer tg-…).")
+        found = await self._find(keys.hash_key(key.strip()))
+        if found is None:
+            raise Unauthenticated("The API key is unknown or revoked.")
+        return found
+
+    async def admin(self, request: Request) -> Tenant:
+        """As `tenant`, for admin routes. Raises also: Forbidden without an admin key."""
+        tenant = await self.tenant(request)
+        if not tenant.is_admin:
+            raise Forbidden("This route needs an admin key (`tidegate keys create --admin`).")
+        return tenant
+
+    def forget_all(self) -> None:
+        """Drop what is cached: a key was made or revoked somewhere."""
+        self._cache.clear()
+
+    async def _find(self, key_hash: str) -> Tenant | None:
+        now = self._clock()
+        cached = self._cache.get(key_hash)
+        if cached is not None and cached[0] > now:
+            return cached[1]
+        found = await asyncio.to_thread(self._look_up, key_hash)
+        if len(self._cache) >= MAX_CACHED:
+            self._cache.clear()
+        self._cache[key_hash] = (now + (KEY_TTL_S if found else UNKNOWN_TTL_S), found)
+        return found
+
+    def _look_up(self, key_hash: str) -> Tenant | None:
+        with self._database.read() as conn:
+            return keys.find_key(conn, key_hash)
+
+    def _anonymous(self, request: Request) -> Tenant:
+        if not (self._open_to_loopback and _from_loopback(request)):
+            raise Unauthenticated("An API key is needed: send it as `Authorization: Bearer tg-…`.")
+        # A web page of another site, or a name that was rebound to loopback, must not speak for the person here.
+        host = request.headers.getone("host", "")
+        origin = request.headers.getone("origin", None)
+        foreign_origin = origin is not None and origin.partition("://")[2] != host
+        cross_site = request.headers.getone("sec-fetch-site", "none") not in {"none", "same-origin"}
+        if not _LOOPBACK_HOST.match(host) or foreign_origin or cross_site:
+            raise Forbidden("Without an API key only pages and programs of this machine may call.")
+        return _ANONYMOUS
+
+
+def _from_loopback(request: Request) -> bool:
+    """True when the peer that Envoy saw (the last X-Forwarded-For entry), or our own peer, is loopback."""
+    forwarded = request.headers.getone("x-forwarded-for", "")
+    address = forwarded.rpartition(",")[2].strip() or request.ip
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

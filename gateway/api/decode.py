@@ -1,0 +1,115 @@
+"""One body decode, bounded and strict. What is wrong is said once, with its place."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TypeVar
+
+import msgspec
+from sanic import Request
+from sanic.exceptions import SanicException
+
+from gateway.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+
+T = TypeVar("T")
+_PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`\Z")
+
+
+BODY_TIMEOUT_S = 30.0
+LINGER_BYTES = 64 * 2**20  # read and thrown away after a refusal, so that the client gets to see it
+
+
+async def read_body(request: Request, max_bytes: int) -> None:
+    """Read the whole body into `request.body`.
+
+    Raises: PayloadTooLarge (nothing over the limit is kept in memory), DeadlineExceeded (it trickles in).
+    """
+    body = bytearray()
+    num_bytes = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while (data := await request.stream.read()) is not None:  # type: ignore[union-attr]
+                num_bytes += len(data)
+                if num_bytes <= max_bytes:
+                    body += data
+                elif num_bytes > LINGER_BYTES:
+                    break
+    except TimeoutError:
+        raise DeadlineExceeded("The body did not arrive in time.", code="request_timeout") from None
+    if num_bytes > max_bytes:
+        raise PayloadTooLarge(f"The body is larger than {max_bytes} bytes (TIDEGATE_MAX_BODY_BYTES).")
+    request.body = bytes(body)
+
+
+async def discard_body(request: Request) -> None:
+    """Read on after a refusal, bounded in bytes and time, so that the client reads our answer, not a reset."""
+    num_bytes = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while num_bytes < LINGER_BYTES and (data := await request.stream.read()) is not None:  # type: ignore[union-attr]
+                num_bytes += len(data)
+    except (TimeoutError, SanicException):
+        return
+
+
+def json_body(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
+    """The body as `decoder`'s type.
+
+    Raises: UnsupportedMediaType, InvalidRequest (code `invalid_json` or `invalid_value`, `param` names the place).
+    """
+    content_type = request.headers.getone("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        shown = content_type[:100] or "none"
+        raise UnsupportedMediaType(f"The content type must be application/json, not {shown}.")
+    return decode(request.body, decoder)
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    if not body:
+        raise InvalidRequest("The body is empty; a JSON object was expected.", code="invalid_json")
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        match = _PLACE.search(text)
+        place = match["place"] if match else None
+        message = _PLACE.sub("", text)
+        where = f" (at {place})" if place else ""
+        raise InvalidRequest(f"{message}{where}.", code="invalid_value", param=place) from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
+    except UnicodeDecodeError:
+        raise InvalidRequest("The body is not valid UTF-8.", code="invalid_json") from None
+
+
+def clean_text(text: str, param: str, *, max_chars: int) -> str:
+    """A text field that may travel on. Raises: InvalidRequest for NULs and for texts over the limit."""
+    if len(text) > max_chars:
+        raise InvalidRequest(
+            f"{param} has {len(text)} characters; the limit is {max_chars}.",
+            code="text_too_long",
+            param=param,
+        )
+    if "\x00" in text:
+        raise InvalidRequest(f"{param} contains a NUL character.", code="invalid_value", param=param)
+    return text
+
+
+def page_limit(request: Request, default: int = 20) -> int:
+    """`limit` of a listing, 1..100 (10,000 for files in OpenAI's API; ours pages)."""
+    raw = request.args.get("limit")
+    if raw is None:
+        return default
+    if not raw.isdecimal() or not 1 <= int(raw) <= 10_000:
+        raise InvalidRequest("limit must be a whole number from 1 to 10000.", param="limit")
+    return min(int(raw), 100)
+
+
+def page_order(request: Request) -> str:
+    order = request.args.get("order", "desc")
+    if order not in {"asc", "desc"}:
+        raise InvalidRequest("order must be asc or desc.", param="order")
+    return str(order)

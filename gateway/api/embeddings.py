@@ -1,0 +1,66 @@
+"""POST /v1/embeddings: the `embed` model of Triton in OpenAI's shape."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+
+import msgspec
+from sanic import HTTPResponse, Request
+
+from gateway.api.decode import clean_text, json_body
+from gateway.api.schemas import EmbeddingsBody
+from gateway.api.services import Services
+from gateway.errors import InvalidRequest, NotFound
+from gateway.tensors import EMBEDDING_DIM, EMBEDDING_MODEL
+
+_BODY = msgspec.json.Decoder(EmbeddingsBody)
+MAX_TEXTS = 2048
+TIMEOUT_S = 60.0
+
+
+async def embeddings(request: Request, services: Services) -> HTTPResponse:
+    await services.auth.tenant(request)
+    body = json_body(request, _BODY)
+    texts = _texts(body, services.settings.max_question_chars)
+    deadline = time.monotonic() + TIMEOUT_S
+    with services.lifecycle:
+        vectors = await services.embedder.embed(texts, role="passage", timeout_s=deadline - time.monotonic())
+        num_tokens = sum(await asyncio.to_thread(services.tokens.count, texts))
+    if body.encoding_format == "base64":
+        shown: list[object] = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
+    else:
+        shown = vectors.tolist()
+    data = [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(shown)]
+    reply = {
+        "object": "list",
+        "model": EMBEDDING_MODEL,
+        "data": data,
+        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+    }
+    return HTTPResponse(msgspec.json.encode(reply), content_type="application/json")
+
+
+def _texts(body: EmbeddingsBody, max_chars: int) -> list[str]:
+    if body.model != EMBEDDING_MODEL:
+        raise NotFound(
+            f"The embedding model {body.model!r} does not exist; use {EMBEDDING_MODEL}.",
+            code="model_not_found",
+            param="model",
+        )
+    if body.dimensions not in (None, EMBEDDING_DIM):
+        raise InvalidRequest(f"dimensions must be {EMBEDDING_DIM} for {EMBEDDING_MODEL}.", param="dimensions")
+    given = [body.input] if isinstance(body.input, str) else body.input
+    if not given:
+        raise InvalidRequest("input is empty.", param="input")
+    if len(given) > MAX_TEXTS:
+        raise InvalidRequest(f"input has {len(given)} texts; the limit is {MAX_TEXTS}.", param="input")
+    texts: list[str] = []
+    for index, text in enumerate(given):
+        if not isinstance(text, str):
+            raise InvalidRequest("input must be text; token ids are not accepted.", param=f"input[{index}]")
+        if not text:
+            raise InvalidRequest("input holds an empty text.", param=f"input[{index}]")
+        texts.append(clean_text(text, f"input[{index}]", max_chars=max_chars))
+    return texts

@@ -1,0 +1,139 @@
+"""/v1/files: bytes on disk, a row in SQL; OpenAI's shapes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import msgspec
+from sanic import HTTPResponse, Request
+from sanic.response import ResponseStream, file_stream
+
+from gateway.api.decode import discard_body, page_limit, page_order
+from gateway.api.services import Services
+from gateway.api.uploads import receive
+from gateway.errors import InvalidRequest, NotFound, TidegateError
+from gateway.storage import catalog
+from gateway.storage.catalog import FileRow
+
+PURPOSES = ("assistants", "user_data")
+
+
+def file_object(row: FileRow) -> dict[str, object]:
+    return {
+        "id": row.id,
+        "object": "file",
+        "bytes": row.num_bytes,
+        "created_at": row.created_at,
+        "filename": row.filename,
+        "purpose": row.purpose,
+        "status": "processed",
+        "expires_at": None,
+        "status_details": None,
+        "tidegate": {"sha256": row.sha256},
+    }
+
+
+def reply(value: object, status: int = 200) -> HTTPResponse:
+    return HTTPResponse(msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def page(rows: list[dict[str, object]], has_more: bool) -> HTTPResponse:
+    """One page of a listing, as OpenAI's cursors want it."""
+    first, last = (rows[0]["id"], rows[-1]["id"]) if rows else (None, None)
+    return reply({"object": "list", "data": rows, "first_id": first, "last_id": last, "has_more": has_more})
+
+
+def no_file(file_id: str) -> NotFound:
+    return NotFound(f"No such file: {file_id[:100]}.", code="file_not_found", param="file_id")
+
+
+async def create(request: Request, services: Services) -> HTTPResponse:
+    tenant = await services.auth.tenant(request)
+    file_id = f"file-{secrets.token_hex(12)}"
+    with services.lifecycle:
+        writer = await asyncio.to_thread(services.blobs.open_writer, tenant.tenant_id, file_id)
+        try:
+            form = await receive(request, writer, services.settings.max_file_bytes)
+            purpose = form.fields.get("purpose", "")
+            if purpose not in PURPOSES:
+                raise InvalidRequest(f"purpose must be one of: {', '.join(PURPOSES)}.", param="purpose")
+        except BaseException as error:
+            await asyncio.shield(asyncio.to_thread(writer.abort))
+            if isinstance(error, TidegateError):
+                await discard_body(request)
+            raise
+
+        def store() -> FileRow:
+            num_bytes, sha256 = writer.commit()
+            with services.database.write() as conn:
+                return catalog.create_file(
+                    conn,
+                    tenant_id=tenant.tenant_id,
+                    file_id=file_id,
+                    filename=form.filename or "unnamed",
+                    purpose=purpose,
+                    num_bytes=num_bytes,
+                    sha256=sha256,
+                )
+
+        row = await asyncio.to_thread(store)
+    return reply(file_object(row))
+
+
+async def list_files(request: Request, services: Services) -> HTTPResponse:
+    tenant = await services.auth.tenant(request)
+    limit, order = page_limit(request, 100), page_order(request)
+    purpose, after = request.args.get("purpose"), request.args.get("after")
+
+    def look_up() -> tuple[list[FileRow], bool]:
+        with services.database.read() as conn:
+            return catalog.list_files(
+                conn, tenant.tenant_id, purpose=purpose, limit=limit, order=order, after=after
+            )
+
+    rows, has_more = await asyncio.to_thread(look_up)
+    return page([file_object(row) for row in rows], has_more)
+
+
+async def _row(request: Request, services: Services, file_id: str) -> FileRow:
+    tenant = await services.auth.tenant(request)
+
+    def look_up() -> FileRow | None:
+        with services.database.read() as conn:
+            return catalog.get_file(conn, tenant.tenant_id, file_id)
+
+    row = await asyncio.to_thread(look_up)
+    if row is None:
+        raise no_file(file_id)
+    return row
+
+
+async def get(request: Request, services: Services, file_id: str) -> HTTPResponse:
+    return reply(file_object(await _row(request, services, file_id)))
+
+
+async def content(request: Request, services: Services, file_id: str) -> ResponseStream:
+    """The file's own bytes, as a download: never rendered by a browser in our origin."""
+    row = await _row(request, services, file_id)
+    path = services.blobs.path(row.tenant_id, row.id)
+    headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
+    try:
+        return await file_stream(path, headers=headers, mime_type="application/octet-stream")
+    except FileNotFoundError:
+        raise no_file(file_id) from None
+
+
+async def delete(request: Request, services: Services, file_id: str) -> HTTPResponse:
+    tenant = await services.auth.tenant(request)
+
+    def remove() -> bool:
+        with services.database.write() as conn:
+            found = catalog.delete_file(conn, tenant.tenant_id, file_id)
+        if found:
+            services.blobs.delete(tenant.tenant_id, file_id)
+        return found
+
+    if not await asyncio.to_thread(remove):
+        raise no_file(file_id)
+    return reply({"id": file_id, "object": "file", "deleted": True})

@@ -1,0 +1,26 @@
+"""/health/live, /health/ready, /metrics."""
+
+from __future__ import annotations
+
+import msgspec
+from sanic import HTTPResponse, Request
+
+from gateway import __version__
+from gateway.api.services import Services
+from gateway.lifecycle import State
+
+
+async def live(request: Request, services: Services) -> HTTPResponse:
+    return HTTPResponse(b'{"status":"live"}', content_type="application/json")
+
+
+async def ready(request: Request, services: Services) -> HTTPResponse:
+    """200 while this worker takes requests. A part that is away shows in `parts`; its routes answer for themselves."""
+    state = services.lifecycle.state
+    body = {"status": state.value, "version": __version__, "parts": services.parts}
+    status = 200 if state is State.READY else 503
+    return HTTPResponse(msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+async def metrics(request: Request, services: Services) -> HTTPResponse:
+    return HTTPResponse(services.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,102 @@
+"""The route table: every path of the HTTP API and the function that answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic.response import BaseHTTPResponse
+
+from gateway.api import chat, embeddings, files, health, models, receipts, vector_stores
+from gateway.api.decode import read_body
+from gateway.api.errors import handle
+from gateway.api.services import Services
+from gateway.api.static import Pages
+
+Handler = Callable[..., Awaitable[Any]]
+
+_STORE = "/v1/vector_stores/<store_id:str>"
+_ATTACHMENT = _STORE + "/files/<file_id:str>"
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/v1/chat/completions", chat.completions),
+    ("POST", "/v1/embeddings", embeddings.embeddings),
+    ("GET", "/v1/models", models.list_models),
+    ("GET", "/v1/models/<model:str>", models.get_model),
+    ("GET", "/v1/files", files.list_files),
+    ("GET", "/v1/files/<file_id:str>", files.get),
+    ("GET", "/v1/files/<file_id:str>/content", files.content),
+    ("DELETE", "/v1/files/<file_id:str>", files.delete),
+    ("POST", "/v1/vector_stores", vector_stores.create),
+    ("GET", "/v1/vector_stores", vector_stores.list_stores),
+    ("GET", _STORE, vector_stores.get),
+    ("POST", _STORE, vector_stores.update),
+    ("DELETE", _STORE, vector_stores.delete),
+    ("POST", _STORE + "/search", vector_stores.search),
+    ("POST", _STORE + "/files", vector_stores.attach),
+    ("GET", _STORE + "/files", vector_stores.list_attachments),
+    ("GET", _ATTACHMENT, vector_stores.get_attachment),
+    ("POST", _ATTACHMENT, vector_stores.update_attachment),
+    ("DELETE", _ATTACHMENT, vector_stores.detach),
+    ("GET", "/v1/receipts/<receipt_id:str>", receipts.get_receipt),
+    ("GET", "/v1/usage", receipts.get_usage),
+    ("GET", "/health/live", health.live),
+    ("GET", "/health/ready", health.ready),
+    ("GET", "/metrics", health.metrics),
+)
+
+
+def create_app(services: Services, name: str = "tidegate") -> Sanic[Any, Any]:
+    """A Sanic app over these services. Nothing is global: several may live in one process."""
+    settings = services.settings
+    app: Sanic[Any, Any] = Sanic(name, configure_logging=False)
+    app.config.REQUEST_MAX_SIZE = settings.max_body_bytes
+    app.config.RESPONSE_TIMEOUT = settings.request_timeout_s + 60  # our deadlines come first
+    app.config.REQUEST_TIMEOUT = 60
+    app.config.KEEP_ALIVE_TIMEOUT = 120  # above Envoy's upstream idle timeout: Envoy closes first
+    app.config.GRACEFUL_SHUTDOWN_TIMEOUT = settings.drain_s
+    app.config.ACCESS_LOG = False  # Envoy keeps the access log
+    app.error_handler.add(Exception, handle)
+    pages = Pages()
+
+    for method, path, handler in ROUTES:
+        _add(app, services, method, path, handler)
+    _add(app, services, "POST", "/v1/files", files.create, upload=True)
+
+    async def index(request: Request) -> HTTPResponse:
+        return pages.serve(request, "index.html")
+
+    async def static(request: Request, filename: str) -> HTTPResponse:
+        return pages.serve(request, filename)
+
+    app.add_route(index, "/", methods=["GET"], name="index")
+    app.add_route(static, "/static/<filename:str>", methods=["GET"], name="static")
+
+    async def count(request: Any, response: BaseHTTPResponse) -> None:
+        route = request.route.path if request.route is not None else "none"
+        services.metrics.http.labels(route, str(response.status)).inc()
+
+    app.register_middleware(count, "response")
+    return app
+
+
+def _add(
+    app: Sanic[Any, Any],
+    services: Services,
+    method: str,
+    path: str,
+    handler: Handler,
+    *,
+    upload: bool = False,
+) -> None:
+    """Every POST reads its body itself (Sanic's own limit would close the connection before the refusal is read)."""
+    has_body = method == "POST"
+
+    async def route(request: Request, **kwargs: str) -> Any:
+        if has_body and not upload:
+            await read_body(request, services.settings.max_body_bytes)
+        return await handler(request, services, **kwargs)
+
+    name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
+    app.add_route(route, path, methods=[method], name=name, stream=has_body)

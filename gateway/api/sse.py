@@ -1,0 +1,117 @@
+"""One server-sent event stream: ids, keep-alive comments, errors in the stream, a bound on slow readers.
+
+The HTTP status is decided by the first write, so a request that fails early still gets a real status. Small
+notices (stages) don't open the stream: they wait for the next event or for the first keep-alive tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from sanic import HTTPResponse, Request
+from sanic.exceptions import RequestCancelled, ServerError
+
+from gateway.errors import ClientGone, TidegateError
+
+FIRST_KEEPALIVE_S = 0.8  # the promise is 1 s
+MAX_STALL_S = 30.0  # a reader that takes nothing for this long is gone
+HIGH_WATER_BYTES = 65_536  # Sanic's write buffer: above it a write waits for the reader
+KEEPALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+_HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}
+
+
+class EventStream:
+    """Use as `async with`; leaving it stops the keep-alive timer."""
+
+    def __init__(
+        self, request: Request, stream_id: str, *, keepalive_s: float, headers: dict[str, str]
+    ) -> None:
+        self._request = request
+        self._stream_id = stream_id.encode()
+        self._keepalive_s = keepalive_s
+        self._headers = _HEADERS | headers
+        self._response: HTTPResponse | None = None
+        self._pending = bytearray()
+        self._next_id = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick_task: asyncio.Task[None] | None = None
+        self._last_write = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def started(self) -> bool:
+        return self._response is not None
+
+    async def __aenter__(self) -> EventStream:
+        self._timer = self._loop.call_later(FIRST_KEEPALIVE_S, self._tick)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tick_task is not None:
+            self._tick_task.cancel()
+
+    def event(self, data: bytes) -> bytes:
+        """Frame one event. `data` is JSON, so it holds no line break that could forge another event."""
+        self._next_id += 1
+        return b"id: %b.%d\ndata: %b\n\n" % (self._stream_id, self._next_id, data)
+
+    def notice(self, data: bytes) -> None:
+        """An event that may wait for the next write."""
+        self._pending += self.event(data)
+
+    async def send(self, data: bytes) -> None:
+        """One event, written with whatever waits. Raises: ClientGone."""
+        await self.write(self.event(data))
+
+    async def write(self, frames: bytes) -> None:
+        """Ready frames in one write. Raises: ClientGone when the reader left or takes nothing for MAX_STALL_S."""
+        if self._pending:
+            frames = bytes(self._pending) + frames
+            self._pending.clear()
+        try:
+            if self._response is None:
+                self._response = await self._request.respond(
+                    content_type="text/event-stream; charset=utf-8", headers=self._headers
+                )
+            async with asyncio.timeout(MAX_STALL_S):
+                await self._response.send(frames)
+        except TimeoutError:
+            self._abort()
+            raise ClientGone("the reader took nothing for too long") from None
+        except (RequestCancelled, ServerError) as error:
+            raise ClientGone("the reader left") from error
+        self._last_write = self._loop.time()
+
+    async def fail(self, error: TidegateError) -> None:
+        """End a started stream with one well-formed error event."""
+        await self.send(msgspec.json.encode({"error": error.body()}))
+
+    async def close(self) -> None:
+        if self._response is not None:
+            await self._response.send(end_stream=True)
+
+    def _abort(self) -> None:
+        transport: Any = self._request.transport
+        if transport is not None:
+            transport.abort()
+
+    def _tick(self) -> None:
+        """Write a comment (or waiting notices) when nothing was written for a while. A blocked write is no silence."""
+        now = self._loop.time()
+        quiet_s = now - self._last_write
+        if not self.started or self._pending or quiet_s >= self._keepalive_s * 0.9:
+            if self._tick_task is None or self._tick_task.done():
+                self._tick_task = self._loop.create_task(self._comment())
+            quiet_s = 0.0
+        self._timer = self._loop.call_later(max(0.05, self._keepalive_s - quiet_s), self._tick)
+
+    async def _comment(self) -> None:
+        try:
+            await self.write(KEEPALIVE)
+        except ClientGone:
+            return  # the request's own task learns it from its next write, or is cancelled by the closed connection

@@ -1,0 +1,174 @@
+"""A gateway worker: puts the parts together and serves until told to stop. `python -m gateway.app INDEX`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from typing import Any
+
+import uvloop
+from redis.exceptions import RedisError
+
+from gateway import tensors
+from gateway.admission.slots import SlotQueue
+from gateway.api.auth import Authenticator
+from gateway.api.routes import create_app
+from gateway.api.services import Services
+from gateway.chat import ChatPipeline
+from gateway.embedding.export import TOKENIZER_FILE, prepare_embedder
+from gateway.embedding.tokens import SentenceTokenizer
+from gateway.generation.triton_reader import TritonReader
+from gateway.lifecycle import Lifecycle, State
+from gateway.metrics import Metrics
+from gateway.retrieval.triton_models import TritonEmbedder, TritonRetriever
+from gateway.settings import Settings, load_settings
+from gateway.storage.blobs import BlobStore
+from gateway.storage.database import Database
+from gateway.storage.recorder import Recorder
+from gateway.storage.redis_client import connect_redis
+from gateway.tiering.tiers import TierBook, builtin_tiers
+from gateway.triton import TritonClient
+
+log = logging.getLogger("tidegate.app")
+
+BACKLOG = 4096
+WATCH_EVERY_S = 1.0
+
+
+async def build(settings: Settings) -> tuple[Services, TritonClient]:
+    """Every part of a worker, connected lazily: none of them needs to be up yet."""
+    metrics, lifecycle = Metrics(), Lifecycle()
+    database = Database(settings.sql_url)
+    redis = connect_redis(settings)
+    triton = TritonClient(settings.triton_target)
+    retriever = TritonRetriever(triton)
+    recorder = Recorder(database, redis, metrics)
+    tiers = TierBook(builtin_tiers(settings.slots("fast"), settings.slots("deep")))
+    share = settings.num_workers  # until one global queue decides: every worker takes its part of the slots
+    queues = {
+        tier.name: SlotQueue(
+            max(1, tier.slots // share),
+            max_waiting=settings.queue_max,
+            ttl_s=settings.queue_ttl_s,
+            clock=time.monotonic,
+        )
+        for tier in tiers.tiers.values()
+    }
+    pipeline = ChatPipeline(
+        retriever=retriever,
+        answerers={"fast": TritonReader(triton, "fast"), "deep": TritonReader(triton, "deep")},
+        tiers=tiers,
+        queues=queues,
+        record=recorder,
+        metrics=metrics,
+    )
+    model_dir = await asyncio.to_thread(prepare_embedder, settings.models_dir, log.info)
+    services = Services(
+        settings=settings,
+        lifecycle=lifecycle,
+        metrics=metrics,
+        database=database,
+        blobs=BlobStore(settings.files_dir),
+        redis=redis,
+        auth=Authenticator(settings, database),
+        pipeline=pipeline,
+        retriever=retriever,
+        embedder=TritonEmbedder(triton),
+        tokens=await asyncio.to_thread(SentenceTokenizer, model_dir / TOKENIZER_FILE),
+        recorder=recorder,
+    )
+    return services, triton
+
+
+async def watch_parts(services: Services, triton: TritonClient) -> None:
+    """Look after the neighbours; the worker becomes ready when Triton has answered once."""
+    names = [model.name for model in tensors.MODELS]
+    while True:
+        services.parts["triton"] = "ok" if await triton.ready(names) else "away"
+        try:
+            async with asyncio.timeout(WATCH_EVERY_S):
+                await services.redis.ping()
+            services.parts["redis"] = "ok"
+        except (RedisError, OSError, TimeoutError):
+            services.parts["redis"] = "away"
+        if services.lifecycle.state is State.STARTING and services.parts["triton"] == "ok":
+            services.lifecycle.state = State.READY
+            log.info("ready")
+        starting = services.lifecycle.state is State.STARTING
+        await asyncio.sleep(0.1 if starting else WATCH_EVERY_S)
+
+
+async def follow_key_changes(services: Services) -> None:
+    """Forget cached keys when one was made or revoked anywhere."""
+    while True:
+        try:
+            async with services.redis.pubsub() as channel:
+                await channel.subscribe("tidegate:keys")
+                services.auth.forget_all()  # whatever was said while we did not listen
+                async for message in channel.listen():
+                    if message["type"] == "message":
+                        services.auth.forget_all()
+        except (RedisError, OSError):
+            await asyncio.sleep(1.0)
+
+
+async def serve(settings: Settings, index: int) -> None:
+    """Start, serve, drain, stop."""
+    services, triton = await build(settings)
+    lifecycle = services.lifecycle
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    app = create_app(services, name=f"tidegate-{index}")
+    server: Any = await app.create_server(
+        host="127.0.0.1", port=settings.worker_port(index), backlog=BACKLOG, access_log=False
+    )
+    if server is None:
+        raise RuntimeError("Sanic made no server")
+    await server.startup()
+    await server.start_serving()
+    lifecycle.spawn(watch_parts(services, triton), "watch-parts")
+    lifecycle.spawn(follow_key_changes(services), "follow-key-changes")
+    lifecycle.spawn(services.recorder.run(), "recorder")
+
+    await stop.wait()
+    await _shut_down(services, triton, server)
+
+
+async def _shut_down(services: Services, triton: TritonClient, server: Any) -> None:
+    log.info("draining")
+    await services.lifecycle.drain(services.settings.drain_s)
+    server.close()
+    for connection in list(server.connections):
+        connection.close()
+    await asyncio.sleep(0)  # cancelled handlers record their outcome before the last flush
+    await services.lifecycle.stop_tasks()
+    try:
+        await services.recorder.flush()
+    except Exception:
+        log.exception("the last receipts were not written")
+    await triton.close()
+    await services.redis.aclose()
+    services.database.close()
+    log.info("stopped")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = sys.argv[1:] if argv is None else argv
+    settings = load_settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    uvloop.run(serve(settings, int(args[0]) if args else 0))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""The life of one chat request, in order: tier, retrieve, admission, generate, record.
+
+Knows ports only; HTTP and gRPC are thin adapters over `ChatPipeline.run`. Whatever happens, a request ends with
+exactly one `Outcome` and one receipt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from gateway.admission.slots import SlotQueue
+from gateway.errors import (
+    AdmissionError,
+    ClientGone,
+    DeadlineExceeded,
+    Evicted,
+    InternalError,
+    InvalidRequest,
+    TidegateError,
+    UpstreamTimeout,
+)
+from gateway.metrics import Metrics
+from gateway.ports import Answerer, Retrieved, Retriever
+from gateway.tiering.tiers import Tier, TierBook
+from gateway.types import Citation, Delta, Outcome, Passage, Receipt, Scope, Tenant, Usage
+
+log = logging.getLogger("tidegate.chat")
+
+BEFORE_QUEUE = ("received", "retrieving")
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A validated request. received and deadline: monotonic seconds. collections: ids, empty = all."""
+
+    id: str
+    tenant: Tenant
+    model: str
+    question: str
+    collections: list[str] = []
+    top_k: int | None = None
+    priority: str = "interactive"
+    max_tokens: int | None = None
+    received: float
+    deadline: float
+    created: int
+
+
+class Sink(Protocol):
+    """Where an answer goes while it is made. A sink that raises ClientGone ends the request."""
+
+    async def stage(self, name: str) -> None: ...
+
+    def waiting(self, position: int, eta_s: float) -> None: ...
+
+    async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None: ...
+
+
+class Record(Protocol):
+    def record(self, tenant: Tenant, receipt: Receipt) -> None:
+        """Keep a finished request's receipt and usage. Never blocks, never raises."""
+        ...
+
+
+class ChatPipeline:
+    """One per process, shared by all requests and both protocols."""
+
+    def __init__(
+        self,
+        *,
+        retriever: Retriever,
+        answerers: Mapping[str, Answerer],
+        tiers: TierBook,
+        queues: Mapping[str, SlotQueue],
+        record: Record,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._retriever = retriever
+        self._answerers = answerers
+        self.tiers = tiers
+        self.queues = queues
+        self._record = record
+        self._metrics = metrics
+        self._clock = clock
+
+    async def run(self, request: ChatRequest, sink: Sink) -> Receipt:
+        """Answer into the sink and return the receipt.
+
+        Raises: TidegateError for every failure (already recorded); CancelledError when the client left.
+        """
+        receipt = Receipt(id=request.id, created=request.created, outcome=Outcome.FAILED)
+        try:
+            await self._answer(request, sink, receipt)
+            receipt.outcome, receipt.stage = Outcome.COMPLETED, "done"
+            return receipt
+        except (asyncio.CancelledError, ClientGone):
+            receipt.outcome, receipt.cause = Outcome.EVICTED, ClientGone.code
+            raise
+        except TidegateError as error:
+            receipt.outcome, receipt.cause = _outcome(error, receipt.stage), error.code
+            raise
+        except Exception as error:
+            log.exception("request %s failed unexpectedly", request.id)
+            receipt.cause = InternalError.code
+            raise InternalError(
+                "Something went wrong on our side; the request id helps us find it."
+            ) from error
+        finally:
+            receipt.total_ms = self._since(request.received)
+            self._finish(request, receipt)
+
+    async def _answer(self, request: ChatRequest, sink: Sink, receipt: Receipt) -> None:
+        tier, receipt.tier_reason = self.tiers.choose(request.model, request.question)
+        receipt.tier = tier.name
+        queue = self.queues[tier.name]
+        queue.check()
+        receipt.stage = "retrieving"
+        await sink.stage(receipt.stage)
+        retrieved = await self._retrieve(request, tier, receipt)
+        receipt.stage = "queued"
+        entered = self._clock()
+        gauge = self._metrics.waiting.labels(tier.name)
+        with gauge.track_inprogress():
+            permit = await queue.acquire(
+                band=request.priority, deadline=request.deadline, on_wait=sink.waiting
+            )
+        with permit, self._metrics.inflight.labels(tier.name).track_inprogress():
+            receipt.queue_ms = self._since(entered)
+            receipt.stage = "generating"
+            await sink.stage(receipt.stage)
+            await self._generate(request, tier, retrieved.passages, sink, receipt)
+
+    async def _retrieve(self, request: ChatRequest, tier: Tier, receipt: Receipt) -> Retrieved:
+        scope = Scope(
+            tenant_id=request.tenant.tenant_id,
+            collections=request.collections,
+            k=request.top_k or tier.num_passages,
+        )
+        started = self._clock()
+        try:
+            found = await self._retriever.retrieve(request.question, scope, timeout_s=self._left(request))
+        except UpstreamTimeout as error:
+            raise self._late(request, error) from error
+        self._metrics.retrieve_s.observe(self._clock() - started)
+        receipt.embed_ms, receipt.search_ms = round(found.embed_ms, 2), round(found.search_ms, 2)
+        receipt.passages = [_shown(number, passage) for number, passage in enumerate(found.passages, 1)]
+        return found
+
+    async def _generate(
+        self, request: ChatRequest, tier: Tier, passages: list[Passage], sink: Sink, receipt: Receipt
+    ) -> None:
+        answer = self._answerers[tier.name].answer(
+            request.question, passages, max_tokens=request.max_tokens, timeout_s=self._left(request)
+        )
+        try:
+            async for delta in answer:
+                if delta.text and receipt.ttft_ms < 0:
+                    receipt.ttft_ms = self._since(request.received)
+                _account(receipt, delta)
+                if delta.text:
+                    await sink.delta(delta.text, delta.citations, passages)
+        except UpstreamTimeout as error:
+            raise self._late(request, error) from error
+        finally:
+            aclose = getattr(answer, "aclose", None)
+            if aclose is not None:  # stop the work on Triton now, not when the iterator is collected
+                await aclose()
+
+    def _finish(self, request: ChatRequest, receipt: Receipt) -> None:
+        metrics, tier = self._metrics, receipt.tier or "none"
+        metrics.requests.labels(receipt.outcome.value, receipt.cause, tier).inc()
+        metrics.total_s.labels(tier).observe(receipt.total_ms / 1000)
+        if receipt.ttft_ms >= 0:
+            metrics.ttft_s.labels(tier).observe(receipt.ttft_ms / 1000)
+        if receipt.queue_ms >= 0:
+            metrics.queue_s.labels(tier).observe(receipt.queue_ms / 1000)
+        metrics.tokens.labels(tier, "input").inc(receipt.usage.prompt_tokens)
+        metrics.tokens.labels(tier, "output").inc(receipt.usage.completion_tokens)
+        self._record.record(request.tenant, receipt)
+
+    def _since(self, start: float) -> float:
+        return round((self._clock() - start) * 1000, 2)
+
+    def _left(self, request: ChatRequest) -> float:
+        """Seconds until the deadline. Raises: DeadlineExceeded when none are left."""
+        left = request.deadline - self._clock()
+        if left <= 0:
+            raise DeadlineExceeded("The request's deadline has passed.", param="tidegate.deadline_ms")
+        return left
+
+    def _late(self, request: ChatRequest, error: TidegateError) -> TidegateError:
+        if self._clock() < request.deadline - 0.005:
+            return error
+        return DeadlineExceeded("The request's deadline has passed.", param="tidegate.deadline_ms")
+
+
+def _outcome(error: TidegateError, stage: str) -> Outcome:
+    if isinstance(error, Evicted | DeadlineExceeded):
+        return Outcome.REJECTED if stage == "received" else Outcome.EVICTED
+    if isinstance(error, AdmissionError | InvalidRequest):
+        return Outcome.REJECTED
+    return Outcome.FAILED
+
+
+def _shown(number: int, passage: Passage) -> dict[str, object]:
+    """A passage as the receipt tells it. `n` is the number in the answer's [n] marks."""
+    return {
+        "n": number,
+        "collection_id": passage.collection_id,
+        "file_id": passage.file_id,
+        "filename": passage.filename,
+        "heading": passage.heading,
+        "score": round(passage.score, 4),
+        "start": passage.start,
+        "end": passage.end,
+        "text": passage.text,
+        "cited": False,
+    }
+
+
+def _account(receipt: Receipt, delta: Delta) -> None:
+    for citation in delta.citations:
+        receipt.passages[citation.passage - 1]["cited"] = True
+    if delta.finish_reason:
+        receipt.finish_reason = delta.finish_reason
+    if delta.num_input_tokens or delta.num_output_tokens:
+        receipt.usage = Usage(
+            max(receipt.usage.prompt_tokens, delta.num_input_tokens),
+            max(receipt.usage.completion_tokens, delta.num_output_tokens),
+        )

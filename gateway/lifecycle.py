@@ -1,0 +1,69 @@
+"""The states of a process and the tasks it holds. Owns: starting -> ready -> draining -> stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+log = logging.getLogger("tidegate.lifecycle")
+
+
+class State(enum.StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Lifecycle:
+    """Counts open requests so that a drain can wait for them, and keeps background tasks alive."""
+
+    def __init__(self) -> None:
+        self.state = State.STARTING
+        self.inflight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __enter__(self) -> Lifecycle:
+        self.inflight += 1
+        self._idle.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.inflight -= 1
+        if self.inflight == 0:
+            self._idle.set()
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run a background task; its failure is logged, never swallowed."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)  # a hard reference: the loop keeps only weak ones
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("background task %s failed", task.get_name(), exc_info=error)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new work, wait for what is open. True when everything ended in time."""
+        self.state = State.DRAINING
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("drain: %d requests still open after %.1f s", self.inflight, timeout_s)
+            return False
+        return True
+
+    async def stop_tasks(self) -> None:
+        self.state = State.STOPPED
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

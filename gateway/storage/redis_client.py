@@ -1,0 +1,33 @@
+"""The Redis connection every process uses: short timeouts, so that a frozen Redis never holds a request."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from gateway.settings import Settings
+
+TIMEOUT_S = 1.0
+MAX_CONNECTIONS = 64
+
+
+def redis_url(settings: Settings) -> str:
+    """The URL in force: TIDEGATE_REDIS_URL, or our own server with the password of this var folder."""
+    if settings.redis_url:
+        return settings.redis_url
+    secret = settings.var / "secrets" / "redis"
+    password = secret.read_text().strip() if secret.exists() else ""
+    account = f":{password}@" if password else ""
+    return f"redis://{account}127.0.0.1:{settings.redis_port}/0"
+
+
+def connect_redis(settings: Settings) -> Redis:
+    """A pooled client; connects at the first command."""
+    return Redis.from_url(
+        redis_url(settings),
+        socket_connect_timeout=TIMEOUT_S,
+        max_connections=MAX_CONNECTIONS,
+        retry=Retry(NoBackoff(), 1),  # one reconnect after a restart of Redis, no more
+        protocol=3,
+    )

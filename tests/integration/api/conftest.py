@@ -1,0 +1,171 @@
+"""A gateway's whole HTTP side on a real socket, with real SQLite and Redis, over scripted engines."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from sanic import Sanic
+
+from gateway.admission.slots import SlotQueue
+from gateway.api.auth import Authenticator
+from gateway.api.routes import create_app
+from gateway.api.services import Services
+from gateway.chat import ChatPipeline
+from gateway.lifecycle import Lifecycle, State
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+from gateway.storage import keys
+from gateway.storage.blobs import BlobStore
+from gateway.storage.database import Database
+from gateway.storage.recorder import Recorder
+from gateway.storage.redis_client import connect_redis
+from gateway.tiering.tiers import TierBook, builtin_tiers
+from tests.fakes.engines import HashEmbedder, ScriptedAnswerer, ScriptedRetriever
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class WordCounter:
+    """Counts words; the real counter is held to its tokenizer by the embedding tests."""
+
+    def count(self, texts: list[str]) -> list[int]:
+        return [len(text.split()) for text in texts]
+
+
+@dataclass
+class Gateway:
+    url: str
+    settings: Settings
+    services: Services
+    retriever: ScriptedRetriever
+    fast: ScriptedAnswerer
+    deep: ScriptedAnswerer
+    keys: dict[str, str]
+    client: httpx.AsyncClient
+    queue: SlotQueue
+
+    def auth(self, tenant: str = "acme") -> dict[str, str]:
+        return {"authorization": f"Bearer {self.keys[tenant]}"}
+
+    async def ask(self, question: str = "What is a tide gate?", **extra: Any) -> httpx.Response:
+        body = {"model": "fast", "messages": [{"role": "user", "content": question}], **extra}
+        return await self.client.post("/v1/chat/completions", json=body, headers=self.auth())
+
+
+@pytest.fixture(scope="session")
+def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    binary = shutil.which("redis-server", path=str(Path(sys.executable).parent)) or shutil.which(
+        "redis-server"
+    )
+    if binary is None:
+        pytest.skip("redis-server is not installed")
+    port = free_port()
+    argv = [
+        binary,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(tmp_path_factory.mktemp("redis")),
+    ]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.2).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline, "redis-server did not start"
+            time.sleep(0.02)
+    yield port
+    process.terminate()
+    process.wait(10)
+
+
+@pytest_asyncio.fixture
+async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
+    settings = Settings(
+        var=tmp_path,
+        port=free_port(),
+        redis_url=f"redis://127.0.0.1:{redis_port}/0",
+        keepalive_s=0.3,
+        queue_max=2,
+        fast_slots=2,
+        deep_slots=2,
+        max_file_bytes=200_000,
+    )
+    database = Database(settings.sql_url)
+    database.migrate()
+    made: dict[str, str] = {}
+    with database.write() as conn:
+        keys.ensure_tenant(conn, keys.DEFAULT_TENANT)
+        for tenant in ("acme", "rival"):
+            made[tenant] = keys.create_key(conn, tenant=tenant, name="test")[1]
+    metrics, redis = Metrics(), connect_redis(settings)
+    recorder = Recorder(database, redis, metrics)
+    retriever, fast, deep = ScriptedRetriever(), ScriptedAnswerer(), ScriptedAnswerer()
+    tiers = TierBook(builtin_tiers(2, 2))
+    queues = {
+        name: SlotQueue(2, max_waiting=2, ttl_s=settings.queue_ttl_s, clock=time.monotonic)
+        for name in tiers.tiers
+    }
+    pipeline = ChatPipeline(
+        retriever=retriever,
+        answerers={"fast": fast, "deep": deep},
+        tiers=tiers,
+        queues=queues,
+        record=recorder,
+        metrics=metrics,
+    )
+    services = Services(
+        settings=settings,
+        lifecycle=Lifecycle(),
+        metrics=metrics,
+        database=database,
+        blobs=BlobStore(settings.files_dir),
+        redis=redis,
+        auth=Authenticator(settings, database),
+        pipeline=pipeline,
+        retriever=retriever,
+        embedder=HashEmbedder(),
+        tokens=WordCounter(),  # type: ignore[arg-type]
+        recorder=recorder,
+    )
+    app = create_app(services, name=f"test-{settings.port}")
+    app.config.TOUCHUP = False  # it rewrites Sanic's classes, which can be done once a process
+    server: Any = await app.create_server(host="127.0.0.1", port=settings.port, access_log=False)
+    await server.startup()
+    await server.start_serving()
+    services.lifecycle.state = State.READY
+    services.lifecycle.spawn(recorder.run(), "recorder")
+    url = f"http://127.0.0.1:{settings.port}"
+    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+        yield Gateway(url, settings, services, retriever, fast, deep, made, client, queues["fast"])
+    server.close()
+    for connection in list(server.connections):
+        connection.close()
+    await asyncio.sleep(0)
+    await services.lifecycle.stop_tasks()
+    await recorder.flush()
+    await redis.aclose()
+    database.close()
+    Sanic.unregister_app(app)

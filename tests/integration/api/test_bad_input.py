@@ -1,0 +1,173 @@
+"""Bad input on a real socket: a precise 4xx that says what and where, in bounded time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.api.conftest import Gateway
+
+MESSAGES = [{"role": "user", "content": "What is a tide gate?"}]
+
+
+async def post(gateway: Gateway, content: bytes, content_type: str = "application/json") -> httpx.Response:
+    headers = {**gateway.auth(), "content-type": content_type}
+    return await gateway.client.post("/v1/chat/completions", content=content, headers=headers)
+
+
+def body(**changes: Any) -> bytes:
+    return json.dumps({"model": "fast", "messages": MESSAGES, **changes}).encode()
+
+
+CASES: dict[str, tuple[bytes, int, str, str | None]] = {
+    "empty": (b"", 400, "invalid_json", None),
+    "not json": (b"{nope", 400, "invalid_json", None),
+    "not an object": (b"[]", 400, "invalid_value", None),
+    "not utf-8": (b'{"model": "\xff\xfe"}', 400, "invalid_json", None),
+    "no model": (json.dumps({"messages": MESSAGES}).encode(), 400, "invalid_value", None),
+    "wrong type": (body(model=7), 400, "invalid_value", "model"),
+    "wrong nested type": (
+        body(messages=[{"role": "user", "content": 7}]),
+        400,
+        "invalid_value",
+        "messages[0].content",
+    ),
+    "unknown role": (
+        body(messages=[{"role": "god", "content": "x"}]),
+        400,
+        "invalid_value",
+        "messages[0].role",
+    ),
+    "no messages": (body(messages=[]), 400, "invalid_value", "messages"),
+    "no user message": (body(messages=[{"role": "system", "content": "x"}]), 400, "no_question", "messages"),
+    "blank question": (body(messages=[{"role": "user", "content": "  "}]), 400, "no_question", "messages"),
+    "unknown field": (body(api_base="http://127.0.0.1"), 400, "invalid_value", None),
+    "unknown extension field": (body(tidegate={"url": "x"}), 400, "invalid_value", "tidegate"),
+    "unknown model": (body(model="gpt-9"), 404, "model_not_found", "model"),
+    "unknown collection": (body(tidegate={"collections": ["nope"]}), 404, "collection_not_found", None),
+    "lone surrogate": (
+        b'{"model":"fast","messages":[{"role":"user","content":"\\ud800"}]}',
+        400,
+        "invalid_json",
+        None,
+    ),
+    "nul": (
+        body(messages=[{"role": "user", "content": "a\x00b"}]),
+        400,
+        "invalid_value",
+        "messages[0].content",
+    ),
+    "too many messages": (body(messages=MESSAGES * 1001), 400, "too_many_messages", "messages"),
+    "a million messages": (
+        b'{"model":"fast","messages":[' + b"{}," * 999_999 + b"{}]}",
+        400,
+        "invalid_value",
+        None,
+    ),
+    "long question": (
+        body(messages=[{"role": "user", "content": "x" * 40_000}]),
+        400,
+        "text_too_long",
+        "messages[0].content",
+    ),
+    "n above one": (body(n=1000), 400, "invalid_value", "n"),
+    "endless max_tokens": (body(max_tokens=10**9), 400, "invalid_value", "max_tokens"),
+    "huge number": (body(max_tokens=10**400), 400, "invalid_value", "max_tokens"),
+    "tools": (body(tools=[{"type": "function"}]), 400, "unsupported_value", "tools"),
+    "json mode": (body(response_format={"type": "json_object"}), 400, "unsupported_value", "response_format"),
+    "expired deadline": (body(tidegate={"deadline_ms": 0}), 400, "deadline_expired", "tidegate.deadline_ms"),
+    "negative deadline": (
+        body(tidegate={"deadline_ms": -5}),
+        400,
+        "deadline_expired",
+        "tidegate.deadline_ms",
+    ),
+    "unknown priority": (body(tidegate={"priority": "vip"}), 400, "invalid_value", "tidegate.priority"),
+    "top_k of zero": (body(tidegate={"top_k": 0}), 400, "invalid_value", "tidegate.top_k"),
+    "an image part": (
+        body(
+            messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]
+        ),
+        400,
+        "invalid_value",
+        None,
+    ),
+    "deep nesting": (b'{"model":"fast","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "", None),
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[name.replace(" ", "-") for name in CASES])
+async def test_a_bad_question_gets_a_precise_refusal(gateway: Gateway, case: str) -> None:
+    content, status, code, param = CASES[case]
+    reply = await post(gateway, content)
+    assert reply.status_code == status, reply.text
+    error = reply.json()["error"]
+    assert error["message"].endswith(".")
+    assert len(error["message"]) < 500
+    if code:
+        assert error["code"] == code, error
+    if param:
+        assert error["param"].startswith(param), error
+    assert gateway.retriever.started == 0
+
+
+async def test_a_ten_megabyte_body_is_refused_before_it_is_read(gateway: Gateway) -> None:
+    reply = await post(gateway, b"x" * 10_000_000)
+    assert reply.status_code == 413
+    assert reply.json()["error"]["code"] == "payload_too_large"
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""], ids=str)
+async def test_a_wrong_content_type_is_415(gateway: Gateway, content_type: str) -> None:
+    reply = await post(gateway, body(), content_type)
+    assert reply.status_code == 415
+    assert reply.json()["error"]["code"] == "unsupported_media_type"
+
+
+async def test_an_unknown_path_and_a_wrong_method_have_our_shape(gateway: Gateway) -> None:
+    unknown = await gateway.client.get("/v1/nothing")
+    wrong = await gateway.client.get("/v1/chat/completions")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_path")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+async def test_a_body_in_three_million_tiny_chunks_is_bounded(gateway: Gateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.settings.port)
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {gateway.keys['acme']}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    writer.write(head.encode() + b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("/v1/embeddings", {"model": "all-MiniLM-L6-v2", "input": []}),
+        ("/v1/embeddings", {"model": "all-MiniLM-L6-v2", "input": [1, 2]}),
+        ("/v1/embeddings", {"model": "all-MiniLM-L6-v2", "input": ["a", ""]}),
+        ("/v1/embeddings", {"model": "all-MiniLM-L6-v2", "input": "a", "dimensions": 8}),
+        ("/v1/embeddings", {"model": "all-MiniLM-L6-v2", "input": ["a"] * 2049}),
+        ("/v1/vector_stores", {"name": "a\x00"}),
+        ("/v1/vector_stores", {"name": "x" * 300}),
+        ("/v1/vector_stores", {"name": "a", "file_ids": ["file-none"]}),
+        ("/v1/vector_stores", {"metadata": {"a": 5}}),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+async def test_other_routes_refuse_bad_values_too(gateway: Gateway, path: str, value: object) -> None:
+    reply = await gateway.client.post(path, json=value, headers=gateway.auth())
+    assert reply.status_code in {400, 404}
+    assert reply.json()["error"]["message"].endswith(".")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=99999", "order=up", "after=nope"], ids=str)
+async def test_listings_refuse_bad_paging(gateway: Gateway, query: str) -> None:
+    reply = await gateway.client.get(f"/v1/vector_stores?{query}", headers=gateway.auth())
+    assert reply.status_code == 400

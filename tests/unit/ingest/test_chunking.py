@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.ingest.chunking import Chunk, Style, chunk_text
+
+MARKDOWN = """# Guide
+
+Welcome to the guide.
+
+## Install
+
+Get the wheel. Then install it.
+
+### Linux
+
+Use the package of your distribution, which is old but works well.
+
+## Run
+
+Start the service and open the page in a browser of your choice.
+"""
+
+
+def _cut(
+    text: str, max_chars: int = 100, overlap_chars: int = 0, style: Style = Style.MARKDOWN
+) -> list[Chunk]:
+    return chunk_text(text, max_chars=max_chars, overlap_chars=overlap_chars, style=style)
+
+
+def _check(text: str, chunks: list[Chunk], max_chars: int, overlap_chars: int) -> None:
+    """The promises of chunk_text, whatever the text."""
+    covered = bytearray(len(text))
+    for chunk in chunks:
+        assert text[chunk.start : chunk.end] == chunk.text == chunk.text.strip() != ""
+        covered[chunk.start : chunk.end] = b"\1" * (chunk.end - chunk.start)
+        assert len(chunk.text) <= max(max_chars + overlap_chars, 2 * max_chars)
+        if "```" not in text and "~~~" not in text:
+            assert len(chunk.text) <= max_chars + overlap_chars
+        assert len(chunk.heading) <= 500
+    missed = [index for index, char in enumerate(text) if not covered[index] and not char.isspace()]
+    assert missed == []
+    for before, after in itertools.pairwise(chunks):
+        assert before.start < after.start
+        assert before.end < after.end
+
+
+_pieces = st.sampled_from(
+    [
+        "word ",
+        "Ends here. ",
+        "\n",
+        "\n\n",
+        "# Title\n",
+        "\n## Part\n",
+        "```py\n",
+        "\n```\n",
+        "x" * 40,
+        "。次の文",
+        " ",
+        "\t",
+        "\u2028",
+        "\x0b",
+        "~~~\n",
+        "\n   ### Deep ###\n",
+        '."  ',
+        "é",
+        "🙂",
+        "1, 2\n",
+    ]
+)
+_texts = st.lists(_pieces | st.text(max_size=12), max_size=60).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(_texts, st.integers(10, 120), st.integers(0, 60), st.sampled_from(Style))
+def test_offsets_are_exact_lengths_bounded_and_nothing_is_lost(
+    text: str, max_chars: int, overlap_chars: int, style: Style
+) -> None:
+    overlap_chars = min(overlap_chars, max_chars - 1)
+    _check(text, _cut(text, max_chars, overlap_chars, style), max_chars, overlap_chars)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t\n "], ids=["empty", "space"])
+def test_no_text_gives_no_chunks(text: str) -> None:
+    assert _cut(text) == []
+
+
+def test_headings_are_paths() -> None:
+    chunks = _cut(MARKDOWN, 80)
+    assert [chunk.heading for chunk in chunks] == [
+        "Guide",
+        "Guide > Install",
+        "Guide > Install > Linux",
+        "Guide > Run",
+    ]
+    assert chunks[2].text.startswith("### Linux")
+
+
+def test_a_heading_stands_with_what_follows_it() -> None:
+    text = "First words here.\n\n# Title\n\n" + "Body of it. " * 7
+    assert [chunk.text[:7] for chunk in _cut(text, 90, 10)] == ["First w", "# Title"]
+
+
+def test_headings_in_plain_text_are_plain_text() -> None:
+    assert {chunk.heading for chunk in _cut(MARKDOWN, 80, style=Style.PROSE)} == {""}
+
+
+def test_small_sections_share_a_chunk_under_their_common_heading() -> None:
+    text = "# Top\n\n## A\n\nOne.\n\n## B\n\nTwo.\n"
+    (chunk,) = _cut(text)
+    assert chunk.heading == "Top"
+
+
+def test_a_hash_inside_a_fence_is_no_heading() -> None:
+    text = "# Real\n\n```sh\n# not a heading\nmake\n```\n\nAfter.\n"
+    assert {chunk.heading for chunk in _cut(text, 60)} == {"Real"}
+
+
+def test_a_fence_stays_whole_up_to_twice_the_length() -> None:
+    fence = "```py\n" + "x = 1\n\n" * 20 + "```"
+    text = f"Before.\n\n{fence}\n\nAfter."
+    chunks = _cut(text, 100)
+    assert [chunk.text for chunk in chunks] == ["Before.", fence, "After."]
+
+
+def test_a_longer_fence_is_cut_between_lines() -> None:
+    text = "```py\n" + "value = compute(1)\n" * 30 + "```"
+    for chunk in _cut(text, 100):
+        assert chunk.text.startswith(("```py", "value"))
+        assert chunk.text.endswith((")", "```"))
+
+
+def test_a_long_paragraph_is_cut_between_sentences() -> None:
+    text = "The quick brown fox jumps over it. " * 20
+    for chunk in _cut(text, 100):
+        assert chunk.text.startswith("The quick")
+        assert chunk.text.endswith("it.")
+
+
+def test_neighbours_of_one_section_share_whole_sentences() -> None:
+    text = " ".join(f"Sentence number {number} is here." for number in range(20))
+    chunks = _cut(text, 120, 40)
+    for before, after in itertools.pairwise(chunks):
+        assert after.text.startswith("Sentence number")
+        shared = before.end - after.start
+        assert 20 < shared <= 40
+
+
+def test_sections_share_nothing() -> None:
+    text = "# A\n\n" + "Words of the first. " * 4 + "\n\n# B\n\n" + "Words of the second. " * 4
+    first, second = _cut(text, 100, 50)
+    assert first.end <= second.start
+
+
+def test_a_word_without_end_is_cut_anyway() -> None:
+    assert [len(chunk.text) for chunk in _cut("x" * 250)] == [100, 100, 50]
+
+
+def test_lines_are_not_cut_inside() -> None:
+    text = "\n".join(f"{number},Some. Name,here" for number in range(50))
+    for chunk in _cut(text, 100, 30, Style.LINES):
+        assert chunk.text[0].isdigit()
+        assert chunk.text.endswith("here")
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["word. ", "x", "# t\n", "```\n", " .\"'", "# " + " " * 500 + "\n", "\n", " \t", "a\n\n", "#"],
+    ids=["words", "no space", "headings", "fences", "quotes", "wide", "newlines", "blank", "short", "hashes"],
+)
+def test_time_grows_with_length_only(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    began = time.perf_counter()
+    _cut(text, 900, 150)
+    assert time.perf_counter() - began < 20

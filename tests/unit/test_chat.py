@@ -1,0 +1,162 @@
+"""The pipeline over scripted engines: one outcome each, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gateway.admission.slots import SlotQueue
+from gateway.chat import ChatPipeline, ChatRequest
+from gateway.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    InternalError,
+    NotFound,
+    Rejected,
+    TidegateError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from gateway.metrics import Metrics
+from gateway.tiering.tiers import TierBook, builtin_tiers
+from gateway.types import Citation, Passage, Receipt, Tenant
+from tests.fakes.engines import ScriptedAnswerer, ScriptedRetriever
+
+
+@dataclass
+class Bench:
+    retriever: ScriptedRetriever = field(default_factory=ScriptedRetriever)
+    answerer: ScriptedAnswerer = field(default_factory=ScriptedAnswerer)
+    records: list[Receipt] = field(default_factory=list)
+    text: str = ""
+    stages: list[str] = field(default_factory=list)
+    leave_at_delta: int | None = None
+    num_deltas: int = 0
+
+    def __post_init__(self) -> None:
+        tiers = TierBook(builtin_tiers(2, 2))
+        self.queue = SlotQueue(2, max_waiting=0, ttl_s=1, clock=time.monotonic)
+        self.metrics = Metrics()
+        self.pipeline = ChatPipeline(
+            retriever=self.retriever,
+            answerers={"fast": self.answerer, "deep": self.answerer},
+            tiers=tiers,
+            queues={"fast": self.queue, "deep": self.queue},
+            record=self,
+            metrics=self.metrics,
+        )
+
+    def record(self, tenant: Tenant, receipt: Receipt) -> None:
+        self.records.append(receipt)
+
+    async def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def waiting(self, position: int, eta_s: float) -> None:
+        self.stages.append(f"waiting {position}")
+
+    async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None:
+        if self.num_deltas == self.leave_at_delta:
+            raise ClientGone("left")
+        self.num_deltas += 1
+        self.text += text
+
+    async def run(self, **changes: Any) -> Receipt:
+        now = time.monotonic()
+        request = ChatRequest(
+            **{
+                "id": "chatcmpl-1",
+                "tenant": Tenant("t"),
+                "model": "fast",
+                "question": "what?",
+                "received": now,
+                "deadline": now + 5,
+                "created": 1,
+            }
+            | changes
+        )
+        return await self.pipeline.run(request, self)
+
+
+async def test_a_good_request_completes_with_every_stage_timed() -> None:
+    bench = Bench()
+    receipt = await bench.run()
+    assert receipt.outcome == "completed"
+    assert receipt.stage == "done"
+    assert bench.records == [receipt]
+    assert "[1]" in bench.text
+    assert bench.queue.inflight == 0
+    assert min(receipt.embed_ms, receipt.search_ms, receipt.queue_ms, receipt.ttft_ms, receipt.total_ms) >= 0
+
+
+@pytest.mark.parametrize(
+    ("setup", "changes", "error", "outcome", "cause"),
+    [
+        ({}, {"model": "nope"}, NotFound, "rejected", "model_not_found"),
+        ({"full": True}, {}, Rejected, "rejected", "capacity"),
+        (
+            {"retriever": UpstreamUnavailable("away")},
+            {},
+            UpstreamUnavailable,
+            "failed",
+            "upstream_unavailable",
+        ),
+        (
+            {"answerer": UpstreamUnavailable("away")},
+            {},
+            UpstreamUnavailable,
+            "failed",
+            "upstream_unavailable",
+        ),
+        ({"retriever": UpstreamTimeout("slow")}, {}, UpstreamTimeout, "failed", "upstream_timeout"),
+        ({"retriever": ValueError("bug")}, {}, InternalError, "failed", "internal_error"),
+        ({"late": True}, {}, DeadlineExceeded, "evicted", "deadline_exceeded"),
+        ({"leave": 1}, {}, ClientGone, "evicted", "client_gone"),
+    ],
+    ids=["model", "full", "retriever", "answerer", "timeout", "bug", "deadline", "leaves"],
+)
+async def test_every_way_to_fail_has_one_outcome_and_gives_the_slot_back(
+    setup: dict[str, Any], changes: dict[str, Any], error: type[TidegateError], outcome: str, cause: str
+) -> None:
+    bench = Bench(leave_at_delta=setup.get("leave"))
+    bench.retriever.fail_with = setup.get("retriever")
+    bench.answerer.fail_with = setup.get("answerer")
+    held = []
+    if setup.get("full"):
+        held = [await bench.queue.acquire(band="batch", deadline=float("inf")) for _ in range(2)]
+    if setup.get("late"):
+        changes = {"deadline": time.monotonic() - 1}
+    with pytest.raises(error):
+        await bench.run(**changes)
+    for permit in held:
+        permit.release()
+    assert [(record.outcome, record.cause) for record in bench.records] == [(outcome, cause)]
+    assert bench.queue.inflight == 0
+    counted = bench.metrics.registry.get_sample_value(
+        "tidegate_requests_total",
+        {"outcome": outcome, "cause": cause, "tier": bench.records[0].tier or "none"},
+    )
+    assert counted == 1
+
+
+@pytest.mark.parametrize("after", range(12), ids=str)
+async def test_a_cancel_at_any_await_leaves_one_record_and_no_slot(after: int) -> None:
+    bench = Bench()
+    bench.answerer.texts = ["a", "b", "c"]
+    task = asyncio.create_task(bench.run())
+    for _ in range(after):
+        await asyncio.sleep(0)
+    task.cancel()
+    try:
+        receipt = await task
+        assert receipt.outcome == "completed"
+    except asyncio.CancelledError:
+        if after:
+            assert [record.cause for record in bench.records] == ["client_gone"]
+    assert len(bench.records) == (1 if after else 0)
+    assert bench.queue.inflight == 0
+    assert bench.answerer.started == bench.answerer.finished + bench.answerer.cancelled

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import Settings, SettingsError, load_settings
+
+
+def test_an_explicit_value_beats_the_environment_beats_the_default() -> None:
+    environ = {"TIDEGATE_PORT": "9000", "TIDEGATE_QUEUE_MAX": "7"}
+    settings = load_settings(environ, port=9100, host=None)
+    assert (settings.port, settings.queue_max, settings.host) == (9100, 7, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"TIDEGATE_PROT": "1"}, "TIDEGATE_PROT is not a setting"),
+        ({"TIDEGATE_PORT": "high"}, "TIDEGATE_PORT='high' is not a valid int"),
+        ({"TIDEGATE_PORT": "0"}, "TIDEGATE_PORT='0' is below the minimum 1"),
+        ({"TIDEGATE_AUTH": "maybe"}, "is not one of: development, required"),
+        ({"TIDEGATE_CHUNK_CHARS": "100", "TIDEGATE_CHUNK_OVERLAP_CHARS": "100"}, "must be smaller"),
+        ({"TIDEGATE_HOST": "0.0.0.0"}, "set TIDEGATE_AUTH=required"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_setting_stops_the_start_with_one_sentence_that_names_it(
+    environ: dict[str, str], says: str
+) -> None:
+    with pytest.raises(SettingsError, match=says) as refused:
+        load_settings(environ)
+    assert "\n" not in str(refused.value)
+
+
+def test_secrets_do_not_show() -> None:
+    settings = load_settings({"TIDEGATE_REDIS_URL": "redis://:hunter2@h/0"})
+    assert "hunter2" not in repr(settings)
+
+
+def test_a_child_process_rebuilds_the_same_settings_from_the_environment(tmp_path: Path) -> None:
+    settings = load_settings({}, var=tmp_path, port=9000, embed_precision="f32", queue_ttl_s=1.5)
+    assert load_settings(settings.environment()) == settings
+
+
+def test_every_setting_has_a_help_that_ends_in_a_full_stop() -> None:
+    for spec in fields(Settings):
+        assert spec.metadata["help"].endswith("."), spec.name
