@@ -42,6 +42,21 @@ def test_the_url_option_wins_over_a_running_instance(settings: Settings) -> None
     assert resolve_target(settings, "https://chat.example/", None, {}).url == "https://chat.example"
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:9500"),
+        ("::", "http://127.0.0.1:9500"),
+        ("::1", "http://[::1]:9500"),
+        ("10.1.2.3", "http://10.1.2.3:9500"),
+    ],
+)
+def test_an_instance_is_called_where_it_listens(settings: Settings, host: str, url: str) -> None:
+    started(settings, json.dumps({"host": host, "ports": {"public": 9500}}))
+    target = resolve_target(settings, None, None, {})
+    assert (target.url, target.key) == (url, "tg-dev")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"ports": 3}', '{"ports": {"public": "x"}}'])
 def test_a_broken_instance_file_is_no_instance(settings: Settings, text: str) -> None:
     started(settings, text)
