@@ -102,7 +102,9 @@ class ScriptedAnswerer:
         else:
             deltas = [_quote(number, each) for number, each in enumerate(passages, 1)]
         end = Delta(
-            finish_reason="stop" if deltas else "no_answer", num_input_tokens=7, num_output_tokens=len(deltas)
+            finish_reason="stop" if deltas else "no_answer",
+            num_input_tokens=7,
+            num_output_tokens=deltas[-1].num_output_tokens if deltas else 0,
         )
         return [*deltas, end]
 

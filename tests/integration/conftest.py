@@ -1,0 +1,35 @@
+"""Fixtures of the integration level: real processes, real sockets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.embedding.export import EmbedderUnavailable, prepare_embedder
+from gateway.settings import load_settings
+from gateway.supervise.binaries import BinaryMissing, find_libpython, find_stub, find_triton_home
+
+
+@pytest.fixture(scope="session")
+def triton_installed() -> None:
+    """Skips, saying why, where Triton cannot run."""
+    try:
+        find_stub(find_triton_home(load_settings({})))
+    except BinaryMissing as missing:
+        pytest.skip(f"no tritonserver: {missing}")
+    if find_libpython() is None:
+        pytest.skip("no tritonserver: this Python has no shared library")
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the embedding model, built once per run. TEST_MODELS_DIR keeps it between runs."""
+    kept = os.environ.get("TEST_MODELS_DIR")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("models")
+    try:
+        prepare_embedder(folder, print)
+    except EmbedderUnavailable as missing:
+        pytest.skip(f"no embedding model: {missing}")
+    return folder
