@@ -1,0 +1,197 @@
+"""`make bench`: what the service adds to the bare parts, measured in one run, arms interleaved.
+
+added_latency   a trivial question, one at a time on an open-loop schedule:
+                  reader    the `reader` model called directly on Triton (the floor)
+                  parts     `retrieve` then `reader`, called directly on Triton
+                  service   the same question through Envoy and the gateway
+retrieve_rate   texts/s at 32 clients:
+                  batch     the embedding runtime's own loop over batches of 32, in process (the floor)
+                  triton    the ensemble `retrieve` over gRPC, directly
+                  envoy     the same through Envoy's balancer
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from gateway.embedding.export import prepare_embedder
+from gateway.embedding.runtime import SentenceEmbedder
+from gateway.generation.triton_reader import TritonReader
+from gateway.retrieval.triton_models import TritonRetriever
+from gateway.triton import TritonClient
+from gateway.types import Passage, Scope
+from perf import rows as rows_module
+from perf.environment import environment
+from perf.rows import Row
+from perf.service import Service, running_service
+
+RESULTS = Path(__file__).parent / "results"
+QUESTION = "What does Envoy do?"
+QUESTIONS = [
+    "What happens when a Triton replica dies?",
+    "How are documents split into chunks?",
+    "Which port does the edge listen on?",
+    "Who may call without an API key?",
+    "What does a receipt tell about a request?",
+    "How is a dead stub noticed by the guard?",
+    "Where are uploaded files kept on disk?",
+    "Why is numpy held below version two?",
+]
+NUM_CLIENTS = 32
+
+
+async def added_latency(service: Service, num_requests: int, rate: float) -> list[Row]:
+    """Three arms in random order per slot of the schedule; `rate` slots per second, each slot one request."""
+    direct = TritonClient(f"127.0.0.1:{service.settings.triton_ports(0)[0]}")
+    retriever, reader = TritonRetriever(direct), TritonReader(direct, "fast")
+    scope = Scope(tenant_id="default", k=5)
+    passages = (await retriever.retrieve(QUESTION, scope, timeout_s=10)).passages
+    body = {"model": "fast", "messages": [{"role": "user", "content": QUESTION}]}
+    out: list[Row] = []
+
+    async with httpx.AsyncClient(base_url=service.base_url, headers=service.headers) as client:
+
+        async def read(found: list[Passage]) -> None:
+            async for _ in reader.answer(QUESTION, found, max_tokens=None, timeout_s=10):
+                pass
+
+        async def parts() -> None:
+            await read((await retriever.retrieve(QUESTION, scope, timeout_s=10)).passages)
+
+        async def ask() -> None:
+            reply = await client.post("/v1/chat/completions", json=body)
+            reply.raise_for_status()
+
+        arms = {"reader": lambda: read(passages), "parts": parts, "service": ask}
+        for arm in arms.values():  # warm every path before anything counts
+            for _ in range(20):
+                await arm()
+        rng = random.Random(0)
+        start = time.perf_counter()
+        for slot in range(num_requests):
+            for position, name in enumerate(rng.sample(sorted(arms), len(arms))):
+                intended = start + (slot * len(arms) + position) / rate
+                await asyncio.sleep(max(0.0, intended - time.perf_counter()))
+                sent = time.perf_counter()
+                await arms[name]()
+                out.append(Row(name, slot, max(intended, sent), sent, time.perf_counter()))
+    await direct.close()
+    return out
+
+
+async def retrieve_rate(service: Service, num_rounds: int, round_s: float) -> list[Row]:
+    """Rounds of each arm in turn. The batch loop runs while the servers idle: it has the same two cores."""
+    model_dir = prepare_embedder(service.settings.models_dir, lambda _: None)
+    embedder = SentenceEmbedder(
+        model_dir, precision=service.settings.embed_precision, threads=service.settings.embed_threads
+    )
+    texts = (QUESTIONS * 4)[:NUM_CLIENTS]
+    embedder.embed(texts)
+    direct = TritonClient(f"127.0.0.1:{service.settings.triton_ports(0)[0]}")
+    balanced = TritonClient(service.settings.triton_target)
+    out: list[Row] = []
+    for number in range(num_rounds):
+        out += _batch_round(embedder, texts, number, round_s)
+        for name, client in (("triton", direct), ("envoy", balanced)):
+            out += await _client_round(TritonRetriever(client), name, number, round_s)
+    await direct.close()
+    await balanced.close()
+    return out
+
+
+def _batch_round(embedder: SentenceEmbedder, texts: list[str], number: int, round_s: float) -> list[Row]:
+    out = []
+    end = time.perf_counter() + round_s
+    while (sent := time.perf_counter()) < end:
+        embedder.embed(texts)
+        out.append(Row("batch", number, sent, sent, time.perf_counter(), len(texts)))
+    return out
+
+
+async def _client_round(retriever: TritonRetriever, name: str, number: int, round_s: float) -> list[Row]:
+    out: list[Row] = []
+    end = time.perf_counter() + round_s
+    scope = Scope(tenant_id="default", k=5)
+
+    async def client(index: int) -> None:
+        turn = index
+        while (sent := time.perf_counter()) < end:
+            await retriever.retrieve(QUESTIONS[turn % len(QUESTIONS)], scope, timeout_s=10)
+            out.append(Row(name, number, sent, sent, time.perf_counter()))
+            turn += 1
+
+    await asyncio.gather(*(client(index) for index in range(NUM_CLIENTS)))
+    return out
+
+
+def summarise(added: list[Row], rate: list[Row]) -> dict[str, Any]:
+    latency = rows_module.latencies(added)
+    rates = rows_module.rates(rate)
+    shares = {arm: rows_module.ratio(rates[arm], rates["batch"]) for arm in ("triton", "envoy")}
+    return {
+        "added_latency": {
+            "latency_ms": latency,
+            "added_to_reader_p50_ms": latency["service"]["p50"] - latency["reader"]["p50"],
+            "added_to_parts_p50_ms": latency["service"]["p50"] - latency["parts"]["p50"],
+        },
+        "retrieve_rate": {
+            "texts_per_s": {arm: statistics.median(values) for arm, values in rates.items()},
+            "share_of_batch_loop": {
+                arm: {"median": mid, "q1": low, "q3": high} for arm, (mid, low, high) in shares.items()
+            },
+        },
+    }
+
+
+def show(summary: dict[str, Any]) -> None:
+    added, rate = summary["added_latency"], summary["retrieve_rate"]
+    print("\nadded latency, one request at a time (ms)")
+    for arm, row in added["latency_ms"].items():
+        print(f"  {arm:8} p50 {row['p50']:7.2f}  p90 {row['p90']:7.2f}  p99 {row['p99']:7.2f}  n {row['n']}")
+    print(f"  service - reader  p50 {added['added_to_reader_p50_ms']:.2f} ms   (target <= 3)")
+    print(f"  service - parts   p50 {added['added_to_parts_p50_ms']:.2f} ms")
+    print(f"\nretrieve at {NUM_CLIENTS} clients (texts/s, median of rounds)")
+    for arm, value in rate["texts_per_s"].items():
+        share = rate["share_of_batch_loop"].get(arm)
+        tail = "" if share is None else f"   {share['median']:.2f} of the batch loop (target >= 0.80)"
+        print(f"  {arm:8} {value:8.0f}{tail}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--requests", type=int, default=400, help="requests of each arm of added_latency")
+    parser.add_argument(
+        "--rate", type=float, default=40.0, help="requests per second of its schedule, all arms"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each arm of retrieve_rate")
+    parser.add_argument("--round-s", type=float, default=4.0, help="seconds of one round")
+    parser.add_argument("--out", type=Path, default=RESULTS / "latest", help="folder of rows and summary")
+    args = parser.parse_args()
+    env = environment()
+    print(json.dumps(env, indent=2))
+    with running_service() as service:
+        added = asyncio.run(added_latency(service, args.requests, args.rate))
+        rate = asyncio.run(retrieve_rate(service, args.rounds, args.round_s))
+    rows_module.write(args.out / "added_latency.jsonl.gz", added)
+    rows_module.write(args.out / "retrieve_rate.jsonl.gz", rate)
+    summary = {"environment": env, **summarise(added, rate)}
+    (args.out / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2))
+    show(summary)
+    print(f"\nrows and summary: {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

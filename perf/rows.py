@@ -1,0 +1,86 @@
+"""Raw rows and what is computed from them. Pure: `python -m perf.rows FILE` summarises an old run again.
+
+A row is one request: arm, round, intended_s (when the open-loop schedule wanted it sent), sent_s, done_s, count
+(texts or requests it stands for). latency = done - intended, so a stalled client shows; service = done - sent.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    arm: str
+    round: int
+    intended_s: float
+    sent_s: float
+    done_s: float
+    count: int = 1
+
+    @property
+    def latency_ms(self) -> float:
+        return (self.done_s - self.intended_s) * 1000
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt") as file:
+        for row in rows:
+            file.write(json.dumps(asdict(row)) + "\n")
+
+
+def read(path: Path) -> list[Row]:
+    with gzip.open(path, "rt") as file:
+        return [Row(**json.loads(line)) for line in file]
+
+
+def percentile(values: list[float], q: float) -> float:
+    """Nearest-rank percentile, q in 0..100."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, round(q / 100 * len(ordered)) - 1))]
+
+
+def latencies(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+    """p50, p90, p99 (ms) and count by arm."""
+    by_arm: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        by_arm[row.arm].append(row.latency_ms)
+    return {
+        arm: {"p50": percentile(v, 50), "p90": percentile(v, 90), "p99": percentile(v, 99), "n": len(v)}
+        for arm, v in by_arm.items()
+    }
+
+
+def rates(rows: Iterable[Row]) -> dict[str, list[float]]:
+    """Texts per second of each round, by arm."""
+    spans: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        span = spans.setdefault((row.arm, row.round), [row.sent_s, row.done_s, 0.0])
+        span[0], span[1], span[2] = min(span[0], row.sent_s), max(span[1], row.done_s), span[2] + row.count
+    out: dict[str, list[float]] = defaultdict(list)
+    for (arm, _), (start, end, count) in sorted(spans.items(), key=lambda item: item[0][1]):
+        out[arm].append(count / (end - start))
+    return out
+
+
+def ratio(top: list[float], bottom: list[float]) -> tuple[float, float, float]:
+    """Median, lower and upper quartile of the rounds' ratios: neighbours in time are compared, drift cancels."""
+    each = [a / b for a, b in zip(top, bottom, strict=True)]
+    if len(each) < 2:
+        return each[0], each[0], each[0]
+    low, mid, high = statistics.quantiles(each, n=4)
+    return mid, low, high
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        kept = read(Path(name))
+        print(json.dumps({"latency_ms": latencies(kept), "rate": rates(kept)}, indent=2))

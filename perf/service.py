@@ -1,0 +1,78 @@
+"""The whole service for a benchmark: started by its own command on a free block of ports, stopped at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.settings import Settings, load_settings
+from gateway.supervise.credentials import secret
+from gateway.supervise.instance import all_ports
+
+START_S = 180.0
+
+
+@dataclass(frozen=True)
+class Service:
+    settings: Settings
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {secret(self.settings, 'dev-key')}"}
+
+
+@contextmanager
+def running_service(**explicit: object) -> Iterator[Service]:
+    """A ready service with the sample collection. explicit: settings that differ from the environment's."""
+    with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
+        settings = _settings(Path(folder), explicit)
+        log = Path(folder) / "up.log"
+        outside = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "up"],
+                env=outside | settings.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            _wait(process, log)
+            yield Service(settings)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def _settings(var: Path, explicit: dict[str, object]) -> Settings:
+    for port in range(33_000, 60_000, 800):
+        settings = load_settings(var=var, port=port, **explicit)
+        if all(_is_free(taken) for taken in all_ports(settings).values()):
+            return settings
+    raise RuntimeError("no free block of ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while "Ctrl-C stops it" not in (text := log.read_text(errors="replace")):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the service did not start:\n{text[-4000:]}")
+        time.sleep(0.05)
