@@ -22,6 +22,7 @@ from gateway.types import Tenant
 KEY_TTL_S = 30.0
 UNKNOWN_TTL_S = 5.0
 MAX_CACHED = 10_000
+PEER_HEADER = "x-tidegate-peer"  # set by Envoy, overwriting the client's; our own port is loopback only
 _KEY_SHAPE = re.compile(r"tg-[A-Za-z0-9_-]{16,200}\Z")
 _LOOPBACK_HOST = re.compile(r"(localhost|127(?:\.\d{1,3}){3}|\[::1\])(:\d+)?\Z", re.IGNORECASE)
 _ANONYMOUS = Tenant(keys.DEFAULT_TENANT)
@@ -94,9 +95,8 @@ class Authenticator:
 
 
 def _from_loopback(request: Request) -> bool:
-    """True when the peer that Envoy saw (the last X-Forwarded-For entry), or our own peer, is loopback."""
-    forwarded = request.headers.getone("x-forwarded-for", "")
-    address = forwarded.rpartition(",")[2].strip() or request.ip
+    """True when the peer that Envoy saw, or ours where no Envoy is in front, is loopback."""
+    address = request.headers.getone(PEER_HEADER, request.ip)
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:

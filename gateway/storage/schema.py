@@ -96,6 +96,7 @@ chunks = sa.Table(
     sa.Column("vector", sa.LargeBinary, nullable=False),  # float32 little-endian, unit length
     sa.Column("epoch", sa.BigInteger, nullable=False, index=True),
     sa.UniqueConstraint("collection_id", "file_id", "ordinal"),
+    sqlite_autoincrement=True,  # an id in a receipt must never come to mean another chunk
 )
 
 removals = sa.Table(
@@ -106,6 +107,7 @@ removals = sa.Table(
     sa.Column("tenant_id", sa.String(64), nullable=False),
     sa.Column("collection_id", sa.String(64), nullable=False),
     sa.Column("file_id", sa.String(64)),  # NULL = the whole collection
+    sqlite_autoincrement=True,
 )
 
 corpus_clock = sa.Table(

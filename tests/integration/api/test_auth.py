@@ -34,7 +34,7 @@ async def test_loopback_without_a_key_is_the_default_tenant(gateway: Gateway) ->
 
 
 async def test_a_remote_caller_behind_the_edge_needs_a_key(gateway: Gateway) -> None:
-    headers = {"x-forwarded-for": "127.0.0.1, 203.0.113.9"}
+    headers = {"x-tidegate-peer": "203.0.113.9"}
     assert (await gateway.client.get("/v1/models", headers=headers)).status_code == 401
 
 
@@ -81,7 +81,7 @@ async def test_with_auth_required_even_loopback_needs_a_key(gateway: Gateway) ->
 async def test_health_and_page_need_no_key(gateway: Gateway) -> None:
     for path in ("/health/live", "/health/ready", "/"):
         assert (
-            await gateway.client.get(path, headers={"x-forwarded-for": "203.0.113.9"})
+            await gateway.client.get(path, headers={"x-tidegate-peer": "203.0.113.9"})
         ).status_code == 200, path
 
 

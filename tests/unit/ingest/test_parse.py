@@ -104,14 +104,19 @@ def test_a_file_is_judged_by_its_bytes_not_its_name() -> None:
     assert parse_file(b"just words", "image.png").text == "just words"
 
 
-def test_random_bytes_never_raise_anything_else() -> None:
+def test_random_bytes_are_read_or_refused_and_nothing_else() -> None:
     rng = random.Random(3)
-    for _ in range(500):
-        data = rng.randbytes(rng.randrange(200))
-        try:
-            parse_file(data, rng.choice(["a.txt", "a.html", "a.csv"]))
-        except Unprocessable as error:
-            assert error.code in {"empty_file", "unsupported_file"}
+    codes = {_code_of(rng.randbytes(rng.randrange(200)), rng.choice(["a.txt", "a.html"])) for _ in range(500)}
+    assert codes <= {"", "empty_file", "unsupported_file"}
+
+
+def _code_of(data: bytes, filename: str) -> str:
+    """The error's code, or empty when the file could be read."""
+    try:
+        parse_file(data, filename)
+    except Unprocessable as error:
+        return error.code
+    return ""
 
 
 HTML = """<!doctype html><html><head><title>The  Guide</title><style>p {}</style></head>
@@ -137,7 +142,4 @@ def test_html_keeps_headings_lists_tables_and_code() -> None:
     "html", ["<p>a<script>b", "<pre>a", "<head><p>", "</p></pre></script>x", "<!--", "<"]
 )
 def test_broken_html_is_read_as_well_as_it_goes(html: str) -> None:
-    try:
-        parse_file(html.encode(), "a.html")
-    except Unprocessable as error:
-        assert error.code == "empty_file"
+    assert _code_of(html.encode(), "a.html") in {"", "empty_file"}

@@ -1,0 +1,91 @@
+"""The ingest worker's process: puts the parts together and works until told to stop. `python -m gateway.ingest_app`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.errors import UpstreamUnavailable
+from gateway.ingest.worker import IngestWorker
+from gateway.retrieval.triton_models import TritonEmbedder
+from gateway.settings import Settings, load_settings
+from gateway.storage.blobs import BlobStore
+from gateway.storage.database import Database
+from gateway.storage.redis_client import connect_redis
+from gateway.triton import TritonClient
+
+log = logging.getLogger("tidegate.ingest_app")
+
+WAKE_CHANNEL = "tidegate:ingest"
+RETRY_S = 1.0
+STALE_PART_S = 24 * 3600.0  # longer than any upload
+
+
+async def serve(settings: Settings) -> None:
+    """Start, work, stop. Database, Triton and Redis may all come later than we do."""
+    stop, wake = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    database, blobs = Database(settings.sql_url), BlobStore(settings.files_dir)
+    triton, redis = TritonClient(settings.triton_target), connect_redis(settings)
+    listening = asyncio.create_task(_listen(redis, wake))
+    try:
+        await asyncio.to_thread(blobs.remove_stale_parts, STALE_PART_S)
+        if await _migrated(database, stop):
+            log.info("ready")
+            worker = IngestWorker(database, blobs, TritonEmbedder(triton), settings)
+            await worker.run(stop, wake)
+    finally:
+        listening.cancel()
+        await asyncio.wait({listening})
+        await redis.aclose()
+        await triton.close()
+        database.close()
+        log.info("stopped")
+
+
+async def _migrated(database: Database, stop: asyncio.Event) -> bool:
+    """Wait for the database; False when told to stop before it came."""
+    while not stop.is_set():
+        try:
+            await asyncio.to_thread(database.migrate)
+        except UpstreamUnavailable as error:
+            log.warning("waiting for the database: %s", error.detail)
+            await asyncio.sleep(RETRY_S)
+        else:
+            return True
+    return False
+
+
+async def _listen(redis: Redis, wake: asyncio.Event) -> None:
+    """Wake the worker when a gateway tells of a new file. Without Redis its polling finds the file as well."""
+    while True:
+        try:
+            async with redis.pubsub() as channel:
+                await channel.subscribe(WAKE_CHANNEL)
+                async for _ in channel.listen():
+                    wake.set()
+        except (RedisError, OSError):
+            await asyncio.sleep(RETRY_S)
+
+
+def main() -> int:
+    settings = load_settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins
+    asyncio.run(serve(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The bytes of uploaded files, one folder per tenant, and beside each the text that citations point into.
+
+A file appears under its name only when all of its bytes are on disk; until then it ends in `.part`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from gateway.errors import InvalidRequest, UpstreamUnavailable
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # no dot and no slash: an id cannot leave its folder
+
+
+class BlobWriter:
+    """One file on its way to disk. Ends with `commit` or `abort`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Two workers may write the same text at once (a file in two collections): each has its own part.
+        self._part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+        self._hash = hashlib.sha256()
+        self._num_bytes = 0
+        with _public_errors():
+            if not path.parent.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _sync_folder(path.parent.parent)
+            self._file: BinaryIO = self._part.open("wb")
+
+    def write(self, data: bytes) -> None:
+        """Raises: UpstreamUnavailable `storage_unavailable` (disk full and the like)."""
+        with _public_errors():
+            self._file.write(data)
+        self._hash.update(data)
+        self._num_bytes += len(data)
+
+    def commit(self) -> tuple[int, str]:
+        """Put the bytes on disk under their name; they survive a power cut from here on.
+
+        Returns: number of bytes, SHA-256 (hex). Raises: UpstreamUnavailable.
+        """
+        with _public_errors():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.replace(self._path)
+            _sync_folder(self._path.parent)
+        return self._num_bytes, self._hash.hexdigest()
+
+    def abort(self) -> None:
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+class BlobStore:
+    """Blobs under `root`, by tenant and file id."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def open_writer(self, tenant_id: str, file_id: str) -> BlobWriter:
+        return BlobWriter(self.path(tenant_id, file_id))
+
+    def path(self, tenant_id: str, file_id: str) -> Path:
+        """Where the bytes are, or will be. Raises: InvalidRequest for anything but a plain id."""
+        for part in (tenant_id, file_id):
+            if not _ID.fullmatch(part):
+                raise InvalidRequest("An id has 1 to 64 letters, digits, `_` and `-`.", code="invalid_id")
+        return self._root / tenant_id / file_id
+
+    def text_path(self, tenant_id: str, file_id: str) -> Path:
+        """The stored text (UTF-8, newlines as they are): what chunk offsets count characters of."""
+        path = self.path(tenant_id, file_id)
+        return path.with_name(path.name + ".txt")
+
+    def write_text(self, tenant_id: str, file_id: str, text: str) -> None:
+        """Raises: UpstreamUnavailable `storage_unavailable`."""
+        writer = BlobWriter(self.text_path(tenant_id, file_id))
+        try:
+            writer.write(text.encode())
+            writer.commit()
+        except BaseException:
+            writer.abort()
+            raise
+
+    def read_text(self, tenant_id: str, file_id: str) -> str | None:
+        """None when the file has no text (yet)."""
+        try:
+            return self.text_path(tenant_id, file_id).read_bytes().decode()
+        except FileNotFoundError:
+            return None
+
+    def delete(self, tenant_id: str, file_id: str) -> None:
+        """Bytes and text; nothing happens when they are gone already."""
+        self.path(tenant_id, file_id).unlink(missing_ok=True)
+        self.text_path(tenant_id, file_id).unlink(missing_ok=True)
+
+    def remove_stale_parts(self, older_than_s: float) -> int:
+        """Delete what a killed process left half written. Returns how many."""
+        limit = time.time() - older_than_s
+        stale = [part for part in self._root.glob("*/*.part") if part.stat().st_mtime < limit]
+        for part in stale:
+            part.unlink(missing_ok=True)
+        return len(stale)
+
+
+def _sync_folder(path: Path) -> None:
+    """A new name is on disk only when its folder is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _public_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UpstreamUnavailable(
+            "Files cannot be stored right now; try again later.",
+            code="storage_unavailable",
+            retry_after_s=30.0,
+            detail=str(error),
+        ) from error

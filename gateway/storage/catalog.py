@@ -1,0 +1,55 @@
+"""Collections, files and files in collections: the names that the rest of the gateway uses."""
+
+from gateway.storage.attachments import (
+    AttachmentRow,
+    attach_file,
+    detach_file,
+    get_attachment,
+    list_attachments,
+    update_attributes,
+)
+from gateway.storage.collections import (
+    CollectionRow,
+    FileCounts,
+    count_files,
+    create_collection,
+    delete_collection,
+    find_collections,
+    get_collection,
+    list_collections,
+    update_collection,
+)
+from gateway.storage.files import (
+    FileRow,
+    create_file,
+    delete_file,
+    file_status,
+    find_same_file,
+    get_file,
+    list_files,
+)
+
+__all__ = [
+    "AttachmentRow",
+    "CollectionRow",
+    "FileCounts",
+    "FileRow",
+    "attach_file",
+    "count_files",
+    "create_collection",
+    "create_file",
+    "delete_collection",
+    "delete_file",
+    "detach_file",
+    "file_status",
+    "find_collections",
+    "find_same_file",
+    "get_attachment",
+    "get_collection",
+    "get_file",
+    "list_attachments",
+    "list_collections",
+    "list_files",
+    "update_attributes",
+    "update_collection",
+]

@@ -1,0 +1,128 @@
+"""Uploaded files (their rows; the bytes are in `blobs`). Every function sees one tenant only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+import sqlalchemy as sa
+
+from gateway.storage.epochs import next_epoch, remove_chunks, stamp_collection
+from gateway.storage.paging import AnySelect, page
+from gateway.storage.schema import collection_files, files
+
+
+class FileRow(msgspec.Struct, frozen=True):
+    """A row of `files`, field by column. sha256: of the bytes, hex; created_at: unix seconds."""
+
+    id: str
+    tenant_id: str
+    filename: str
+    purpose: str
+    num_bytes: int
+    sha256: str
+    created_at: int
+
+
+def create_file(
+    conn: sa.Connection,
+    *,
+    tenant_id: str,
+    file_id: str,
+    filename: str,
+    purpose: str,
+    num_bytes: int,
+    sha256: str,
+) -> FileRow:
+    """Call it after the blob's commit: a row promises that the bytes are there."""
+    row = FileRow(file_id, tenant_id, filename, purpose, num_bytes, sha256, int(time.time()))
+    conn.execute(sa.insert(files), msgspec.structs.asdict(row))
+    return row
+
+
+def get_file(conn: sa.Connection, tenant_id: str, file_id: str) -> FileRow | None:
+    row = conn.execute(_of(tenant_id).where(files.c.id == file_id)).first()
+    return FileRow(*row) if row else None
+
+
+def list_files(
+    conn: sa.Connection,
+    tenant_id: str,
+    *,
+    purpose: str | None = None,
+    limit: int,
+    order: str = "desc",
+    after: str | None = None,
+) -> tuple[list[FileRow], bool]:
+    """One page and whether more follow. Raises: InvalidRequest for an unknown cursor."""
+    query = _of(tenant_id) if purpose is None else _of(tenant_id).where(files.c.purpose == purpose)
+    rows, more = page(
+        conn,
+        query,
+        created_at=files.c.created_at,
+        key=files.c.id,
+        limit=limit,
+        order=order,
+        after=after,
+    )
+    return [FileRow(*row) for row in rows], more
+
+
+def find_same_file(
+    conn: sa.Connection, tenant_id: str, collection_id: str, sha256: str, filename: str | None = None
+) -> FileRow | None:
+    """The oldest file of this collection with the same bytes (and the same name, when one is given)."""
+    query = (
+        _of(tenant_id)
+        .join(collection_files, collection_files.c.file_id == files.c.id)
+        .where(collection_files.c.collection_id == collection_id, files.c.sha256 == sha256)
+        .order_by(files.c.created_at, files.c.id)
+    )
+    if filename is not None:
+        query = query.where(files.c.filename == filename)
+    row = conn.execute(query.limit(1)).first()
+    return FileRow(*row) if row else None
+
+
+def delete_file(conn: sa.Connection, tenant_id: str, file_id: str) -> bool:
+    """Its chunks leave every collection in the same transaction. The blob is the caller's to delete."""
+    if get_file(conn, tenant_id, file_id) is None:
+        return False
+    table = collection_files.c
+    attached = sa.select(table.collection_id).where(table.file_id == file_id, table.tenant_id == tenant_id)
+    holders = list(conn.execute(attached).scalars())
+    if holders:
+        epoch = next_epoch(conn)
+        for collection_id in holders:
+            if remove_chunks(conn, tenant_id, collection_id, file_id, epoch):
+                stamp_collection(conn, collection_id, epoch)
+    conn.execute(sa.delete(files).where(files.c.id == file_id, files.c.tenant_id == tenant_id))
+    return True
+
+
+def file_status(conn: sa.Connection, tenant_id: str, file_ids: Sequence[str]) -> dict[str, str]:
+    """OpenAI's file status of each known id: `uploaded`, `processed` or `error`.
+
+    A file has one row per collection; `error` when any failed, `processed` when all are completed.
+    """
+    table = collection_files.c
+    query = (
+        sa.select(files.c.id, table.status)
+        .outerjoin(collection_files, table.file_id == files.c.id)
+        .where(files.c.id.in_(list(file_ids)), files.c.tenant_id == tenant_id)
+    )
+    seen: dict[str, set[str]] = {}
+    for file_id, status in conn.execute(query):
+        seen.setdefault(file_id, set()).add(status or "uploaded")
+    return {file_id: _overall(statuses) for file_id, statuses in seen.items()}
+
+
+def _overall(statuses: set[str]) -> str:
+    if "failed" in statuses:
+        return "error"
+    return "processed" if statuses == {"completed"} else "uploaded"
+
+
+def _of(tenant_id: str) -> AnySelect:
+    return sa.select(files).where(files.c.tenant_id == tenant_id)

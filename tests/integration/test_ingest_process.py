@@ -1,0 +1,86 @@
+"""`python -m gateway.ingest_app` as a real process, before any of its neighbours is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import Settings
+from gateway.storage import catalog, keys
+from gateway.storage.blobs import BlobStore
+from gateway.storage.database import Database
+from tests.fakes.ingest import upload
+from tests.fakes.triton_process import free_port
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(var=tmp_path, port=min(free_port(), 60000))
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    database = Database(settings.sql_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def process(settings: Settings) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway.ingest_app"],
+        env={**os.environ, **settings.environment()},
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def _wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if text in line:
+            return
+    pytest.fail("".join(seen))
+
+
+def _status(database: Database, collection_id: str, file_id: str) -> catalog.AttachmentRow:
+    with database.read() as conn:
+        row = catalog.get_attachment(conn, "default", collection_id, file_id)
+    assert row is not None
+    return row
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_it_makes_the_tables_works_without_neighbours_and_stops_when_told(
+    settings: Settings, database: Database, process: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    _wait_for_line(process, "ready")
+    with database.write() as conn:
+        keys.ensure_tenant(conn, "default")
+        collection_id = catalog.create_collection(conn, "default", "docs", {}).id
+    blobs = BlobStore(settings.files_dir)
+    readable = upload(database, blobs, collection_id, "a.txt", b"words")
+    broken = upload(database, blobs, collection_id, "a.pdf", b"%PDF-1.7")
+    _wait_for_line(process, "trying again")  # Triton is away: the text waits for it
+    deadline = time.monotonic() + 10
+    while _status(database, collection_id, broken).status == "in_progress":  # the other one does not
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(10) == 0
+    waiting = _status(database, collection_id, readable)
+    assert (waiting.status, waiting.lease_until) == ("in_progress", 0.0)
+    assert _status(database, collection_id, broken).error_code == "unsupported_file"
