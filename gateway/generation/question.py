@@ -1,0 +1,250 @@
+"""What a question asks for, and how much of that a sentence offers: a date for `when`, a number for `how many`.
+
+English cues; a question in another language has `Wanted.ANY` and is answered by its words alone.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+from gateway.generation.terms import Word, is_content, stem, word_set, words
+
+
+class Wanted(StrEnum):
+    DATE = "date"
+    NUMBER = "number"
+    SHARE = "share"  # per cent
+    MONEY = "money"
+    PERSON = "person"
+    PLACE = "place"
+    NAME = "name"
+    REASON = "reason"
+    MANNER = "manner"
+    DEFINITION = "definition"
+    ANY = "any"
+
+
+class Question(NamedTuple):
+    """A question with its words read. terms: stems of its content words, in order, each once."""
+
+    text: str
+    terms: tuple[str, ...]
+    stems: frozenset[str]  # of every word, to tell what a sentence adds
+    wanted: Wanted
+
+
+def _what(nouns: str) -> str:
+    """`what year`, `which royal family`: the noun, or one word and the noun."""
+    return rf"\b(?:what|which) (?:\w+ )?(?:{nouns})\b"
+
+
+# First match wins, so the narrow cues stand above the wide ones.
+_CUES: tuple[tuple[Wanted, tuple[str, ...]], ...] = (
+    (Wanted.SHARE, (r"\b(?:percent|per cent|percentage)\b", _what("share|fraction|proportion"))),
+    (
+        Wanted.MONEY,
+        (
+            r"\bhow much (?:money|(?:does|did) .{1,60} (?:cost|pay|earn))\b",
+            r"\b(?:what|how much) (?:is|was|were|did|does).{1,60}\b(?:cost|price|paid)\b",
+            _what("price|salary|fee"),
+        ),
+    ),
+    (
+        Wanted.DATE,
+        (
+            r"\bwhen\b|\bwhat time\b",
+            _what("years?|dates?|day|month|centur(?:y|ies)|decades?|era|period|season"),
+            r"\bin (?:what|which) .{0,20}(?:year|century|month)\b",
+        ),
+    ),
+    (
+        Wanted.NUMBER,
+        (
+            r"\bhow (?:many|much|long|old|far|tall|large|big|high|deep|wide|fast|often|heavy|hot|cold)\b",
+            r"\b(?:what|which) (?:is|was|were|are) the (?:\w+ ){0,3}(?:number|amount|size|population|ratio|score|age|"
+            r"length|height|distance|speed|rate|limit|port|total|average|median|maximum|minimum|temperature|default)\b",
+            _what("number|amount|ratio|score|age|length|height|distance|speed|rate|limit|port"),
+        ),
+    ),
+    (
+        Wanted.PERSON,
+        (
+            r"\bwho(?:m|se|'s)?\b",
+            _what(
+                "person|man|woman|president|king|queen|emperor|author|poet|artist|actor|actress|player|coach"
+            ),
+            _what("quarterback|scientist|mathematician|composer|leader|philosopher"),
+        ),
+    ),
+    (
+        Wanted.PLACE,
+        (
+            r"\bwhere\b",
+            _what("city|cities|country|countries|state|county|continent|place|location|region|town|village"),
+            _what("island|river|ocean|street|building|stadium|area|nation"),
+        ),
+    ),
+    (
+        Wanted.REASON,
+        (
+            r"\bwhy\b|\bfor what\b|\bhow come\b",
+            r"\b(?:what|which) .{0,40}\b(?:reason|cause|caused|purpose|motivat\w+)\b",
+        ),
+    ),
+    (
+        Wanted.NAME,
+        (
+            r"\b(?:name|named|called|titled?|known as|nicknamed?|stands? for|term|abbreviat\w+)\b",
+            _what(
+                "company|organi[sz]ation|university|school|team|band|group|network|album|song|book|film|movie"
+            ),
+            _what("show|church|language|party|war|treaty|law|act|award|religion|nationality"),
+        ),
+    ),
+    (
+        Wanted.DEFINITION,
+        (
+            r"^\W*(?:what|who) (?:is|are|was|were) (?:an? |the )?(?:[\w'’-]+ ?){1,4}\?*\W*$",
+            r"\bwhat (?:does|do) .{1,60} mean\b|\b(?:define|definition|meaning) of\b",
+        ),
+    ),
+    (Wanted.MANNER, (r"^\W*how\b|\bin what way\b|\bby what\b",)),
+)
+_COMPILED = tuple((wanted, re.compile("|".join(cues), re.IGNORECASE)) for wanted, cues in _CUES)
+
+# `Who` inside a question is part of a name.
+_TITLE_WORD = re.compile(r"(?<=[\w,] )(?:Who|When|Where|Why|How|What|Which)\b")
+
+_NUMBER_WORDS = word_set(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion "
+    "trillion dozen half third quarter twice once double triple several none no both"
+)
+_MONTHS = (
+    r"(?:january|february|march|april|may|june|july|august|september|october|november|december|"
+    r"monday|tuesday|wednesday|thursday|friday|saturday|sunday)"
+)
+_DATE = re.compile(
+    rf"\b(?:1\d{{3}}|20\d{{2}})(?:s|\b)|\b\d{{1,2}}(?:st|nd|rd|th) centur|\bcentur(?:y|ies)\b|\b{_MONTHS}\b"
+    rf"|\b\d{{3,4}}\s?(?:BC|AD|BCE|CE)\b|\b\d{{1,2}}:\d{{2}}\b",
+    re.IGNORECASE,
+)
+_TIME = re.compile(
+    r"\b(after|before|during|while|since|until|when|early|late|later|century|ago|today)\b", re.IGNORECASE
+)
+_SHARE = re.compile(r"\d\s?%|\bper ?cent\b|\b(half|third|quarter|majority|fraction)\b", re.IGNORECASE)
+_MONEY = re.compile(r"[$€£¥]\s?\d|\b(dollars?|euros?|pounds?|usd|eur|gbp|cents)\b", re.IGNORECASE)
+_REASON = re.compile(
+    r"\b(because|due to|since|so that|in order to|as a result|therefore|thus|hence|cause[ds]?|reasons?|owing to|"
+    r"thanks to|led to|leads to|result(?:s|ed|ing)? (?:in|from|of)|so as to|for fear|to (?:avoid|prevent|allow|ensure|"
+    r"keep|help|protect|reduce|increase|make|gain|get))\b",
+    re.IGNORECASE,
+)
+_MANNER = re.compile(r"\b(by|through|using|via|with|run|set|use|from|into)\b", re.IGNORECASE)
+_NAMING = re.compile(
+    r"\b(called|known as|named|termed|titled|referred to as|nicknamed|stands? for)\b|[\"“«'‘]\w",
+    re.IGNORECASE,
+)
+_PLACING = re.compile(
+    r"\b(?:in|at|near|from|to|of|on|into|across|throughout|around|outside|between)\s+(?:the\s+)?$",
+    re.IGNORECASE,
+)
+_DEFINING = re.compile(
+    r"\b(is|are|was|were|means?|refers? to|denotes?|describes?|stands? for|consists? of|called|known as|defined as)\b",
+    re.IGNORECASE,
+)
+
+
+def read(text: str) -> Question:
+    """The question as the reader sees it. With no content word at all, every word counts as one."""
+    found = [word.text for word in words(text)]
+    content = [stem(word) for word in found if is_content(word)]
+    if not content:
+        content = [stem(word) for word in found]
+    asked = _TITLE_WORD.sub(" ", text.strip())
+    wanted = next((wanted for wanted, cue in _COMPILED if cue.search(asked)), Wanted.ANY)
+    return Question(
+        text=text,
+        terms=tuple(dict.fromkeys(content)),
+        stems=frozenset(stem(word) for word in found),
+        wanted=wanted,
+    )
+
+
+def evidence(question: Question, sentence: str, found: list[Word]) -> float:
+    """How well a sentence offers what is wanted, 0..1. Only what the question did not say itself counts.
+
+    found: `terms.words(sentence)`.
+    """
+    match question.wanted:
+        case Wanted.DATE:
+            return _new(_DATE, sentence, question) or 0.35 * bool(_TIME.search(sentence))
+        case Wanted.NUMBER:
+            return _number(question, found)
+        case Wanted.SHARE:
+            return _new(_SHARE, sentence, question) or 0.2 * _number(question, found)
+        case Wanted.MONEY:
+            return _new(_MONEY, sentence, question) or 0.3 * _number(question, found)
+        case Wanted.PERSON:
+            return 1.0 if _names(question, found) else 0.0
+        case Wanted.PLACE:
+            return _place(question, sentence, found)
+        case Wanted.NAME:
+            return max(1.0 if _names(question, found) else 0.0, float(bool(_NAMING.search(sentence))))
+        case Wanted.REASON:
+            return float(bool(_REASON.search(sentence)))
+        case Wanted.MANNER:
+            return float(bool(_MANNER.search(sentence)))
+        case Wanted.DEFINITION:
+            return _definition(question, sentence, found)
+    return 0.5
+
+
+def _new(pattern: re.Pattern[str], sentence: str, question: Question) -> float:
+    said = question.text.lower()
+    return float(any(match[0].lower() not in said for match in pattern.finditer(sentence)))
+
+
+def _number(question: Question, found: list[Word]) -> float:
+    """Best where the number stands before what is counted: `four interceptions` for `how many interceptions`."""
+    best = 0.0
+    for index, word in enumerate(found):
+        is_number = word.text[:1].isdigit() or word.text.lower() in _NUMBER_WORDS
+        if not is_number or stem(word.text) in question.stems:
+            continue
+        if any(stem(near.text) in question.terms for near in found[index + 1 : index + 4]):
+            return 1.0
+        best = 0.6
+    return best
+
+
+def _names(question: Question, found: list[Word]) -> list[Word]:
+    """Capitalised words that the question does not hold; the first word only if the next is one too."""
+    names = []
+    for index, word in enumerate(found):
+        if not word.text[0].isupper() or not is_content(word.text) or stem(word.text) in question.stems:
+            continue
+        following = found[index + 1].text if index + 1 < len(found) else ""
+        if index > 0 or following[:1].isupper():
+            names.append(word)
+    return names
+
+
+def _place(question: Question, sentence: str, found: list[Word]) -> float:
+    names = _names(question, found)
+    if any(_PLACING.search(sentence, max(0, word.at - 24), word.at) for word in names):
+        return 1.0
+    if names:
+        return 0.5
+    return 0.3 * bool(re.search(r"\b(in|at|near|under|inside|on)\b", sentence))
+
+
+def _definition(question: Question, sentence: str, found: list[Word]) -> float:
+    """Whether the thing asked about is the subject of a defining verb."""
+    verb = _DEFINING.search(sentence)
+    if verb is None or not question.terms:
+        return 0.0
+    subject = {stem(word.text) for word in found if word.at < verb.start()}
+    return sum(term in subject for term in question.terms) / len(question.terms)

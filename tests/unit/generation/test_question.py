@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from gateway.generation.question import Wanted, evidence, read
+from gateway.generation.terms import stem, words
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("When did it open?", Wanted.DATE),
+        ("In what year did the war end?", Wanted.DATE),
+        ("How many people live there?", Wanted.NUMBER),
+        ("What percentage of voters stayed home?", Wanted.SHARE),
+        ("How much did the tower cost?", Wanted.MONEY),
+        ("Who designed it?", Wanted.PERSON),
+        ("What year did Doctor Who begin?", Wanted.DATE),
+        ("Where is the office?", Wanted.PLACE),
+        ("Why was it closed?", Wanted.REASON),
+        ("What is the project called?", Wanted.NAME),
+        ("What is a tide gate?", Wanted.DEFINITION),
+        ("How do I restart it?", Wanted.MANNER),
+        ("What lies in the box by the door?", Wanted.ANY),
+    ],
+)
+def test_the_cue_tells_what_is_wanted(text: str, wanted: Wanted) -> None:
+    assert read(text).wanted is wanted
+
+
+@pytest.mark.parametrize(
+    ("question", "better", "worse"),
+    [
+        ("When did it open?", "It opened in 1901.", "It opened with a fair."),
+        ("When did it open after 1890?", "It opened in 1901.", "It opened after 1890."),
+        ("How many rooms are there?", "There are twelve rooms.", "There are large rooms in the 1st wing."),
+        ("Who built it?", "It was built by Anna Berg.", "It was built by a miller."),
+        ("Why is it shut?", "It is shut because of rain.", "It is shut."),
+        ("Where is it?", "It stands in Bremen.", "It stands still."),
+    ],
+)
+def test_evidence_prefers_what_is_wanted(question: str, better: str, worse: str) -> None:
+    asked = read(question)
+    assert evidence(asked, better, words(better)) > evidence(asked, worse, words(worse))
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["create created creates creating creation creator", "settle settled settler settlement", "city cities",
+     "stop stopped stopping", "organize organised organization", "die died death", "write wrote written writing"],
+)  # fmt: skip
+def test_inflections_share_a_stem(family: str) -> None:
+    assert len({stem(word) for word in family.split()}) == 1
+
+
+@pytest.mark.parametrize("pair", ["nature national", "king kin", "need ned", "port portion", "mill million"])
+def test_unrelated_words_keep_apart(pair: str) -> None:
+    one, other = pair.split()
+    assert stem(one) != stem(other)
+
+
+def test_a_question_of_stop_words_alone_still_has_terms() -> None:
+    assert read("What is it about?").terms
