@@ -1,0 +1,62 @@
+# Everything is done through make. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest -q
+# Test levels, in the order they run: what fails fast comes first.
+LEVELS := config unit contract integration e2e
+
+.PHONY: help setup run test check fmt bench docs lock clean $(addprefix test-,$(LEVELS))
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with everything for development
+	@scripts/bootstrap dev
+
+run: ## Start the whole service; sets itself up from nothing
+	@scripts/bootstrap serve
+	@exec $(PYTHON) -m gateway up
+
+test: setup ## Run every test level in order; skips are listed with their reasons
+	@status=0; for level in $(LEVELS); do \
+		echo "== $$level"; $(PYTEST) tests/$$level || { code=$$?; [ $$code = 5 ] || status=1; }; \
+	done; exit $$status
+
+test-config: setup ## Configuration files against the code and the real binaries
+	$(PYTEST) tests/config
+
+test-unit: setup ## Pure code: no sockets, no sleeping
+	$(PYTEST) tests/unit
+
+test-contract: setup ## One suite per port, over every implementation
+	$(PYTEST) tests/contract
+
+test-integration: setup ## Real sockets, parts in the test's process
+	$(PYTEST) tests/integration
+
+test-e2e: setup ## The whole service as real processes
+	$(PYTEST) tests/e2e
+
+check: setup ## Format, lint, types, configuration, import layers
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTEST) tests/config
+
+fmt: setup ## Format the code and fix what can be fixed
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+bench: setup ## Measure against the floor (perf/), open loop
+	$(PYTHON) -m perf.bench
+
+docs: setup ## Write docs/settings.md from the settings table
+	$(PYTHON) -m gateway settings --markdown > docs/settings.md
+
+lock: setup ## Pin the dependencies anew (needs the network)
+	@scripts/lock
+
+clean: ## Remove .venv and caches; state in var/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,224 @@
+"""`python -m gateway.supervise.guard REPLICA`: the parent of one tritonserver.
+
+Starts it, judges its health (canary.py has the rule), tells Envoy through a small HTTP endpoint, and takes the whole
+process group down when it is sick: asking a sick Triton to stop takes its full exit timeout. A guard that is
+killed takes Triton with it. Leaves restarting to the supervisor: exit 0 only after SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+
+import psutil
+
+from gateway.settings import Settings, load_settings
+from gateway.supervise.assets import Assets, find_assets
+from gateway.supervise.canary import INTERVAL_S, Answer, Canary, Pulse, Verdict
+from gateway.supervise.processes import kill_by_argument
+from gateway.supervise.triton_server import leash, remove_shared_memory, shm_prefix, triton_command
+from gateway.tensors import MODELS, Model
+
+STUB_WATCH_S = 0.1
+STARTUP_LIMIT_S = 180.0
+BALANCER_NOTICES_S = 0.4  # Envoy asks every 0.25 s
+WATCHED = tuple(model for model in MODELS if not model.ensemble)
+
+log = logging.getLogger("tidegate.guard")
+
+
+class Guard:
+    """Life of one replica. `state`: starting, ready, suspect, dead, draining; only `ready` is in the balancer."""
+
+    def __init__(self, settings: Settings, replica: int, assets: Assets) -> None:
+        self.settings = settings
+        self.replica = replica
+        self.assets = assets
+        self.state = "starting"
+        self.reason = ""
+        self.grpc_port, _, _, self.health_port = settings.triton_ports(replica)
+        self.stopping = asyncio.Event()
+        self._process: asyncio.subprocess.Process
+        self._stubs: dict[int, psutil.Process] = {}
+        self._pulses: dict[str, Pulse] = {}
+        self._lost_stub = ""  # why, once a stub is gone
+
+    async def run(self) -> int:
+        """Until SIGTERM (returns 0) or the replica's death (returns 1)."""
+        # Stubs outlive a killed Triton for a second or two.
+        kill_by_argument(shm_prefix(self.settings, self.replica))
+        remove_shared_memory(self.settings, self.replica)
+        command = triton_command(self.settings, self.replica, self.assets)
+        server = await asyncio.start_server(self._answer_health, "127.0.0.1", self.health_port)
+        canary = Canary(f"127.0.0.1:{self.grpc_port}")
+        self._process = await asyncio.create_subprocess_exec(
+            *leash("KILL", command.argv), env=command.env, process_group=0
+        )
+        # Triton's own end, the order to stop, and the watch: whichever comes first.
+        exited = asyncio.create_task(self._process.wait())
+        stopped = asyncio.create_task(self.stopping.wait())
+        watch = asyncio.create_task(self._watch(canary))
+        try:
+            await asyncio.wait({exited, stopped, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if self.stopping.is_set():
+                await self._drain(exited)
+                return 0
+            self._set(
+                "dead", f"tritonserver exited with {exited.result()}" if exited.done() else watch.result()
+            )
+            await asyncio.sleep(0 if exited.done() else BALANCER_NOTICES_S)
+            return 1
+        finally:
+            self._kill_group()
+            for task in (exited, stopped, watch):
+                task.cancel()
+            await asyncio.gather(exited, stopped, watch, return_exceptions=True)
+            await canary.close()
+            server.close()
+            remove_shared_memory(self.settings, self.replica)
+
+    def _set(self, state: str, reason: str = "") -> None:
+        if (state, reason) != (self.state, self.reason):
+            level = logging.WARNING if state in {"suspect", "dead"} else logging.INFO
+            log.log(level, "replica %d is %s%s", self.replica, state, f": {reason}" if reason else "")
+        self.state, self.reason = state, reason
+
+    async def _watch(self, canary: Canary) -> str:
+        """Returns the cause of death."""
+        cause = await self._become_ready(canary)
+        if cause:
+            return cause
+        now_s = time.monotonic()
+        self._pulses = {model.name: Pulse(now_s) for model in WATCHED}
+        self._stubs = {child.pid: child for child in psutil.Process(self._process.pid).children()}
+        self._set("ready")
+        watchers = [asyncio.create_task(self._watch_stubs())]
+        watchers += [asyncio.create_task(self._watch_model(canary, model)) for model in WATCHED]
+        try:
+            return await self._judge(watchers)
+        finally:
+            for task in watchers:
+                task.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+
+    async def _become_ready(self, canary: Canary) -> str:
+        """Wait until the server is ready and every model has answered once. Returns why it never will, or ''."""
+        deadline_s = time.monotonic() + STARTUP_LIMIT_S
+        waiting_for = "the server"
+        while time.monotonic() < deadline_s:
+            if await canary.server_ready():
+                answers = await asyncio.gather(*(canary.sing(model) for model in WATCHED))
+                failed = [
+                    (m.name, text)
+                    for m, (answer, text) in zip(WATCHED, answers, strict=True)
+                    if answer != "good"
+                ]
+                if not failed:
+                    return ""
+                waiting_for = f"model {failed[0][0]}: {failed[0][1]}"
+                self._set("starting", waiting_for)
+            await asyncio.sleep(0.1)
+        return f"not ready after {STARTUP_LIMIT_S:g} s, waiting for {waiting_for}"
+
+    async def _watch_stubs(self) -> None:
+        """A stub that is gone stays in the process table until Triton ends, as a zombie."""
+        while True:
+            for pid, stub in self._stubs.items():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if stub.status() != psutil.STATUS_ZOMBIE:
+                        continue
+                for pulse in self._pulses.values():
+                    pulse.stub_died()
+                self._lost_stub = f"model stub {pid} is gone"
+                return
+            await asyncio.sleep(STUB_WATCH_S)
+
+    async def _watch_model(self, canary: Canary, model: Model) -> None:
+        pulse = self._pulses[model.name]
+        while True:
+            answer, text = await canary.sing(model)
+            pulse.answered(answer, time.monotonic())
+            if answer is Answer.LATE:
+                finished = await canary.finished()
+                pulse.observed(finished.get(model.name, 0), self._stub_cpu_s(model), time.monotonic())
+            elif answer is Answer.ERROR:
+                log.warning("canary of model %s: %s", model.name, text)
+            await asyncio.sleep(INTERVAL_S)
+
+    def _stub_cpu_s(self, model: Model) -> float:
+        """Processor time of a model's stubs so far (seconds)."""
+        total = 0.0
+        for stub in self._stubs.values():
+            with contextlib.suppress(psutil.Error):
+                if any(f"/{model.name}/" in word for word in stub.cmdline()):
+                    times = stub.cpu_times()
+                    total += times.user + times.system
+        return total
+
+    async def _judge(self, watchers: list[asyncio.Task[None]]) -> str:
+        """Follow the pulses until one says dead. Returns the cause; raises what a watcher raised."""
+        while True:
+            now_s = time.monotonic()
+            verdicts = {name: pulse.verdict(now_s) for name, pulse in self._pulses.items()}
+            sick = [name for name, verdict in verdicts.items() if verdict is not Verdict.WELL]
+            if Verdict.DEAD in verdicts.values():
+                return self._lost_stub or f"model {sick[0]} no longer answers"
+            self._set("suspect" if sick else "ready", f"model {sick[0]} is silent" if sick else "")
+            for task in watchers:
+                if task.done():
+                    task.result()
+            await asyncio.sleep(STUB_WATCH_S)
+
+    async def _drain(self, exited: asyncio.Task[int]) -> None:
+        """Out of the balancer first, then Triton's own graceful end, within drain_s."""
+        self._set("draining")
+        await asyncio.sleep(BALANCER_NOTICES_S)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        await asyncio.wait({exited}, timeout=self.settings.drain_s)
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _answer_health(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Any request gets the state: 200 when ready, else 503. One answer a connection."""
+        with contextlib.suppress(
+            ConnectionError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
+        ):
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=5)
+            body = json.dumps({"replica": self.replica, "state": self.state, "reason": self.reason}).encode()
+            status = "200 OK" if self.state == "ready" else "503 Service Unavailable"
+            head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            head += "connection: close\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+        writer.close()
+
+
+async def guard(settings: Settings, replica: int, assets: Assets) -> int:
+    watcher = Guard(settings, replica, assets)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, watcher.stopping.set)
+    return await watcher.run()
+
+
+def main() -> int:
+    settings = load_settings()
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stdout,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    return asyncio.run(guard(settings, int(sys.argv[1]), find_assets()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""What must hold before a start. Each failure is one sentence that says what is wrong and what to change."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.metadata
+import os
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.settings import Settings
+from gateway.supervise.binaries import (
+    BinaryMissing,
+    find_envoy,
+    find_libpython,
+    find_redis,
+    find_stub,
+    find_triton_home,
+)
+from gateway.supervise.instance import all_ports, is_running, read_instance
+
+MIN_FREE_BYTES = 500 * 2**20
+MIN_SHM_BYTES = 64 * 2**20
+MIN_FILES = 1024
+PYTHONS = ((3, 11), (3, 12))
+
+
+@dataclass(frozen=True)
+class Check:
+    """detail: what was found. fix: what to change, empty when ok."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+    def sentence(self) -> str:
+        return f"{self.detail}: {self.fix}." if self.fix else self.detail
+
+
+def run_checks(settings: Settings) -> list[Check]:
+    """Everything, in reading order. Ports are not judged while this var folder's own instance holds them."""
+    running = is_running(settings)
+    checks = [
+        check_python(),
+        check_numpy(),
+        *check_binaries(settings),
+        check_var(settings),
+        check_disk(settings),
+        check_shared_memory(),
+        check_files(),
+    ]
+    if running:
+        pid = (read_instance(settings) or {}).get("pid", "unknown")
+        checks.append(Check("instance", True, f"running in {settings.var} as process {pid}"))
+    else:
+        checks += check_ports(settings)
+    return checks
+
+
+def check_python(version: tuple[int, int] = (sys.version_info.major, sys.version_info.minor)) -> Check:
+    found = f"Python {version[0]}.{version[1]}"
+    if version in PYTHONS:
+        return Check("python", True, found)
+    return Check("python", False, f"{found} is not supported", "use Python 3.11 or 3.12")
+
+
+def check_numpy() -> Check:
+    version = importlib.metadata.version("numpy")
+    if version.startswith("1."):
+        return Check("numpy", True, f"numpy {version}")
+    fix = "install numpy<2, as requirements/serve.txt pins it"
+    return Check("numpy", False, f"numpy {version} breaks Triton's python backend", fix)
+
+
+def check_binaries(settings: Settings) -> list[Check]:
+    def triton_stub() -> Path:
+        return find_stub(find_triton_home(settings))
+
+    finders: dict[str, Callable[[], Path]] = {
+        "envoy": lambda: find_envoy(settings),
+        "tritonserver": lambda: find_triton_home(settings) / "bin" / "tritonserver",
+        "triton python stub": triton_stub,
+    }
+    if not settings.redis_url:
+        finders["redis-server"] = lambda: find_redis(settings)
+    return [*(_find(name, finder) for name, finder in finders.items()), check_libpython()]
+
+
+def _find(name: str, finder: Callable[[], Path]) -> Check:
+    try:
+        path = finder()
+    except BinaryMissing as error:
+        detail, _, fix = str(error).partition(": ")
+        return Check(name, False, detail.rstrip("."), fix.rstrip(".") or "correct the setting")
+    return Check(name, True, str(path))
+
+
+def check_libpython() -> Check:
+    folder = find_libpython()
+    if folder:
+        return Check("libpython", True, str(folder))
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    fix = f"install the package libpython{version}, or make the virtual environment with another Python"
+    return Check("libpython", False, f"the shared library of Python {version} is missing", fix)
+
+
+def check_var(settings: Settings) -> Check:
+    fix = "set TIDEGATE_VAR to a folder that can be written"
+    try:
+        if settings.var.exists():
+            with tempfile.TemporaryFile(dir=settings.var):
+                pass
+        elif not os.access(_nearest(settings.var), os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        return Check("var", False, f"the folder {settings.var} cannot be written ({error.strerror})", fix)
+    return Check("var", True, str(settings.var))
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the closest folder above it that exists."""
+    return next((each for each in (path, *path.parents) if each.exists()), Path("/"))
+
+
+def check_disk(settings: Settings) -> Check:
+    free = shutil.disk_usage(_nearest(settings.var)).free
+    if free >= MIN_FREE_BYTES:
+        return Check("disk", True, f"{free // 2**20} MiB free")
+    detail = f"only {free // 2**20} MiB are free for {settings.var}, {MIN_FREE_BYTES // 2**20} are needed"
+    return Check("disk", False, detail, "free some, or set TIDEGATE_VAR to a folder on another disk")
+
+
+def check_shared_memory() -> Check:
+    try:
+        free = shutil.disk_usage("/dev/shm").free  # noqa: S108 - Triton's python backend works there
+    except OSError:
+        return Check(
+            "shared memory", False, "the folder for shared memory is missing", "mount a tmpfs at /dev/shm"
+        )
+    if free >= MIN_SHM_BYTES:
+        return Check("shared memory", True, f"{free // 2**20} MiB free")
+    detail = f"only {free // 2**20} MiB are free in /dev/shm, {MIN_SHM_BYTES // 2**20} are needed"
+    return Check("shared memory", False, detail, "give the container more (--shm-size=256m)")
+
+
+def check_files() -> Check:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= MIN_FILES:
+        return Check("open files", True, f"{hard} allowed")
+    return Check(
+        "open files", False, f"only {hard} open files are allowed", f"raise `ulimit -Hn` to {MIN_FILES}"
+    )
+
+
+def check_ports(settings: Settings) -> list[Check]:
+    """One check that names the first port in the way; or one that says all are free."""
+    ports = all_ports(settings)
+    for name, port in ports.items():
+        setting = "TIDEGATE_INNER_PORT" if name == "inner" and settings.inner_port else "TIDEGATE_PORT"
+        if port > 65535:
+            detail = f"{setting} leaves no room for port {port} ({name})"
+            return [Check("ports", False, detail, "choose a smaller number")]
+        host = settings.host if name == "public" else "127.0.0.1"
+        problem = _bind_problem(host, port)
+        if problem:
+            which = "" if name == "public" else f", which {name} needs,"
+            return [
+                Check("ports", False, f"port {port}{which} {problem}", _port_fix(setting, name, settings))
+            ]
+    return [Check("ports", True, f"{settings.port} and {len(ports) - 1} others are free")]
+
+
+def _port_fix(setting: str, name: str, settings: Settings) -> str:
+    if name == "public" or setting == "TIDEGATE_INNER_PORT":
+        return f"set {setting} to a free port"
+    return f"set TIDEGATE_PORT to another number (the other ports follow it; it is {settings.port} now)"
+
+
+def _bind_problem(host: str, port: int) -> str:
+    """Why we cannot listen there; empty when we can."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with contextlib.closing(socket.socket(family, kind)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except PermissionError:
+        return "may not be opened by this user"
+    except OSError as error:
+        return (
+            "is taken"
+            if error.errno == 98
+            else f"on {host} cannot be opened ({os.strerror(error.errno or 0)})"
+        )
+    return ""

@@ -1,0 +1,236 @@
+"""Configuration files of the processes that we run, made from Settings: Envoy, Redis, supervisord."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from gateway import errors
+from gateway.settings import Settings
+from gateway.supervise.assets import Assets, package_parent
+from gateway.supervise.binaries import find_envoy, find_redis
+from gateway.supervise.triton_server import leash
+
+MIB = 2**20
+ENVOY_HEAP_BYTES = 2 * 1024 * MIB
+
+
+@dataclass(frozen=True)
+class LocalReply:
+    """How Envoy words an error of its own."""
+
+    op: str
+    status: int
+    error: type[errors.TidegateError]
+    message: str
+    retry_after_s: int = 0
+
+    @property
+    def code(self) -> str:
+        return self.error.code
+
+    @property
+    def type(self) -> str:
+        return self.error.type
+
+
+LOCAL_REPLIES = (
+    LocalReply("EQ", 403, errors.Forbidden, "This path is not open to callers."),
+    LocalReply("EQ", 408, errors.DeadlineExceeded, "The request took too long to arrive."),
+    LocalReply("EQ", 413, errors.PayloadTooLarge, "The request body is larger than this service accepts."),
+    LocalReply("EQ", 429, errors.RateLimited, "Too many requests; try again shortly.", 1),
+    LocalReply("EQ", 431, errors.InvalidRequest, "The request headers are too many or too large."),
+    LocalReply("EQ", 502, errors.UpstreamProtocolError, "The service gave an invalid answer."),
+    LocalReply(
+        "EQ", 503, errors.UpstreamUnavailable, "The service is not ready for this request; try again.", 1
+    ),
+    LocalReply("EQ", 504, errors.UpstreamTimeout, "The service did not answer in time."),
+    LocalReply("GE", 500, errors.InternalError, "Something went wrong inside the service."),
+    LocalReply("GE", 400, errors.InvalidRequest, "The request is not valid HTTP for this service."),
+)
+
+
+def max_connections() -> int:
+    """Downstream connections Envoy may hold: each can need one more descriptor upstream."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 1_000_000 if hard == resource.RLIM_INFINITY else hard
+    return max(64, (limit - 512) // 2)
+
+
+def render_envoy(settings: Settings, assets: Assets) -> str:
+    """Envoy's bootstrap as YAML."""
+    environment = jinja2.Environment(  # noqa: S701 - this is YAML, and every text goes through tojson
+        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    template = environment.from_string(assets.envoy_template.read_text())
+    replicas = [settings.triton_ports(index) for index in range(settings.triton_replicas)]
+    return template.render(
+        public_host="127.0.0.1" if settings.host == "localhost" else settings.host,
+        public_port=settings.port,
+        inner_port=int(settings.triton_target.rpartition(":")[2]),
+        admin_port=settings.envoy_admin_port,
+        worker_ports=[settings.worker_port(index) for index in range(settings.num_workers)],
+        replicas=[{"grpc_port": ports[0], "guard_port": ports[3]} for ports in replicas],
+        access_log=str(settings.log_dir / "envoy-access.log"),
+        keepalive_s=f"{settings.keepalive_s:g}",
+        max_connections=max_connections(),
+        max_heap_bytes=ENVOY_HEAP_BYTES,
+        max_upload_bytes=settings.max_file_bytes + MIB,
+        local_replies=LOCAL_REPLIES,
+    )
+
+
+def envoy_command(settings: Settings, config: Path) -> list[str]:
+    return [
+        str(find_envoy(settings)),
+        "--config-path",
+        str(config),
+        "--concurrency",
+        str(max(1, (os.cpu_count() or 2) // 2)),
+        "--disable-hot-restart",
+        "--log-level",
+        "debug" if settings.log_level == "debug" else "warning",
+        "--file-flush-interval-msec",
+        "1000",
+        "--drain-time-s",
+        str(max(1, int(settings.drain_s))),
+    ]
+
+
+def render_redis(settings: Settings, password: str) -> str:
+    """Redis holds only what may be lost: nothing is written to disk, old keys give way."""
+    lines = {
+        "bind": "127.0.0.1",
+        "port": settings.redis_port,
+        "protected-mode": "yes",
+        "requirepass": password,
+        "dir": f'"{settings.var / "redis"}"',
+        "save": '""',
+        "appendonly": "no",
+        "maxmemory": "256mb",
+        "maxmemory-policy": "allkeys-lru",
+        "maxclients": 4096,
+        "tcp-backlog": 511,
+        "daemonize": "no",
+        "logfile": '""',
+        "loglevel": "notice",
+    }
+    return "".join(f"{key} {value}\n" for key, value in lines.items())
+
+
+@dataclass(frozen=True)
+class Program:
+    """One entry of supervisord. priority: started in rising, stopped in falling order."""
+
+    name: str
+    argv: list[str]
+    priority: int
+    stop_wait_s: float
+    group: str = ""
+
+
+def programs(settings: Settings) -> list[Program]:
+    """Everything the service consists of on one machine."""
+    python = [sys.executable, "-m"]
+    run, grace_s = settings.run_dir, settings.drain_s + 5
+    out = []
+    if not settings.redis_url:
+        out.append(Program("redis", [str(find_redis(settings)), str(run / "redis.conf")], 10, 10))
+    for index in range(settings.triton_replicas):
+        argv = [*python, "gateway.supervise.guard", str(index)]
+        out.append(Program(f"triton-{index}", argv, 20, grace_s, "triton"))
+    out.append(Program("envoy", envoy_command(settings, run / "envoy.yaml"), 30, 5))
+    for index in range(settings.num_workers):
+        out.append(Program(f"gateway-{index}", [*python, "gateway.app", str(index)], 40, grace_s, "gateway"))
+    out.append(Program("ingest", [*python, "gateway.ingest_app"], 50, grace_s))
+    return out
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """All that a child gets: our settings, and the few variables that programs need to work at all."""
+    env = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "/usr/bin:/bin")]),
+        "PYTHONPATH": str(package_parent()),
+        "PYTHONUNBUFFERED": "1",
+        "HOME": os.environ.get("HOME", "/"),
+    }
+    kept = ("CUDA_", "NVIDIA_", "OMP_", "LC_", "LANG", "TZ", "SSL_CERT_")
+    env |= {key: value for key, value in os.environ.items() if key.startswith(kept)}
+    return env | settings.environment()
+
+
+def render_supervisor(settings: Settings, password: str) -> str:
+    """supervisord's configuration. Holds a password: the file must be readable by us alone.
+
+    Children inherit supervisord's environment (child_environment), so no value needs quoting here.
+    """
+    parts = [
+        _section(
+            "supervisord",
+            {
+                "nodaemon": "true",
+                "silent": "true",
+                "logfile": settings.log_dir / "supervisord.log",
+                "logfile_maxbytes": "10MB",
+                "logfile_backups": 2,
+                "pidfile": settings.run_dir / "supervisord.pid",
+                "childlogdir": settings.log_dir,
+                "directory": settings.var,
+                "minfds": 1024,
+                "minprocs": 64,
+            },
+        ),
+        _section(
+            "inet_http_server",
+            {"port": f"127.0.0.1:{settings.supervisor_port}", "username": "tidegate", "password": password},
+        ),
+        _section(
+            "rpcinterface:supervisor",
+            {"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"},
+        ),
+    ]
+    everything = programs(settings)
+    for group in sorted({program.group for program in everything if program.group}):
+        members = [program for program in everything if program.group == group]
+        names = ",".join(program.name for program in members)
+        parts.append(_section(f"group:{group}", {"programs": names, "priority": members[0].priority}))
+    parts += [_program_section(program, settings) for program in everything]
+    return "\n".join(parts)
+
+
+def _program_section(program: Program, settings: Settings) -> str:
+    return _section(
+        f"program:{program.name}",
+        {
+            "command": " ".join(_quote(word) for word in leash("TERM", program.argv)),
+            "priority": program.priority,
+            "autorestart": "true",
+            "startsecs": 2,  # one that dies sooner is started again after 1 s, 2 s, 3 s, …
+            "startretries": 1_000_000,
+            "stopsignal": "TERM",
+            "stopwaitsecs": max(1, int(program.stop_wait_s)),
+            "killasgroup": "true",
+            "redirect_stderr": "true",
+            # This one is expanded twice (supervisor 4.3).
+            "stdout_logfile": str(settings.log_dir / f"{program.name}.log").replace("%", "%%"),
+            "stdout_logfile_maxbytes": "20MB",
+            "stdout_logfile_backups": 2,
+        },
+    )
+
+
+def _section(name: str, values: dict[str, object]) -> str:
+    # supervisord expands %(x)s in values, so a literal percent sign is doubled.
+    return f"[{name}]\n" + "".join(
+        f"{key}={str(value).replace('%', '%%')}\n" for key, value in values.items()
+    )
+
+
+def _quote(word: str) -> str:
+    """Quote one word for supervisord, which splits commands with shlex and starts a comment at ` ;`."""
+    return "'" + word.replace("'", "'\"'\"'") + "'"

@@ -1,0 +1,243 @@
+"""The edge listener of a real Envoy, with scripted workers behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from gateway.settings import Settings, load_settings
+from gateway.supervise import render
+from gateway.supervise.assets import find_assets
+from gateway.supervise.binaries import BinaryMissing, find_envoy
+
+try:
+    find_envoy(load_settings({}))
+except BinaryMissing as problem:
+    pytest.skip(str(problem), allow_module_level=True)
+
+
+class Worker:
+    """A scripted gateway worker. `behave`: answer, break (close after the request), hang."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.is_ready = True
+        self.behave = "answer"
+        self.requests: list[dict[str, str]] = []
+        self.num_broken_off = 0
+        self._server: asyncio.Server
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    async def stop(self) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+                await reader.readexactly(int(headers.get("content-length", 0)))
+                if "/health/ready" in head[0]:
+                    await self._send(writer, "200 OK" if self.is_ready else "503 Service Unavailable", b"{}")
+                    continue
+                self.requests.append(headers)
+                if self.behave == "break":
+                    break
+                if self.behave == "hang":
+                    await reader.read(1)
+                    self.num_broken_off += 1
+                    break
+                await self._send(writer, "200 OK", json.dumps({"port": self.port}).encode())
+        writer.close()
+
+    async def _send(self, writer: asyncio.StreamWriter, status: str, body: bytes) -> None:
+        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+
+
+class Edge:
+    def __init__(self, settings: Settings, workers: list[Worker]) -> None:
+        self.settings = settings
+        self.workers = workers
+        self.base_url = f"http://127.0.0.1:{settings.port}"
+
+    def num_requests(self) -> int:
+        return sum(len(worker.requests) for worker in self.workers)
+
+
+def port_with_room(span: int) -> int:
+    """A free port with the given numbers above it free too, as far as one look can tell."""
+    for first in range(21000, 32000, 37):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in (first, first + 1, first + 2, first + 10, first + 11, first + span):
+                probe = stack.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", port))
+            return first
+    raise RuntimeError("no free ports")
+
+
+async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+@pytest_asyncio.fixture
+async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
+    settings = load_settings({}, var=tmp_path, port=port_with_room(300), gateway_workers=2)
+    workers = [Worker(settings.worker_port(index)) for index in (0, 1)]
+    for worker in workers:
+        await worker.start()
+    for folder in (settings.run_dir, settings.log_dir):
+        folder.mkdir(parents=True)
+    config = settings.run_dir / "envoy.yaml"
+    config.write_text(render.render_envoy(settings, find_assets()))
+    with (tmp_path / "envoy.log").open("wb") as log:
+        command = render.envoy_command(settings, config)
+        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220 - returns at once
+    try:
+        await both_healthy(settings)
+        yield Edge(settings, workers)
+    finally:
+        process.terminate()
+        process.wait(10)
+        for worker in workers:
+            await worker.stop()
+
+
+async def both_healthy(settings: Settings) -> None:
+    async with httpx.AsyncClient() as client:
+        deadline_s = time.monotonic() + 20
+        while time.monotonic() < deadline_s:
+            with contextlib.suppress(httpx.HTTPError):
+                url = f"http://127.0.0.1:{settings.envoy_admin_port}/clusters"
+                if (await client.get(url)).text.count("::health_flags::healthy") == 2:
+                    return
+            await asyncio.sleep(0.05)
+    raise AssertionError("Envoy did not find both workers healthy")
+
+
+@pytest_asyncio.fixture
+async def client(edge: Edge) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=edge.base_url, timeout=10) as made:
+        yield made
+
+
+async def test_http1_and_http2_share_the_port(edge: Edge) -> None:
+    async with httpx.AsyncClient(base_url=edge.base_url, http1=False, http2=True) as client:
+        answer = await client.get("/v1/models")
+    assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
+    assert answer.headers["server"] == "tidegate"
+
+
+async def test_without_a_ready_worker_the_refusal_is_ours(edge: Edge, client: httpx.AsyncClient) -> None:
+    for worker in edge.workers:
+        worker.is_ready = False
+    answer = await client.get("/v1/models")
+    deadline_s = time.monotonic() + 5
+    while answer.status_code == 200 and time.monotonic() < deadline_s:
+        await asyncio.sleep(0.05)
+        answer = await client.get("/v1/models")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert answer.json()["error"]["code"] == "upstream_unavailable"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files"])
+async def test_a_body_above_the_largest_upload_never_reaches_a_worker(edge: Edge, path: str) -> None:
+    body = b"0" * (edge.settings.max_file_bytes + 2 * 2**20)
+    answer = await asyncio.to_thread(httpx.post, edge.base_url + path, content=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
+    assert edge.num_requests() == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        pytest.param({"tenant_id": "x"}, 400, id="underscore"),
+        pytest.param({f"h{number}": "x" for number in range(120)}, 431, id="too many"),
+        pytest.param({"long": "x" * 40_000}, 431, id="too large"),
+    ],
+)
+async def test_bad_headers_are_refused_in_our_shape(
+    edge: Edge, client: httpx.AsyncClient, headers: dict[str, str], status: int
+) -> None:
+    answer = await client.get("/v1/models", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, "invalid_request")
+    assert edge.num_requests() == 0
+
+
+async def test_a_worker_learns_the_true_peer_whatever_the_client_says(
+    edge: Edge, client: httpx.AsyncClient
+) -> None:
+    forged = {"x-tidegate-peer": "10.1.2.3", "x-envoy-retry-on": "5xx", "x-request-id": "mine"}
+    await client.get("/v1/models", headers=[*forged.items(), ("x-tidegate-peer", "10.1.2.4")])
+    seen = next(request for worker in edge.workers for request in worker.requests)
+    assert seen["x-tidegate-peer"] == "127.0.0.1"
+    assert "x-envoy-retry-on" not in seen
+    assert seen["x-request-id"] != "mine"
+
+
+async def test_a_post_that_reached_a_worker_is_never_sent_again(
+    edge: Edge, client: httpx.AsyncClient
+) -> None:
+    for worker in edge.workers:
+        worker.behave = "break"
+    answer = await client.post("/v1/chat/completions", json={})
+    assert answer.status_code == 503
+    assert edge.num_requests() == 1
+
+
+async def test_a_worker_that_is_gone_costs_no_request(edge: Edge, client: httpx.AsyncClient) -> None:
+    await edge.workers[0].stop()
+    answers = [await client.post("/v1/chat/completions", json={}) for _ in range(6)]
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_a_draining_worker_gets_no_new_requests(edge: Edge, client: httpx.AsyncClient) -> None:
+    edge.workers[0].is_ready = False
+    admin = f"http://127.0.0.1:{edge.settings.envoy_admin_port}/clusters"
+    deadline_s = time.monotonic() + 5
+    while "failed_active_hc" not in (await client.get(admin)).text.partition("triton::")[0]:
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.02)
+    before = len(edge.workers[0].requests)
+    for _ in range(6):
+        assert (await client.get("/v1/models")).json() == {"port": edge.workers[1].port}
+    assert len(edge.workers[0].requests) == before
+
+
+async def test_a_client_that_leaves_frees_the_worker_at_once(edge: Edge, client: httpx.AsyncClient) -> None:
+    for worker in edge.workers:
+        worker.behave = "hang"
+    task = asyncio.create_task(client.post("/v1/chat/completions", json={}))
+    await until(lambda: edge.num_requests() == 1)
+    left_s = time.monotonic()
+    task.cancel()
+    await until(lambda: any(worker.num_broken_off for worker in edge.workers))
+    assert time.monotonic() - left_s < 0.1
+
+
+async def test_the_access_log_tells_the_request_but_not_its_query(
+    edge: Edge, client: httpx.AsyncClient
+) -> None:
+    await client.get("/v1/models?question=secret")
+    log = edge.settings.log_dir / "envoy-access.log"
+    await until(lambda: b"/v1/models" in log.read_bytes())
+    entry = json.loads(log.read_text().splitlines()[0])
+    assert (entry["path"], entry["status"], entry["flags"]) == ("/v1/models", 200, "-")
+    assert "secret" not in log.read_text()
