@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import msgspec
@@ -128,7 +129,7 @@ def _deepened(
     """The lexically best candidates, still in reading order, scored with sentence similarity as well."""
     keep = np.sort(np.argsort(-scores, kind="stable")[:MAX_EMBEDDED])
     kept = [found[index] for index in keep]
-    near = similarity(question, [f"{c.heading}: {c.text}" if c.heading else c.text for c in kept])
+    near = similarity(question, [f"{c.piece.heading}: {c.text}" if c.piece.heading else c.text for c in kept])
     return (
         kept,
         rows[keep],
@@ -171,11 +172,11 @@ def _quoted(
     for candidate in chosen:
         text = _within(candidate.text, left, chars)
         if text:
-            start = passages[candidate.passage].start + candidate.start
+            start = passages[candidate.passage].start + candidate.piece.start
             citations.append(
                 Citation(passage=candidate.passage + 1, start=start, end=start + len(text), text=text)
             )
-            shown.append(_shown(text, candidate.kind))
+            shown.append(_shown(text, candidate.piece.kind))
         left -= num_tokens(text)
         chars -= len(text)
         if len(text) < len(candidate.text) or left <= 0:
@@ -217,22 +218,30 @@ def _notice(passages: Sequence[Passage], *, near: bool) -> str:
     return f"{NO_ANSWER} The nearest sections are: {'; '.join(places)}." if places else NO_ANSWER
 
 
+@lru_cache(maxsize=2048)
 def num_tokens(text: str) -> int:
     """Estimate of the word pieces of a text: words and marks, and one more per eight letters of long ones."""
     return sum(1 + (len(piece) - 1) // 8 for piece in re.findall(r"\w+|[^\w\s]", text))
 
 
 def deltas(found: Answer, *, num_input_tokens: int = 0) -> Iterator[Delta]:
-    """The answer as it is streamed: a delta per sentence, then an empty one with the finish reason."""
-    written = 0
-    if not found.answered:
-        written = num_tokens(found.notice)
-        yield Delta(text=found.notice, num_input_tokens=num_input_tokens, num_output_tokens=written)
-    for index, (citation, shown) in enumerate(zip(found.citations, found.shown, strict=True)):
-        text = f"{' ' if index else ''}{shown} [{citation.passage}]"
-        written += num_tokens(shown)
+    """The answer as it is streamed: a delta per sentence, the last one with the finish reason."""
+    if not found.citations:
         yield Delta(
-            text=text, citations=[citation], num_input_tokens=num_input_tokens, num_output_tokens=written
+            text=found.notice,
+            finish_reason="length" if found.answered else "no_answer",
+            num_input_tokens=num_input_tokens,
+            num_output_tokens=num_tokens(found.notice),
         )
-    reason = "no_answer" if not found.answered else "length" if found.is_cut else "stop"
-    yield Delta(finish_reason=reason, num_input_tokens=num_input_tokens, num_output_tokens=written)
+        return
+    written, last = 0, len(found.citations) - 1
+    for index, (citation, shown) in enumerate(zip(found.citations, found.shown, strict=True)):
+        written += num_tokens(shown)
+        reason = ("length" if found.is_cut else "stop") if index == last else ""
+        yield Delta(
+            text=f"{' ' if index else ''}{shown} [{citation.passage}]",
+            citations=[citation],
+            finish_reason=reason,
+            num_input_tokens=num_input_tokens,
+            num_output_tokens=written,
+        )

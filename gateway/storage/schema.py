@@ -69,7 +69,9 @@ collection_files = sa.Table(
     sa.Column("collection_id", sa.ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("file_id", sa.ForeignKey("files.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False, index=True),
-    sa.Column("status", sa.String(16), nullable=False, index=True),  # in_progress, completed, failed, cancelled
+    sa.Column(
+        "status", sa.String(16), nullable=False, index=True
+    ),  # in_progress, completed, failed, cancelled
     sa.Column("error_code", sa.String(64)),
     sa.Column("error_message", sa.String(1000)),
     sa.Column("attributes", sa.JSON, nullable=False, default=dict),
@@ -77,7 +79,9 @@ collection_files = sa.Table(
     sa.Column("chunks_done", sa.Integer, nullable=False, default=0),  # progress while in_progress
     sa.Column("usage_bytes", sa.BigInteger, nullable=False, default=0),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("lease_until", sa.Float, nullable=False, default=0.0),  # unix seconds; a dead worker's lease runs out
+    sa.Column(
+        "lease_until", sa.Float, nullable=False, default=0.0
+    ),  # unix seconds; a dead worker's lease runs out
     sa.Column("created_at", sa.Integer, nullable=False),
 )
 

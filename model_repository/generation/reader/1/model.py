@@ -5,7 +5,8 @@ word-piece estimates. The last one carries the finish reason and the final flag;
 final.
 
 Thin: what is quoted is decided in gateway.generation. `execute` only hands requests to threads, so a `deep` answer that
-waits for the encoder holds up no other request.
+waits for the encoder holds up no other request. (Sending from `execute` itself crashes the 2.51 stub when other streams
+of the model are cancelled meanwhile: seen, not understood.)
 """
 
 from __future__ import annotations
@@ -45,30 +46,33 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             raw = [pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0] for name in INPUTS]
-            self._threads.submit(self._respond, raw, sender)
+            try:
+                asked = decode_request(*raw)
+            except ValueError as error:
+                _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+                continue
+            self._threads.submit(self._respond, asked, sender)
 
     def finalize(self):
         self._threads.shutdown()
 
-    def _respond(self, raw, sender):
+    def _respond(self, asked, sender):
         """Send the whole stream. Ends with exactly one final flag, whatever happens."""
         try:
-            self._stream(raw, sender)
-        except ValueError as error:
-            _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+            self._stream(asked, sender)
         except Exception as error:  # noqa: BLE001 - the edge of the process: one request must not end the others
             pb_utils.Logger.log_error(f"reader: {type(error).__name__}: {error}")
             _fail(sender, "the reader failed on this request.", pb_utils.TritonError.INTERNAL)
 
-    def _stream(self, raw, sender):
-        if sender.is_cancelled():
+    def _stream(self, asked, sender):
+        is_deep = asked.params.mode == "deep"
+        if is_deep and sender.is_cancelled():  # worth a round trip to Triton only before costly work
             sender.send(flags=FINAL)
             return
-        asked = decode_request(*raw)
         num_input = num_tokens(asked.question) + sum(num_tokens(passage.text) for passage in asked.passages)
         found = answer(asked.question, asked.passages, asked.params, self._similarity)
-        for delta in deltas(found, num_input_tokens=num_input):
-            if sender.is_cancelled():
+        for number, delta in enumerate(deltas(found, num_input_tokens=num_input)):
+            if (number or is_deep) and sender.is_cancelled():
                 sender.send(flags=FINAL)
                 return
             sender.send(_response(delta), flags=FINAL if delta.finish_reason else 0)
