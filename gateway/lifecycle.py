@@ -62,8 +62,9 @@ class Lifecycle:
         return True
 
     async def stop_tasks(self) -> None:
+        """Cancel every background task until it is gone: a library may swallow a cancel (redis-py while connecting)."""
         self.state = State.STOPPED
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=0.2)

@@ -110,7 +110,6 @@ class _Collector:
 async def _whole(services: Services, chat: ChatRequest, body: ChatBody) -> HTTPResponse:
     sink = _Collector()
     receipt = await services.pipeline.run(chat, sink)
-    await services.recorder.publish(chat.tenant, receipt)
     message = {
         "role": "assistant",
         "content": "".join(sink.parts),
@@ -195,7 +194,6 @@ async def _stream(
         sink = _StreamSink(stream, chat, events=body.tidegate.events)
         try:
             receipt = await services.pipeline.run(chat, sink)
-            await services.recorder.publish(chat.tenant, receipt)
             await stream.write(sink.last(receipt, include_usage=True))
         except ClientGone:
             raise asyncio.CancelledError from None

@@ -1,4 +1,4 @@
-"""Receipts and usage: at once into Redis (so that any worker can show them), in batches into SQL (the truth).
+"""Receipts and usage: soon into Redis (so that any worker can show them), in batches into SQL (the truth).
 
 `record` never blocks and never raises. While SQL is away entries wait in memory up to MAX_WAITING; what does not
 fit is counted as dropped, never silently lost.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any
 
 import msgspec
@@ -23,11 +23,12 @@ from gateway.types import Receipt, Tenant
 log = logging.getLogger("tidegate.recorder")
 
 MAX_WAITING = 50_000
+MAX_RECENT = 1024
 BATCH = 500
 FLUSH_EVERY_S = 0.05
 RETRY_EVERY_S = 1.0
 REDIS_TTL_S = 600
-REDIS_TIMEOUT_S = 0.05  # a frozen Redis may cost an answer this much, no more
+REDIS_TIMEOUT_S = 0.2  # never on an answer's path: only receipts themselves wait for Redis
 
 _encode = msgspec.json.Encoder().encode
 
@@ -35,14 +36,21 @@ _encode = msgspec.json.Encoder().encode
 class Recorder:
     def __init__(self, database: Database, redis: Redis, metrics: Metrics) -> None:
         self._database, self._redis, self._metrics = database, redis, metrics
-        self._waiting: deque[ledger.LedgerEntry] = deque()
+        self._waiting: deque[ledger.LedgerEntry] = deque()  # for SQL
+        self._unpublished: list[tuple[str, bytes]] = []  # for Redis
+        self._recent: OrderedDict[str, bytes] = OrderedDict()  # this worker's own
         self._arrived = asyncio.Event()
 
     def record(self, tenant: Tenant, receipt: Receipt) -> None:
         """Keep a finished request. Bounded; never blocks."""
+        body, key = _encode(receipt), _key(tenant.tenant_id, receipt.id)
+        self._recent[key] = body
+        if len(self._recent) > MAX_RECENT:
+            self._recent.popitem(last=False)
         if len(self._waiting) >= MAX_WAITING:
             self._metrics.dropped_records.inc()
             return
+        self._unpublished.append((key, body))
         self._waiting.append(
             ledger.LedgerEntry(
                 receipt_id=receipt.id,
@@ -50,7 +58,7 @@ class Recorder:
                 key_id=tenant.key_id,
                 tier=receipt.tier,
                 outcome=receipt.outcome.value,
-                body_json=_encode(receipt).decode(),
+                body_json=body.decode(),
                 prompt_tokens=receipt.usage.prompt_tokens,
                 completion_tokens=receipt.usage.completion_tokens,
                 created_at=receipt.created,
@@ -58,16 +66,21 @@ class Recorder:
         )
         self._arrived.set()
 
-    async def publish(self, tenant: Tenant, receipt: Receipt) -> None:
-        """Make a receipt readable on every worker before its client can ask. Redis away: SQL has it a moment later."""
-        try:
-            async with asyncio.timeout(REDIS_TIMEOUT_S):
-                await self._redis.set(_key(tenant.tenant_id, receipt.id), _encode(receipt), ex=REDIS_TTL_S)
-        except (RedisError, OSError, TimeoutError) as error:
-            log.debug("receipt %s not published: %s", receipt.id, error)
-
     async def find(self, tenant_id: str, receipt_id: str) -> bytes | None:
-        """The receipt's JSON, or None. Only the tenant's own."""
+        """The receipt's JSON, or None. Only the tenant's own.
+
+        One that another worker has only just made may be on its way, so a miss is looked up twice.
+        """
+        key = _key(tenant_id, receipt_id)
+        if key in self._recent:
+            return self._recent[key]
+        found = await self._look_up(tenant_id, receipt_id)
+        if found is None:
+            await asyncio.sleep(2 * FLUSH_EVERY_S)
+            found = await self._look_up(tenant_id, receipt_id)
+        return found
+
+    async def _look_up(self, tenant_id: str, receipt_id: str) -> bytes | None:
         try:
             async with asyncio.timeout(REDIS_TIMEOUT_S):
                 found: Any = await self._redis.get(_key(tenant_id, receipt_id))
@@ -83,10 +96,11 @@ class Recorder:
             return ledger.get_receipt(conn, tenant_id, receipt_id)
 
     async def run(self) -> None:
-        """Flush in batches until cancelled."""
+        """Publish and flush in batches until cancelled."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
+            await self._publish()
             await asyncio.sleep(FLUSH_EVERY_S)  # let a batch gather: one transaction for many requests
             try:
                 await self.flush()
@@ -94,6 +108,18 @@ class Recorder:
                 log.exception("receipts wait for SQL: %d entries", len(self._waiting))
                 await asyncio.sleep(RETRY_EVERY_S)
                 self._arrived.set()
+
+    async def _publish(self) -> None:
+        """Show new receipts to the other workers. Redis away: they are in SQL a moment later."""
+        batch, self._unpublished = self._unpublished, []
+        try:
+            async with asyncio.timeout(REDIS_TIMEOUT_S):
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for key, body in batch:
+                        pipe.set(key, body, ex=REDIS_TTL_S)
+                    await pipe.execute()
+        except (RedisError, OSError, TimeoutError) as error:
+            log.debug("%d receipts not published: %s", len(batch), error)
 
     async def flush(self) -> None:
         """Write everything that waits. Raises what SQL raises; nothing is lost then."""
