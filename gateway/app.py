@@ -7,12 +7,14 @@ import logging
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvloop
 from redis.exceptions import RedisError
 
 from gateway import tensors
+from gateway.admission.bounded import BoundedEmbedder, BoundedRetriever
 from gateway.admission.slots import SlotQueue
 from gateway.api.auth import Authenticator
 from gateway.api.routes import create_app
@@ -36,6 +38,8 @@ log = logging.getLogger("tidegate.app")
 
 BACKLOG = 4096
 WATCH_EVERY_S = 1.0
+CUT_OFF_S = 2.0
+NUM_THREADS = 32  # for SQL and files: they wait more than they compute
 
 
 async def build(settings: Settings) -> tuple[Services, TritonClient]:
@@ -44,7 +48,13 @@ async def build(settings: Settings) -> tuple[Services, TritonClient]:
     database = Database(settings.sql_url)
     redis = connect_redis(settings)
     triton = TritonClient(settings.triton_target)
-    retriever = TritonRetriever(triton)
+    retrieval_slots = SlotQueue(
+        settings.retrieval_slots,
+        max_waiting=settings.queue_max,
+        ttl_s=settings.queue_ttl_s,
+        clock=time.monotonic,
+    )
+    retriever = BoundedRetriever(TritonRetriever(triton), retrieval_slots)
     recorder = Recorder(database, redis, metrics)
     tiers = TierBook(builtin_tiers(settings.slots("fast"), settings.slots("deep")))
     share = settings.num_workers  # until one global queue decides: every worker takes its part of the slots
@@ -64,6 +74,7 @@ async def build(settings: Settings) -> tuple[Services, TritonClient]:
         queues=queues,
         record=recorder,
         metrics=metrics,
+        is_stopping=lambda: lifecycle.state is State.STOPPED,
     )
     model_dir = await asyncio.to_thread(prepare_embedder, settings.models_dir, log.info)
     services = Services(
@@ -76,7 +87,7 @@ async def build(settings: Settings) -> tuple[Services, TritonClient]:
         auth=Authenticator(settings, database),
         pipeline=pipeline,
         retriever=retriever,
-        embedder=TritonEmbedder(triton),
+        embedder=BoundedEmbedder(TritonEmbedder(triton), retrieval_slots),
         tokens=await asyncio.to_thread(SentenceTokenizer, model_dir / TOKENIZER_FILE),
         recorder=recorder,
     )
@@ -117,6 +128,7 @@ async def follow_key_changes(services: Services) -> None:
 
 async def serve(settings: Settings, index: int) -> None:
     """Start, serve, drain, stop."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_THREADS, "blocking"))
     services, triton = await build(settings)
     lifecycle = services.lifecycle
     stop = asyncio.Event()
@@ -144,9 +156,10 @@ async def _shut_down(services: Services, triton: TritonClient, server: Any) -> N
     log.info("draining")
     await services.lifecycle.drain(services.settings.drain_s)
     server.close()
+    services.lifecycle.state = State.STOPPED  # whoever is cut off now is not to blame for it
     for connection in list(server.connections):
         connection.close()
-    await asyncio.sleep(0)  # cancelled handlers record their outcome before the last flush
+    await services.lifecycle.drain(CUT_OFF_S)  # what was cut off records its outcome before the last flush
     await services.lifecycle.stop_tasks()
     try:
         await services.recorder.flush()

@@ -48,11 +48,14 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     received: float
     deadline: float
+    has_own_deadline: bool = False  # the caller's, else ours (TIDEGATE_REQUEST_TIMEOUT_S)
     created: int
 
 
 class Sink(Protocol):
     """Where an answer goes while it is made. A sink that raises ClientGone ends the request."""
+
+    def chosen(self, tier: str) -> None: ...
 
     async def stage(self, name: str) -> None: ...
 
@@ -80,6 +83,7 @@ class ChatPipeline:
         record: Record,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._retriever = retriever
         self._answerers = answerers
@@ -88,6 +92,7 @@ class ChatPipeline:
         self._record = record
         self._metrics = metrics
         self._clock = clock
+        self._is_stopping = is_stopping
 
     async def run(self, request: ChatRequest, sink: Sink) -> Receipt:
         """Answer into the sink and return the receipt.
@@ -100,7 +105,7 @@ class ChatPipeline:
             receipt.outcome, receipt.stage = Outcome.COMPLETED, "done"
             return receipt
         except (asyncio.CancelledError, ClientGone):
-            receipt.outcome, receipt.cause = Outcome.EVICTED, ClientGone.code
+            receipt.outcome, receipt.cause = self._cut_off()
             raise
         except TidegateError as error:
             receipt.outcome, receipt.cause = _outcome(error, receipt.stage), error.code
@@ -115,9 +120,28 @@ class ChatPipeline:
             receipt.total_ms = self._since(request.received)
             self._finish(request, receipt)
 
+    def refuse(self, request_id: str, received: float, error: BaseException) -> None:
+        """Count a request that ended before it became one: bad input, no key, draining, or its client left."""
+        receipt = Receipt(id=request_id, created=0, outcome=Outcome.REJECTED)
+        if isinstance(error, TidegateError):
+            receipt.outcome, receipt.cause = _outcome(error, receipt.stage), error.code
+        elif isinstance(error, asyncio.CancelledError):
+            receipt.outcome, receipt.cause = self._cut_off()
+        else:
+            receipt.outcome, receipt.cause = Outcome.FAILED, InternalError.code
+        receipt.total_ms = self._since(received)
+        self._count(receipt)
+
+    def _cut_off(self) -> tuple[Outcome, str]:
+        """Why a request was cancelled: its client left, or we could not wait for it any longer."""
+        if self._is_stopping():
+            return Outcome.FAILED, "draining"
+        return Outcome.EVICTED, ClientGone.code
+
     async def _answer(self, request: ChatRequest, sink: Sink, receipt: Receipt) -> None:
         tier, receipt.tier_reason = self.tiers.choose(request.model, request.question)
         receipt.tier = tier.name
+        sink.chosen(tier.name)
         queue = self.queues[tier.name]
         queue.check()
         receipt.stage = "retrieving"
@@ -173,6 +197,10 @@ class ChatPipeline:
                 await aclose()
 
     def _finish(self, request: ChatRequest, receipt: Receipt) -> None:
+        self._count(receipt)
+        self._record.record(request.tenant, receipt)
+
+    def _count(self, receipt: Receipt) -> None:
         metrics, tier = self._metrics, receipt.tier or "none"
         metrics.requests.labels(receipt.outcome.value, receipt.cause, tier).inc()
         metrics.total_s.labels(tier).observe(receipt.total_ms / 1000)
@@ -182,7 +210,10 @@ class ChatPipeline:
             metrics.queue_s.labels(tier).observe(receipt.queue_ms / 1000)
         metrics.tokens.labels(tier, "input").inc(receipt.usage.prompt_tokens)
         metrics.tokens.labels(tier, "output").inc(receipt.usage.completion_tokens)
-        self._record.record(request.tenant, receipt)
+        log.info(
+            "outcome=%s cause=%s stage=%s tier=%s total_ms=%s id=%s",
+            receipt.outcome, receipt.cause or "-", receipt.stage, tier, receipt.total_ms, receipt.id,
+        )  # fmt: skip
 
     def _since(self, start: float) -> float:
         return round((self._clock() - start) * 1000, 2)
@@ -191,18 +222,23 @@ class ChatPipeline:
         """Seconds until the deadline. Raises: DeadlineExceeded when none are left."""
         left = request.deadline - self._clock()
         if left <= 0:
-            raise DeadlineExceeded("The request's deadline has passed.", param="tidegate.deadline_ms")
+            raise self._over(request)
         return left
 
     def _late(self, request: ChatRequest, error: TidegateError) -> TidegateError:
-        if self._clock() < request.deadline - 0.005:
-            return error
-        return DeadlineExceeded("The request's deadline has passed.", param="tidegate.deadline_ms")
+        return error if self._clock() < request.deadline - 0.005 else self._over(request)
+
+    def _over(self, request: ChatRequest) -> TidegateError:
+        if request.has_own_deadline:
+            return DeadlineExceeded("The request's deadline has passed.", param="tidegate.deadline_ms")
+        return UpstreamTimeout(
+            "The answer was not ready within TIDEGATE_REQUEST_TIMEOUT_S.", code="request_timeout"
+        )
 
 
 def _outcome(error: TidegateError, stage: str) -> Outcome:
     if isinstance(error, Evicted | DeadlineExceeded):
-        return Outcome.REJECTED if stage == "received" else Outcome.EVICTED
+        return Outcome.REJECTED if stage in BEFORE_QUEUE else Outcome.EVICTED
     if isinstance(error, AdmissionError | InvalidRequest):
         return Outcome.REJECTED
     return Outcome.FAILED

@@ -52,7 +52,8 @@ class Lifecycle:
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new work, wait for what is open. True when everything ended in time."""
-        self.state = State.DRAINING
+        if self.state is not State.STOPPED:
+            self.state = State.DRAINING
         try:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()

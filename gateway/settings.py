@@ -36,6 +36,14 @@ def _bool(text: str) -> bool:
         raise ValueError("expected one of 1, 0, true, false, yes, no, on, off") from None
 
 
+def _absolute_sqlite(url: str) -> str:
+    """A relative SQLite file counts from where the command was given, in every process."""
+    scheme, separator, file = url.partition(":///")
+    if not scheme.startswith("sqlite") or not separator or not file or file.startswith(("/", ":memory:")):
+        return url
+    return f"{scheme}:///{_path(file)}"
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -66,14 +74,12 @@ def _setting(
 class Settings:
     """What an operator may set. Fields are in reading order; each is TIDEGATE_<NAME> in the environment."""
 
-    var: Path = _setting(Path("var"), "Folder of all state: database, files, models, logs, sockets.")
+    var: Path = _setting(Path("var"), "Folder of all state: database, files, models, logs.")
     host: str = _setting(
         "127.0.0.1",
         "Address that Envoy's public listener binds. Anything but loopback needs TIDEGATE_AUTH=required.",
     )
-    port: int = _setting(
-        8080, "Public port of Envoy (HTTP and gRPC). The other ports follow it.", minimum=1, maximum=65000
-    )
+    port: int = _setting(8080, "Public port of Envoy. The other ports follow it.", minimum=1, maximum=65000)
     inner_port: int = _setting(
         0,
         "Loopback port of Envoy's gRPC balancer over the Triton replicas; 0 = port + 1.",
@@ -98,7 +104,7 @@ class Settings:
     redis_server: str = _setting(
         "", "Path of redis-server; empty = the one on PATH if it is >= 7, else the bundled one."
     )
-    envoy_bin: str = _setting("", "Path of envoy; empty = the one on PATH or the bundled one.")
+    envoy_bin: str = _setting("", "Path of envoy; empty = the bundled one, else the one on PATH.")
     triton_home: str = _setting("", "Folder that holds Triton's bin/ and backends/; empty = the bundled one.")
 
     embed_precision: str = _setting(
@@ -109,10 +115,10 @@ class Settings:
     embed_threads: int = _setting(
         0, "Threads of the embedding runtime; 0 = all cores.", minimum=0, maximum=1024
     )
-    embed_max_batch: int = _setting(
-        32, "Most texts in one embedding batch on Triton.", minimum=1, maximum=512
-    )
 
+    retrieval_slots: int = _setting(
+        64, "Retrieve and embed calls that one gateway worker has in flight on Triton at once.", minimum=1
+    )
     fast_slots: int = _setting(
         8, "Requests of tier `fast` that one Triton replica works on at once.", minimum=1, maximum=10000
     )
@@ -130,7 +136,9 @@ class Settings:
     max_body_bytes: int = _setting(4 * 2**20, "Largest JSON body (bytes).", minimum=1024)
     max_file_bytes: int = _setting(64 * 2**20, "Largest uploaded file (bytes).", minimum=1024)
     max_messages: int = _setting(1000, "Most messages in one chat request.", minimum=1)
-    max_question_chars: int = _setting(32_000, "Longest text of one message (characters).", minimum=1)
+    max_question_chars: int = _setting(
+        32_000, "Longest text of one message (characters).", minimum=1, maximum=32_000
+    )
     keepalive_s: float = _setting(
         15.0,
         "Silence in a stream (seconds) before a comment is sent; the first one comes within 1 s.",
@@ -252,5 +260,10 @@ def load_settings(environ: Mapping[str, str] | None = None, **explicit: Any) -> 
                 shown = "***" if spec.metadata["secret"] else repr(source[name])
                 raise SettingsError(f"{name}={shown} is not a valid {spec.type}: {error}.") from None
     values.update({key: value for key, value in explicit.items() if value is not None})
+    for name in ("redis_server", "envoy_bin", "triton_home"):  # children run in other folders
+        if values.get(name):
+            values[name] = str(_path(values[name]))
+    if values.get("database_url"):
+        values["database_url"] = _absolute_sqlite(values["database_url"])
     values["var"] = Path(values.get("var", Path("var"))).expanduser().absolute()
     return Settings(**values)

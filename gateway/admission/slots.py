@@ -7,14 +7,15 @@ Waiting happens here, in priority bands (interactive, standard, batch), first co
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from types import TracebackType
 
 from gateway.errors import DeadlineExceeded, Evicted, Rejected
 
 BANDS = ("interactive", "standard", "batch")
-_DRAIN_WINDOW = 64  # releases that the drain rate is taken from
+TELL_EVERY_S = 1.0  # how often a waiter hears its position
+_NEWEST_SHARE = 0.1  # what the newest hold counts in the mean
 
 
 class Permit:
@@ -48,7 +49,7 @@ class SlotQueue:
         self._bands: dict[str, OrderedDict[asyncio.Future[None], None]] = {
             band: OrderedDict() for band in BANDS
         }
-        self._releases: deque[float] = deque(maxlen=_DRAIN_WINDOW)
+        self._mean_hold_s: float | None = None  # of recent permits: the line drains by limit / this
 
     @property
     def num_waiting(self) -> int:
@@ -71,46 +72,59 @@ class SlotQueue:
     ) -> Permit:
         """A permit at once, or after waiting in line.
 
-        deadline: monotonic seconds. on_wait(position, eta_s) is called once when the wait begins.
+        deadline: monotonic seconds. on_wait(position, eta_s) is called when the wait begins and once a second.
         Raises: Rejected (line full), Evicted (waited ttl_s), DeadlineExceeded (the caller's deadline came first).
         A cancelled wait leaves the line at once.
         """
         if self.inflight < self.limit and not self.num_waiting:
             self.inflight += 1
-            return Permit(self._released)
+            return self._permit()
         self.check()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._bands[band][future] = None
-        if on_wait is not None:
-            position = self.position(future)
-            on_wait(position, self.eta_s(position))
-        wait_s = min(self.ttl_s, max(0.0, deadline - self._clock()))
+        now = self._clock()
+        until = min(now + self.ttl_s, deadline)
         try:
-            async with asyncio.timeout(wait_s):
-                await future
-        except TimeoutError:
-            self._leave(band, future)
-            if self._clock() >= deadline:
-                raise DeadlineExceeded(
-                    "The request's deadline passed while it waited in the queue."
-                ) from None
-            raise Evicted(
-                f"The request waited {self.ttl_s:g} s in the queue without getting a slot.",
-                retry_after_s=self.eta_s(self.num_waiting + 1),
-            ) from None
-        except asyncio.CancelledError:
+            while not future.done():
+                if on_wait is not None:
+                    position = self.position(future)
+                    on_wait(position, self.eta_s(position))
+                left_s = until - self._clock()
+                if left_s <= 0:
+                    raise self._too_late(by_deadline=deadline <= now + self.ttl_s)
+                await asyncio.wait((future,), timeout=min(left_s, TELL_EVERY_S))
+        except BaseException:
             self._leave(band, future)
             raise
-        return Permit(self._released)
+        return self._permit()
+
+    def _permit(self) -> Permit:
+        granted = self._clock()
+
+        def release() -> None:
+            held_s = self._clock() - granted
+            mean_s = held_s if self._mean_hold_s is None else self._mean_hold_s
+            self._mean_hold_s = mean_s + _NEWEST_SHARE * (held_s - mean_s)
+            self._released()
+
+        return Permit(release)
+
+    def _too_late(self, *, by_deadline: bool) -> DeadlineExceeded | Evicted:
+        if by_deadline:
+            return DeadlineExceeded("The request's deadline passed while it waited in the queue.")
+        return Evicted(
+            f"The request waited {self.ttl_s:g} s in the queue without getting a slot.",
+            retry_after_s=self.eta_s(self.num_waiting),
+        )
 
     def _leave(self, band: str, future: asyncio.Future[None]) -> None:
         """Take a waiter out. If a slot was handed over in the same instant, pass it on: it must not be lost."""
         self._bands[band].pop(future, None)
         if future.done() and not future.cancelled():
             self._released()
+        future.cancel()
 
     def _released(self) -> None:
-        self._releases.append(self._clock())
         self.inflight -= 1
         while self.inflight < self.limit:
             waiter = self._next()
@@ -139,7 +153,6 @@ class SlotQueue:
 
     def eta_s(self, position: int) -> float:
         """Expected wait (seconds) at a position, from the measured drain rate; 1 s before anything was measured."""
-        if len(self._releases) < 2:
+        if self._mean_hold_s is None:
             return 1.0
-        span = max(self._clock() - self._releases[0], 1e-3)
-        return round(max(0.05, position * span / len(self._releases)), 2)
+        return round(max(0.05, position * self._mean_hold_s / self.limit), 2)

@@ -37,6 +37,7 @@ class Authenticator:
         self._open_to_loopback = settings.auth == "development"
         self._database = database
         self._clock = clock
+        self._generation = 0
         self._cache: dict[str, tuple[float, Tenant | None]] = {}
 
     async def tenant(self, request: Request) -> Tenant:
@@ -62,8 +63,13 @@ class Authenticator:
             raise Forbidden("This route needs an admin key (`tidegate keys create --admin`).")
         return tenant
 
+    def is_local(self, request: Request) -> bool:
+        """Whether the caller is on this machine."""
+        return _from_loopback(request)
+
     def forget_all(self) -> None:
         """Drop what is cached: a key was made or revoked somewhere."""
+        self._generation += 1
         self._cache.clear()
 
     async def _find(self, key_hash: str) -> Tenant | None:
@@ -71,7 +77,10 @@ class Authenticator:
         cached = self._cache.get(key_hash)
         if cached is not None and cached[0] > now:
             return cached[1]
+        generation = self._generation
         found = await asyncio.to_thread(self._look_up, key_hash)
+        if generation != self._generation:  # what was read may be older than the change
+            return found
         if len(self._cache) >= MAX_CACHED:
             self._cache.clear()
         self._cache[key_hash] = (now + (KEY_TTL_S if found else UNKNOWN_TTL_S), found)

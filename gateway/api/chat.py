@@ -11,13 +11,13 @@ import msgspec
 from sanic import HTTPResponse, Request
 
 from gateway.api.collections import collection_ids
-from gateway.api.decode import clean_text, json_body
+from gateway.api.decode import clean_text, json_body, read_body
 from gateway.api.errors import to_response, to_tidegate
 from gateway.api.schemas import ChatBody
 from gateway.api.services import Services
 from gateway.api.sse import DONE, EventStream
 from gateway.chat import ChatRequest
-from gateway.errors import ClientGone, InvalidRequest, Rejected
+from gateway.errors import ClientGone, InvalidRequest, Rejected, TidegateError
 from gateway.lifecycle import State
 from gateway.types import Citation, Passage, Receipt, Tenant
 
@@ -27,19 +27,29 @@ REQUEST_ID_HEADER = "x-request-id"
 
 
 async def completions(request: Request, services: Services) -> HTTPResponse | None:
-    received = time.monotonic()
-    if services.lifecycle.state is not State.READY:
-        raise Rejected("The service is stopping; ask again in a moment.", code="draining", retry_after_s=2)
-    tenant = await services.auth.tenant(request)
-    body = json_body(request, _BODY)
-    chat = await _validated(body, tenant, services, received)
+    """One question. Whatever ends it, it is counted once: here until it is a request, by the pipeline after."""
+    received, request_id = time.monotonic(), f"chatcmpl-{secrets.token_hex(16)}"
+    try:
+        if services.lifecycle.state is not State.READY:
+            raise Rejected(
+                "The service is stopping; ask again in a moment.", code="draining", retry_after_s=2
+            )
+        tenant = await services.auth.tenant(request)
+        await read_body(request, services.settings.max_body_bytes)
+        body = json_body(request, _BODY)
+        chat = await _validated(body, tenant, services, received, request_id)
+    except (Exception, asyncio.CancelledError) as error:
+        services.pipeline.refuse(request_id, received, error)
+        raise
     with services.lifecycle:
         if body.stream:
             return await _stream(request, services, chat, body)
-        return await _whole(services, chat, body)
+        return await _whole(services, chat)
 
 
-async def _validated(body: ChatBody, tenant: Tenant, services: Services, received: float) -> ChatRequest:
+async def _validated(
+    body: ChatBody, tenant: Tenant, services: Services, received: float, request_id: str
+) -> ChatRequest:
     """A pipeline request from the wire's. Raises: InvalidRequest, NotFound."""
     settings = services.settings
     if field := body.unsupported():
@@ -73,7 +83,7 @@ async def _validated(body: ChatBody, tenant: Tenant, services: Services, receive
     if extension.deadline_ms is not None:
         timeout_s = min(timeout_s, extension.deadline_ms / 1000)
     return ChatRequest(
-        id=f"chatcmpl-{secrets.token_hex(16)}",
+        id=request_id,
         tenant=tenant,
         model=body.model,
         question=question,
@@ -83,6 +93,7 @@ async def _validated(body: ChatBody, tenant: Tenant, services: Services, receive
         max_tokens=body.max_completion_tokens or body.max_tokens,
         received=received,
         deadline=received + timeout_s,
+        has_own_deadline=timeout_s < settings.request_timeout_s,
         created=int(time.time()),
     )
 
@@ -94,6 +105,9 @@ class _Collector:
         self.parts: list[str] = []
         self.annotations: list[dict[str, Any]] = []
         self._length = 0
+
+    def chosen(self, tier: str) -> None:
+        """Nobody watches."""
 
     async def stage(self, name: str) -> None:
         """Nobody watches."""
@@ -107,9 +121,12 @@ class _Collector:
         self.annotations += [_annotation(citation, passages, self._length) for citation in citations]
 
 
-async def _whole(services: Services, chat: ChatRequest, body: ChatBody) -> HTTPResponse:
+async def _whole(services: Services, chat: ChatRequest) -> HTTPResponse:
     sink = _Collector()
-    receipt = await services.pipeline.run(chat, sink)
+    try:
+        receipt = await services.pipeline.run(chat, sink)
+    except TidegateError as error:
+        return _refusal(error, chat)
     message = {
         "role": "assistant",
         "content": "".join(sink.parts),
@@ -130,20 +147,27 @@ async def _whole(services: Services, chat: ChatRequest, body: ChatBody) -> HTTPR
     return HTTPResponse(_json(reply), content_type="application/json", headers={REQUEST_ID_HEADER: chat.id})
 
 
+def _refusal(error: TidegateError, chat: ChatRequest) -> HTTPResponse:
+    """An error before the first byte, with the id by which its receipt is found."""
+    response = to_response(error)
+    response.headers[REQUEST_ID_HEADER] = chat.id
+    return response
+
+
 class _StreamSink:
     """A sink that writes chunks as they come. The constant part of a chunk is encoded once per request."""
 
     def __init__(self, stream: EventStream, chat: ChatRequest, *, events: bool) -> None:
         self._stream = stream
+        self._chat = chat
         self._events = events
-        head = {
-            "id": chat.id,
-            "object": "chat.completion.chunk",
-            "created": chat.created,
-            "model": chat.model,
-        }
-        self._head = _json(head)[:-1]
+        self._head = b""
         self._length = 0
+
+    def chosen(self, tier: str) -> None:
+        chat = self._chat
+        head = {"id": chat.id, "object": "chat.completion.chunk", "created": chat.created, "model": tier}
+        self._head = _json(head)[:-1]
 
     def chunk(self, rest: bytes) -> bytes:
         """One chunk object: the constant head and `rest`, which begins with a comma."""
@@ -176,12 +200,16 @@ class _StreamSink:
         )
 
     def last(self, receipt: Receipt, *, include_usage: bool) -> bytes:
-        """The closing frames: finish reason, usage with the receipt, [DONE]."""
-        reason = _json(_finish_reason(receipt))
-        stop = self.chunk(b',"choices":[{"index":0,"delta":{},"finish_reason":%b}]' % reason)
-        usage = b',"usage":' + _json(_usage(receipt)) if include_usage else b""
-        end = self.chunk(b',"choices":[]' + usage + b',"tidegate":' + _json({"receipt": receipt}))
-        return self._stream.event(stop) + self._stream.event(end) + DONE
+        """The closing frames: finish reason, usage with the receipt, [DONE].
+
+        A chunk without choices comes only if usage was asked for: plain clients read choices[0] of every chunk.
+        """
+        stop = b',"choices":[{"index":0,"delta":{},"finish_reason":%b}]' % _json(_finish_reason(receipt))
+        tail = b',"usage":' + _json(_usage(receipt)) + b',"tidegate":' + _json({"receipt": receipt})
+        if not include_usage:
+            return self._stream.event(self.chunk(stop + tail)) + DONE
+        end = self.chunk(b',"choices":[]' + tail)
+        return self._stream.event(self.chunk(stop)) + self._stream.event(end) + DONE
 
 
 async def _stream(
@@ -194,15 +222,14 @@ async def _stream(
         sink = _StreamSink(stream, chat, events=body.tidegate.events)
         try:
             receipt = await services.pipeline.run(chat, sink)
-            await stream.write(sink.last(receipt, include_usage=True))
+            wants_usage = body.stream_options is not None and body.stream_options.include_usage
+            await stream.write(sink.last(receipt, include_usage=wants_usage))
         except ClientGone:
             raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001  the edge: to_tidegate logs what is not ours
             ours = to_tidegate(error)
             if not stream.started:
-                response = to_response(ours)
-                response.headers[REQUEST_ID_HEADER] = chat.id
-                return response
+                return _refusal(ours, chat)
             await stream.fail(ours)
         await stream.close()
     return None

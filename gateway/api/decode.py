@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from sanic import Request
@@ -40,6 +40,15 @@ async def read_body(request: Request, max_bytes: int) -> None:
     if num_bytes > max_bytes:
         raise PayloadTooLarge(f"The body is larger than {max_bytes} bytes (TIDEGATE_MAX_BODY_BYTES).")
     request.body = bytes(body)
+    resume_reading(request)
+
+
+def resume_reading(request: Request) -> None:
+    """Watch the connection again. Sanic stops reading at 64 KiB of unread body and starts again only when asked for
+    more, so after a large last piece it would never see the client leave."""
+    transport: Any = request.transport
+    if transport is not None:
+        transport.resume_reading()
 
 
 async def discard_body(request: Request) -> None:
@@ -103,7 +112,7 @@ def page_limit(request: Request, default: int = 20) -> int:
     raw = request.args.get("limit")
     if raw is None:
         return default
-    if not raw.isdecimal() or not 1 <= int(raw) <= 10_000:
+    if not raw.isdecimal() or len(raw) > 5 or not 1 <= int(raw) <= 10_000:
         raise InvalidRequest("limit must be a whole number from 1 to 10000.", param="limit")
     return min(int(raw), 100)
 

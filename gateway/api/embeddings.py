@@ -7,6 +7,8 @@ import base64
 import time
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from sanic import HTTPResponse, Request
 
 from gateway.api.decode import clean_text, json_body
@@ -17,7 +19,8 @@ from gateway.tensors import EMBEDDING_DIM, EMBEDDING_MODEL
 
 _BODY = msgspec.json.Decoder(EmbeddingsBody)
 MAX_TEXTS = 2048
-TIMEOUT_S = 60.0
+TIMEOUT_S = 50.0  # below the edge's 60
+ROWS_AT_ONCE = 64  # encoded before the loop gets a turn
 
 
 async def embeddings(request: Request, services: Services) -> HTTPResponse:
@@ -28,11 +31,11 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
     with services.lifecycle:
         vectors = await services.embedder.embed(texts, role="passage", timeout_s=deadline - time.monotonic())
         num_tokens = sum(await asyncio.to_thread(services.tokens.count, texts))
-    if body.encoding_format == "base64":
-        shown: list[object] = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
-    else:
-        shown = vectors.tolist()
-    data = [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(shown)]
+    data: list[msgspec.Raw] = []
+    for start in range(0, len(texts), ROWS_AT_ONCE):
+        rows = vectors[start : start + ROWS_AT_ONCE]
+        data += [_row(start + offset, row, body.encoding_format) for offset, row in enumerate(rows)]
+        await asyncio.sleep(0)
     reply = {
         "object": "list",
         "model": EMBEDDING_MODEL,
@@ -40,6 +43,11 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
     return HTTPResponse(msgspec.json.encode(reply), content_type="application/json")
+
+
+def _row(index: int, vector: npt.NDArray[np.float32], encoding: str) -> msgspec.Raw:
+    shown = base64.b64encode(vector.tobytes()).decode() if encoding == "base64" else vector.tolist()
+    return msgspec.Raw(msgspec.json.encode({"object": "embedding", "index": index, "embedding": shown}))
 
 
 def _texts(body: EmbeddingsBody, max_chars: int) -> list[str]:

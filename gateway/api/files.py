@@ -9,13 +9,14 @@ import msgspec
 from sanic import HTTPResponse, Request
 from sanic.response import ResponseStream, file_stream
 
-from gateway.api.decode import discard_body, page_limit, page_order
+from gateway.api.decode import page_limit, page_order
 from gateway.api.services import Services
 from gateway.api.uploads import receive
-from gateway.errors import InvalidRequest, NotFound, TidegateError
+from gateway.errors import InvalidRequest, NotFound
 from gateway.storage import catalog
 from gateway.storage.catalog import FileRow
 
+DOWNLOAD_BYTES = 256 * 1024  # read at once, each time in a thread
 PURPOSES = ("assistants", "user_data")
 
 
@@ -58,10 +59,8 @@ async def create(request: Request, services: Services) -> HTTPResponse:
             purpose = form.fields.get("purpose", "")
             if purpose not in PURPOSES:
                 raise InvalidRequest(f"purpose must be one of: {', '.join(PURPOSES)}.", param="purpose")
-        except BaseException as error:
+        except BaseException:
             await asyncio.shield(asyncio.to_thread(writer.abort))
-            if isinstance(error, TidegateError):
-                await discard_body(request)
             raise
 
         def store() -> FileRow:
@@ -118,10 +117,11 @@ async def content(request: Request, services: Services, file_id: str) -> Respons
     row = await _row(request, services, file_id)
     path = services.blobs.path(row.tenant_id, row.id)
     headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
-    try:
-        return await file_stream(path, headers=headers, mime_type="application/octet-stream")
-    except FileNotFoundError:
-        raise no_file(file_id) from None
+    if not await asyncio.to_thread(path.is_file):
+        raise no_file(file_id)
+    return await file_stream(
+        path, headers=headers, mime_type="application/octet-stream", chunk_size=DOWNLOAD_BYTES
+    )
 
 
 async def delete(request: Request, services: Services, file_id: str) -> HTTPResponse:

@@ -23,4 +23,10 @@ async def ready(request: Request, services: Services) -> HTTPResponse:
 
 
 async def metrics(request: Request, services: Services) -> HTTPResponse:
+    """This worker's own metrics. With several workers scrape each one's port: the edge would pick one at random.
+
+    Open to this machine, like the worker's port itself; from elsewhere it needs an admin key.
+    """
+    if not services.auth.is_local(request):
+        await services.auth.admin(request)
     return HTTPResponse(services.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")

@@ -9,10 +9,11 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic.response import BaseHTTPResponse
 
 from gateway.api import chat, embeddings, files, health, models, receipts, vector_stores
-from gateway.api.decode import read_body
+from gateway.api.decode import discard_body, read_body
 from gateway.api.errors import handle
 from gateway.api.services import Services
 from gateway.api.static import Pages
+from gateway.errors import TidegateError
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -52,6 +53,7 @@ def create_app(services: Services, name: str = "tidegate") -> Sanic[Any, Any]:
     settings = services.settings
     app: Sanic[Any, Any] = Sanic(name, configure_logging=False)
     app.config.REQUEST_MAX_SIZE = settings.max_body_bytes
+    app.config.REQUEST_MAX_HEADER_SIZE = 16_384  # above Envoy's cap: there a larger one is a 431
     app.config.RESPONSE_TIMEOUT = settings.request_timeout_s + 60  # our deadlines come first
     app.config.REQUEST_TIMEOUT = 60
     app.config.KEEP_ALIVE_TIMEOUT = 120  # above Envoy's upstream idle timeout: Envoy closes first
@@ -62,7 +64,7 @@ def create_app(services: Services, name: str = "tidegate") -> Sanic[Any, Any]:
 
     for method, path, handler in ROUTES:
         _add(app, services, method, path, handler)
-    _add(app, services, "POST", "/v1/files", files.create, upload=True)
+    _add(app, services, "POST", "/v1/files", files.create)
 
     async def index(request: Request) -> HTTPResponse:
         return pages.serve(request, "index.html")
@@ -87,16 +89,22 @@ def _add(
     method: str,
     path: str,
     handler: Handler,
-    *,
-    upload: bool = False,
 ) -> None:
-    """Every POST reads its body itself (Sanic's own limit would close the connection before the refusal is read)."""
+    """Every POST reads its body itself (Sanic's own limit would close the connection before the refusal is read), and
+    only for a known caller. After a refusal the rest of the body is read away, so that the client sees the answer."""
     has_body = method == "POST"
+    reads_itself = handler in (chat.completions, files.create)
 
     async def route(request: Request, **kwargs: str) -> Any:
-        if has_body and not upload:
-            await read_body(request, services.settings.max_body_bytes)
-        return await handler(request, services, **kwargs)
+        try:
+            if has_body and not reads_itself:
+                await services.auth.tenant(request)
+                await read_body(request, services.settings.max_body_bytes)
+            return await handler(request, services, **kwargs)
+        except TidegateError:
+            if has_body:
+                await discard_body(request)
+            raise
 
     name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
     app.add_route(route, path, methods=[method], name=name, stream=has_body)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
 
-Text = Annotated[str, Meta(max_length=200_000)]
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
-Id = Annotated[str, Meta(min_length=1, max_length=256)]
-Metadata = dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]]
-Attributes = dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)] | float | bool]
+_NO_NUL = r"\A[^\x00]*\Z"  # PostgreSQL has no place for one
+Name = Annotated[str, Meta(min_length=1, max_length=256, pattern=_NO_NUL)]
+Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=_NO_NUL)]
+Key = Annotated[str, Meta(max_length=64, pattern=_NO_NUL)]
+Value = Annotated[str, Meta(max_length=512, pattern=_NO_NUL)]
+Metadata = Annotated[dict[Key, Value], Meta(max_length=16)]
+Attributes = Annotated[dict[Key, Value | float | bool], Meta(max_length=16)]
 
 
 class TextPart(Struct, forbid_unknown_fields=True):
@@ -72,22 +74,25 @@ class ChatBody(Struct, forbid_unknown_fields=True):
     store: bool | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
     # Fields that promise something this service does not do; checked in `unsupported`.
-    tools: list[Raw] | None = None
-    tool_choice: Raw | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    functions: list[Raw] | None = None
-    function_call: Raw | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
     response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     logit_bias: dict[str, float] | None = None
     modalities: list[str] | None = None
-    audio: Raw | None = None
-    prediction: Raw | None = None
-    web_search_options: Raw | None = None
+    audio: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+    moderation: Any = None
 
     def unsupported(self) -> str | None:
         """The first field that asks for something we do not do, or None."""
@@ -99,9 +104,8 @@ class ChatBody(Struct, forbid_unknown_fields=True):
             return "logprobs"
         if self.modalities not in (None, [], ["text"]):
             return "modalities"
-        for name in ("audio", "web_search_options", "prediction"):
-            raw = getattr(self, name)
-            if raw is not None and bytes(raw) != b"null":
+        for name in ("audio", "web_search_options", "prediction", "moderation"):
+            if getattr(self, name) is not None:
                 return name
         return None
 
@@ -119,12 +123,18 @@ class ExpiresAfter(Struct):
     days: int
 
 
+class ChunkingStrategy(Struct):
+    """Chunks are cut by structure; only OpenAI's `auto` says nothing against that."""
+
+    type: Literal["auto"]
+
+
 class VectorStoreBody(Struct, forbid_unknown_fields=True):
     name: Name | None = None
     description: str | None = None
     file_ids: Annotated[list[Id], Meta(max_length=500)] = []
     metadata: Metadata | None = None
-    chunking_strategy: Raw | None = None
+    chunking_strategy: ChunkingStrategy | None = None
     expires_after: ExpiresAfter | None = None
 
 
@@ -137,16 +147,21 @@ class VectorStoreUpdate(Struct, forbid_unknown_fields=True):
 class AttachBody(Struct, forbid_unknown_fields=True):
     file_id: Id
     attributes: Attributes | None = None
-    chunking_strategy: Raw | None = None
+    chunking_strategy: ChunkingStrategy | None = None
 
 
 class AttributesBody(Struct, forbid_unknown_fields=True):
     attributes: Attributes | None = None
 
 
+class RankingOptions(Struct):
+    ranker: str | None = None
+    score_threshold: Annotated[float, Meta(ge=0, le=1)] | None = None
+
+
 class SearchBody(Struct, forbid_unknown_fields=True):
     query: str | Annotated[list[str], Meta(min_length=1, max_length=16)]
     max_num_results: Annotated[int, Meta(ge=1, le=50)] = 10
     filters: None = None
-    ranking_options: dict[str, Any] | None = None
+    ranking_options: RankingOptions | None = None
     rewrite_query: bool | None = None

@@ -16,6 +16,7 @@ from sanic.exceptions import RequestCancelled, ServerError
 from gateway.errors import ClientGone, TidegateError
 
 FIRST_KEEPALIVE_S = 0.8  # the promise is 1 s
+NOTICE_S = 0.02
 MAX_STALL_S = 30.0  # a reader that takes nothing for this long is gone
 HIGH_WATER_BYTES = 65_536  # Sanic's write buffer: above it a write waits for the reader
 KEEPALIVE = b": keep-alive\n\n"
@@ -61,8 +62,11 @@ class EventStream:
         return b"id: %b.%d\ndata: %b\n\n" % (self._stream_id, self._next_id, data)
 
     def notice(self, data: bytes) -> None:
-        """An event that may wait for the next write."""
+        """An event that opens no stream: it waits for the next write, in an open one for NOTICE_S at most."""
         self._pending += self.event(data)
+        if self.started and self._timer is not None:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(NOTICE_S, self._tick)
 
     async def send(self, data: bytes) -> None:
         """One event, written with whatever waits. Raises: ClientGone."""

@@ -13,6 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from sanic import Request
 from sanic.exceptions import PayloadTooLarge as SanicPayloadTooLarge
 
+from gateway.api.decode import resume_reading
 from gateway.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from gateway.storage.blobs import BlobWriter
 
@@ -142,6 +143,7 @@ async def receive(request: Request, writer: BlobWriter, max_file_bytes: int) -> 
                 await _flush(form, writer)
     except SanicPayloadTooLarge:
         raise PayloadTooLarge("The file is too large.", code="file_too_large", param="file") from None
+    resume_reading(request)
     await _flush(form, writer)
     if not form.is_complete:
         raise InvalidRequest("The multipart body ends early.", code="invalid_multipart")

@@ -269,7 +269,7 @@ async def search(request: Request, services: Services, store_id: str) -> HTTPRes
             if (attachment := catalog.get_attachment(conn, tenant.tenant_id, store_id, file_id))
         },
     )
-    threshold = float((body.ranking_options or {}).get("score_threshold") or 0.0)
+    threshold = (body.ranking_options.score_threshold or 0.0) if body.ranking_options else 0.0
     data = [
         _hit(passage, attributes.get(passage.file_id, {}))
         for passage in found.passages

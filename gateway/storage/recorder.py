@@ -15,14 +15,15 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from gateway.errors import UpstreamUnavailable
 from gateway.metrics import Metrics
 from gateway.storage import ledger
 from gateway.storage.database import Database
-from gateway.types import Receipt, Tenant
+from gateway.types import Outcome, Receipt, Tenant
 
 log = logging.getLogger("tidegate.recorder")
 
-MAX_WAITING = 50_000
+MAX_WAITING = 5_000  # at about 10 KB each
 MAX_RECENT = 1024
 BATCH = 500
 FLUSH_EVERY_S = 0.05
@@ -56,7 +57,7 @@ class Recorder:
                 receipt_id=receipt.id,
                 tenant_id=tenant.tenant_id,
                 key_id=tenant.key_id,
-                tier=receipt.tier,
+                tier=receipt.tier if _is_billed(receipt) else "",
                 outcome=receipt.outcome.value,
                 body_json=body.decode(),
                 prompt_tokens=receipt.usage.prompt_tokens,
@@ -130,8 +131,24 @@ class Recorder:
                 self._waiting.popleft()
 
     def _write(self, batch: list[ledger.LedgerEntry]) -> None:
-        with self._database.write() as conn:
-            ledger.record(conn, batch)
+        """One transaction. An entry that SQL refuses for its own sake is dropped: it must not block others."""
+        try:
+            with self._database.write() as conn:
+                ledger.record(conn, batch)
+        except (UpstreamUnavailable, OSError):
+            raise
+        except Exception:
+            if len(batch) == 1:
+                log.exception("receipt %s cannot be written", batch[0].receipt_id)
+                self._metrics.dropped_records.inc()
+                return
+            for entry in batch:
+                self._write([entry])
+
+
+def _is_billed(receipt: Receipt) -> bool:
+    """Whether a request counts as usage: what was refused or failed before any token was read does not."""
+    return receipt.outcome is Outcome.COMPLETED or receipt.usage.prompt_tokens > 0
 
 
 def _key(tenant_id: str, receipt_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -24,10 +24,12 @@ def redis_url(settings: Settings) -> str:
 
 def connect_redis(settings: Settings) -> Redis:
     """A pooled client; connects at the first command."""
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         redis_url(settings),
         socket_connect_timeout=TIMEOUT_S,
         max_connections=MAX_CONNECTIONS,
+        timeout=TIMEOUT_S,  # for a free connection
         retry=Retry(NoBackoff(), 1),  # one reconnect after a restart of Redis, no more
         protocol=3,
     )
+    return Redis.from_pool(pool)

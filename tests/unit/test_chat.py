@@ -53,6 +53,9 @@ class Bench:
     def record(self, tenant: Tenant, receipt: Receipt) -> None:
         self.records.append(receipt)
 
+    def chosen(self, tier: str) -> None:
+        self.stages.append(tier)
+
     async def stage(self, name: str) -> None:
         self.stages.append(name)
 
@@ -114,7 +117,7 @@ async def test_a_good_request_completes_with_every_stage_timed() -> None:
         ),
         ({"retriever": UpstreamTimeout("slow")}, {}, UpstreamTimeout, "failed", "upstream_timeout"),
         ({"retriever": ValueError("bug")}, {}, InternalError, "failed", "internal_error"),
-        ({"late": True}, {}, DeadlineExceeded, "evicted", "deadline_exceeded"),
+        ({"late": True}, {}, DeadlineExceeded, "rejected", "deadline_exceeded"),
         ({"leave": 1}, {}, ClientGone, "evicted", "client_gone"),
     ],
     ids=["model", "full", "retriever", "answerer", "timeout", "bug", "deadline", "leaves"],
@@ -129,7 +132,7 @@ async def test_every_way_to_fail_has_one_outcome_and_gives_the_slot_back(
     if setup.get("full"):
         held = [await bench.queue.acquire(band="batch", deadline=float("inf")) for _ in range(2)]
     if setup.get("late"):
-        changes = {"deadline": time.monotonic() - 1}
+        changes = {"deadline": time.monotonic() - 1, "has_own_deadline": True}
     with pytest.raises(error):
         await bench.run(**changes)
     for permit in held:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import socket
 import subprocess
@@ -163,7 +162,7 @@ async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
     server.close()
     for connection in list(server.connections):
         connection.close()
-    await asyncio.sleep(0)
+    await services.lifecycle.drain(5)
     await services.lifecycle.stop_tasks()
     await recorder.flush()
     await redis.aclose()

@@ -115,7 +115,7 @@ async def test_a_bad_question_gets_a_precise_refusal(gateway: Gateway, case: str
     assert gateway.retriever.started == 0
 
 
-async def test_a_ten_megabyte_body_is_refused_before_it_is_read(gateway: Gateway) -> None:
+async def test_a_ten_megabyte_body_is_refused(gateway: Gateway) -> None:
     reply = await post(gateway, b"x" * 10_000_000)
     assert reply.status_code == 413
     assert reply.json()["error"]["code"] == "payload_too_large"
@@ -135,7 +135,7 @@ async def test_an_unknown_path_and_a_wrong_method_have_our_shape(gateway: Gatewa
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
 
 
-async def test_a_body_in_three_million_tiny_chunks_is_bounded(gateway: Gateway) -> None:
+async def test_a_body_in_many_tiny_chunks_is_read_like_any_other(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.settings.port)
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -158,6 +158,15 @@ async def test_a_body_in_three_million_tiny_chunks_is_bounded(gateway: Gateway) 
         ("/v1/vector_stores", {"name": "x" * 300}),
         ("/v1/vector_stores", {"name": "a", "file_ids": ["file-none"]}),
         ("/v1/vector_stores", {"metadata": {"a": 5}}),
+        ("/v1/vector_stores", {"metadata": {"a": "b\x00"}}),
+        ("/v1/vector_stores", {"metadata": {str(n): "x" for n in range(17)}}),
+        ("/v1/vector_stores", {"chunking_strategy": {"type": "static"}}),
+        ("/v1/vector_stores/vs_x/search", {"query": ""}),
+        ("/v1/vector_stores/vs_x/search", {"query": "a", "ranking_options": {"score_threshold": "abc"}}),
+        ("/v1/vector_stores/vs_x/search", {"query": "a", "max_num_results": 51}),
+        ("/v1/vector_stores/vs_x/search", {"query": "a\x00b"}),
+        ("/v1/vector_stores/vs_x/files", {"file_id": 5}),
+        ("/v1/vector_stores/vs_x/files", {"file_id": "x", "attributes": {"a": {}}}),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -167,7 +176,25 @@ async def test_other_routes_refuse_bad_values_too(gateway: Gateway, path: str, v
     assert reply.json()["error"]["message"].endswith(".")
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=99999", "order=up", "after=nope"], ids=str)
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=x", "limit=" + "9" * 5000, "limit=99999", "order=up", "after=nope"],
+    ids=lambda query: query[:20],
+)
 async def test_listings_refuse_bad_paging(gateway: Gateway, query: str) -> None:
     reply = await gateway.client.get(f"/v1/vector_stores?{query}", headers=gateway.auth())
     assert reply.status_code == 400
+
+
+async def test_what_the_sdk_may_send_without_meaning_is_accepted(gateway: Gateway) -> None:
+    accepted = {
+        "tool_choice": "none",
+        "parallel_tool_calls": True,
+        "prompt_cache_retention": "24h",
+        "store": False,
+    }
+    assert (await post(gateway, body(**accepted))).status_code == 200
+    store = {"name": "a", "chunking_strategy": {"type": "auto"}}
+    assert (
+        await gateway.client.post("/v1/vector_stores", json=store, headers=gateway.auth())
+    ).status_code == 200

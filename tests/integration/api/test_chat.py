@@ -40,7 +40,7 @@ async def test_an_answer_comes_in_one_piece_with_annotations_usage_and_receipt(g
 
 
 async def test_a_stream_carries_ids_deltas_usage_receipt_and_done(gateway: Gateway) -> None:
-    reply = await gateway.ask(stream=True)
+    reply = await gateway.ask(stream=True, stream_options={"include_usage": True})
     assert reply.headers["content-type"].startswith("text/event-stream")
     got = events(reply.text)
     assert got[-1] == "[DONE]"
@@ -53,6 +53,17 @@ async def test_a_stream_carries_ids_deltas_usage_receipt_and_done(gateway: Gatew
     assert got[-2]["tidegate"]["receipt"]["outcome"] == "completed"
     ids = [line[4:] for line in reply.text.split("\n") if line.startswith("id: ")]
     assert ids == [f"{got[0]['id']}.{number}" for number in range(1, len(got))]
+
+
+async def test_without_include_usage_every_chunk_has_a_choice_and_the_last_one_the_receipt(
+    gateway: Gateway,
+) -> None:
+    got = events((await gateway.ask(stream=True, model="auto")).text)
+    assert all(chunk["choices"] for chunk in got[:-1])
+    assert {chunk["model"] for chunk in got[:-1]} == {"fast"}
+    assert got[-2]["choices"][0]["finish_reason"] == "stop"
+    assert got[-2]["usage"]["total_tokens"] == 17
+    assert got[-2]["tidegate"]["receipt"]["outcome"] == "completed"
 
 
 async def test_keep_alive_comments_come_within_a_second_and_go_on(gateway: Gateway) -> None:
@@ -183,6 +194,57 @@ async def test_the_queue_position_is_told_while_waiting(gateway: Gateway) -> Non
     assert queue["position"] == 1
     assert queue["eta_s"] > 0
     assert seen[-1]["receipt"]["outcome"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause", "changes"),
+    [
+        ("rejected", "model_not_found", {"model": "gpt-9"}),
+        ("rejected", "invalid_value", {"temperature": 9}),
+        ("rejected", "collection_not_found", {"tidegate": {"collections": ["nope"]}}),
+        ("rejected", "deadline_expired", {"tidegate": {"deadline_ms": -1}}),
+    ],
+    ids=["model", "value", "collection", "deadline"],
+)
+async def test_a_refusal_before_the_pipeline_is_one_outcome_too(
+    gateway: Gateway, outcome: str, cause: str, changes: dict[str, Any]
+) -> None:
+    await gateway.ask(**changes)
+    text = (await gateway.client.get("/metrics")).text
+    counted = [line for line in text.splitlines() if line.startswith("tidegate_requests_total{")]
+    assert counted == [f'tidegate_requests_total{{cause="{cause}",outcome="{outcome}",tier="none"}} 1.0']
+
+
+async def test_a_failed_request_tells_the_id_of_its_receipt(gateway: Gateway) -> None:
+    gateway.retriever.fail_with = UpstreamUnavailable("The models are away.")
+    for stream in (False, True):
+        refused = await gateway.ask(stream=stream)
+        found = await gateway.client.get(
+            f"/v1/receipts/{refused.headers['x-request-id']}", headers=gateway.auth()
+        )
+        assert found.json()["cause"] == "upstream_unavailable"
+    usage = await gateway.client.get("/v1/usage", headers=gateway.auth())
+    assert usage.json()["data"] == []
+
+
+async def test_a_wait_that_outlasts_the_ttl_is_evicted(gateway: Gateway) -> None:
+    permits = [await gateway.queue.acquire(band="interactive", deadline=float("inf")) for _ in range(2)]
+    gateway.queue.ttl_s = 0.05
+    refused = await gateway.ask()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_ttl")
+    found = await gateway.client.get(
+        f"/v1/receipts/{refused.headers['x-request-id']}", headers=gateway.auth()
+    )
+    assert (found.json()["outcome"], found.json()["stage"]) == ("evicted", "queued")
+    for permit in permits:
+        permit.release()
+
+
+async def test_metrics_are_for_this_machine_and_for_admins(gateway: Gateway) -> None:
+    assert (await gateway.client.get("/metrics")).status_code == 200
+    remote = {"x-tidegate-peer": "203.0.113.9"}
+    assert (await gateway.client.get("/metrics", headers=remote)).status_code == 401
+    assert (await gateway.client.get("/metrics", headers=remote | gateway.auth())).status_code == 403
 
 
 async def test_a_draining_worker_refuses_new_questions(gateway: Gateway) -> None:

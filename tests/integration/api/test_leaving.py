@@ -12,6 +12,7 @@ from gateway.storage import ledger
 from tests.integration.api.conftest import Gateway
 
 STOP_WITHIN_S = 0.1
+MESSAGES = [{"role": "user", "content": "x"}]
 
 
 async def until(check: Callable[[], object], within_s: float = 5.0) -> float:
@@ -25,13 +26,11 @@ async def until(check: Callable[[], object], within_s: float = 5.0) -> float:
 
 
 async def open_request(
-    gateway: Gateway, *, stream: bool
+    gateway: Gateway, *, stream: bool, padding: int = 0
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A question on a raw socket, so that leaving is a closed connection and nothing else."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.settings.port)
-    body = json.dumps(
-        {"model": "fast", "stream": stream, "messages": [{"role": "user", "content": "x"}]}
-    ).encode()
+    body = json.dumps({"model": "fast", "stream": stream, "messages": MESSAGES}).encode() + b" " * padding
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {gateway.keys['acme']}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -50,6 +49,15 @@ def recorded(gateway: Gateway) -> list[dict[str, object]]:
 async def the_receipt(gateway: Gateway) -> dict[str, object]:
     await until(lambda: recorded(gateway))
     return recorded(gateway)[0]
+
+
+@pytest.mark.parametrize("padding", [60_000, 100_000, 200_000, 1_000_000], ids=str)
+async def test_leaving_is_noticed_after_a_body_of_any_size(gateway: Gateway, padding: int) -> None:
+    gateway.retriever.delay_s = 30
+    _, writer = await open_request(gateway, stream=False, padding=padding)
+    await until(lambda: gateway.retriever.started)
+    writer.close()
+    assert await until(lambda: gateway.retriever.cancelled) < STOP_WITHIN_S
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
