@@ -4,10 +4,11 @@ added_latency   a trivial question, one at a time on an open-loop schedule:
                   reader    the `reader` model called directly on Triton (the floor)
                   parts     `retrieve` then `reader`, called directly on Triton
                   service   the same question through Envoy and the gateway
-retrieve_rate   texts/s at 32 clients:
+retrieve_rate   texts/s at 32 clients, for texts of about 12, 32 and 128 tokens:
                   batch     the embedding runtime's own loop over batches of 32, in process (the floor)
                   triton    the ensemble `retrieve` over gRPC, directly
                   envoy     the same through Envoy's balancer
+                and where the processor's time goes in the `envoy` arm, by process (the profile)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import uvloop
 
 from gateway.embedding.export import prepare_embedder
 from gateway.embedding.runtime import SentenceEmbedder
@@ -32,6 +34,7 @@ from gateway.triton import TritonClient
 from gateway.types import Passage, Scope
 from perf import rows as rows_module
 from perf.environment import environment
+from perf.profile import Profile, processor_seconds, spent
 from perf.rows import Row
 from perf.service import Service, running_service
 
@@ -48,6 +51,15 @@ QUESTIONS = [
     "Why is numpy held below version two?",
 ]
 NUM_CLIENTS = 32
+LENGTHS = {12: 1, 32: 3, 128: 12}  # tokens: questions joined to make a text of about that length
+
+
+def texts_of(num_tokens: int) -> list[str]:
+    """32 different texts, the same in every arm."""
+    joined = LENGTHS[num_tokens]
+    return [
+        " ".join(QUESTIONS[(start + step * 3) % 8] for step in range(joined)) for start in range(NUM_CLIENTS)
+    ]
 
 
 async def added_latency(service: Service, num_requests: int, rate: float) -> list[Row]:
@@ -89,55 +101,69 @@ async def added_latency(service: Service, num_requests: int, rate: float) -> lis
     return out
 
 
-async def retrieve_rate(service: Service, num_rounds: int, round_s: float) -> list[Row]:
+async def retrieve_rate(service: Service, num_rounds: int, round_s: float) -> tuple[list[Row], Profile]:
     """Rounds of each arm in turn. The batch loop runs while the servers idle: it has the same two cores."""
     model_dir = prepare_embedder(service.settings.models_dir, lambda _: None)
     embedder = SentenceEmbedder(
         model_dir, precision=service.settings.embed_precision, threads=service.settings.embed_threads
     )
-    texts = (QUESTIONS * 4)[:NUM_CLIENTS]
-    embedder.embed(texts)
     direct = TritonClient(f"127.0.0.1:{service.settings.triton_ports(0)[0]}")
     balanced = TritonClient(service.settings.triton_target)
     out: list[Row] = []
-    for number in range(num_rounds):
-        out += _batch_round(embedder, texts, number, round_s)
-        for name, client in (("triton", direct), ("envoy", balanced)):
-            out += await _client_round(TritonRetriever(client), name, number, round_s)
+    profile: Profile = {}
+    for num_tokens in LENGTHS:
+        texts = texts_of(num_tokens)
+        embedder.embed(texts)
+        for number in range(num_rounds):
+            out += _batch_round(embedder, texts, f"batch/{num_tokens}", number, round_s)
+            for name, client in (("triton", direct), ("envoy", balanced)):
+                before = processor_seconds(service)
+                rows = await _client_round(
+                    TritonRetriever(client), texts, f"{name}/{num_tokens}", number, round_s
+                )
+                if name == "envoy":
+                    profile[str(num_tokens)] = spent(before, processor_seconds(service), len(rows))
+                out += rows
     await direct.close()
     await balanced.close()
-    return out
+    return out, profile
 
 
-def _batch_round(embedder: SentenceEmbedder, texts: list[str], number: int, round_s: float) -> list[Row]:
+def _batch_round(
+    embedder: SentenceEmbedder, texts: list[str], arm: str, number: int, round_s: float
+) -> list[Row]:
     out = []
     end = time.perf_counter() + round_s
     while (sent := time.perf_counter()) < end:
         embedder.embed(texts)
-        out.append(Row("batch", number, sent, sent, time.perf_counter(), len(texts)))
+        out.append(Row(arm, number, sent, sent, time.perf_counter(), len(texts)))
     return out
 
 
-async def _client_round(retriever: TritonRetriever, name: str, number: int, round_s: float) -> list[Row]:
+async def _client_round(
+    retriever: TritonRetriever, texts: list[str], arm: str, number: int, round_s: float
+) -> list[Row]:
     out: list[Row] = []
     end = time.perf_counter() + round_s
     scope = Scope(tenant_id="default", k=5)
 
     async def client(index: int) -> None:
-        turn = index
         while (sent := time.perf_counter()) < end:
-            await retriever.retrieve(QUESTIONS[turn % len(QUESTIONS)], scope, timeout_s=10)
-            out.append(Row(name, number, sent, sent, time.perf_counter()))
-            turn += 1
+            await retriever.retrieve(texts[index], scope, timeout_s=10)
+            out.append(Row(arm, number, sent, sent, time.perf_counter()))
 
     await asyncio.gather(*(client(index) for index in range(NUM_CLIENTS)))
     return out
 
 
-def summarise(added: list[Row], rate: list[Row]) -> dict[str, Any]:
+def summarise(added: list[Row], rate: list[Row], profile: Profile) -> dict[str, Any]:
     latency = rows_module.latencies(added)
     rates = rows_module.rates(rate)
-    shares = {arm: rows_module.ratio(rates[arm], rates["batch"]) for arm in ("triton", "envoy")}
+    shares = {
+        f"{arm}/{num_tokens}": rows_module.ratio(rates[f"{arm}/{num_tokens}"], rates[f"batch/{num_tokens}"])
+        for num_tokens in LENGTHS
+        for arm in ("triton", "envoy")
+    }
     return {
         "added_latency": {
             "latency_ms": latency,
@@ -149,6 +175,7 @@ def summarise(added: list[Row], rate: list[Row]) -> dict[str, Any]:
             "share_of_batch_loop": {
                 arm: {"median": mid, "q1": low, "q3": high} for arm, (mid, low, high) in shares.items()
             },
+            "processor_us_per_text": profile,
         },
     }
 
@@ -160,11 +187,21 @@ def show(summary: dict[str, Any]) -> None:
         print(f"  {arm:8} p50 {row['p50']:7.2f}  p90 {row['p90']:7.2f}  p99 {row['p99']:7.2f}  n {row['n']}")
     print(f"  service - reader  p50 {added['added_to_reader_p50_ms']:.2f} ms   (target <= 3)")
     print(f"  service - parts   p50 {added['added_to_parts_p50_ms']:.2f} ms")
-    print(f"\nretrieve at {NUM_CLIENTS} clients (texts/s, median of rounds)")
-    for arm, value in rate["texts_per_s"].items():
-        share = rate["share_of_batch_loop"].get(arm)
-        tail = "" if share is None else f"   {share['median']:.2f} of the batch loop (target >= 0.80)"
-        print(f"  {arm:8} {value:8.0f}{tail}")
+    print(
+        f"\nretrieve at {NUM_CLIENTS} clients (texts/s, median of rounds; share of the batch loop, target >= 0.80)"
+    )
+    for num_tokens in LENGTHS:
+        per_s, share = rate["texts_per_s"], rate["share_of_batch_loop"]
+        cells = [f"batch {per_s[f'batch/{num_tokens}']:6.0f}"]
+        for arm in ("triton", "envoy"):
+            key = f"{arm}/{num_tokens}"
+            cells.append(f"{arm} {per_s[key]:6.0f} = {share[key]['median']:.2f}")
+        print(f"  ~{num_tokens:3} tokens  " + "   ".join(cells))
+        spent_us = rate["processor_us_per_text"][str(num_tokens)]
+        print(
+            "      processor us per text: "
+            + ", ".join(f"{name} {value:.0f}" for name, value in spent_us.items())
+        )
 
 
 def main() -> int:
@@ -182,11 +219,11 @@ def main() -> int:
     env = environment()
     print(json.dumps(env, indent=2))
     with running_service() as service:
-        added = asyncio.run(added_latency(service, args.requests, args.rate))
-        rate = asyncio.run(retrieve_rate(service, args.rounds, args.round_s))
+        added = uvloop.run(added_latency(service, args.requests, args.rate))
+        rate, profile = uvloop.run(retrieve_rate(service, args.rounds, args.round_s))
     rows_module.write(args.out / "added_latency.jsonl.gz", added)
     rows_module.write(args.out / "retrieve_rate.jsonl.gz", rate)
-    summary = {"environment": env, **summarise(added, rate)}
+    summary = {"environment": env, **summarise(added, rate, profile)}
     (args.out / "summary.json").write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2))
     show(summary)
     print(f"\nrows and summary: {args.out}")

@@ -24,6 +24,7 @@ START_S = 180.0
 @dataclass(frozen=True)
 class Service:
     settings: Settings
+    pid: int
 
     @property
     def base_url(self) -> str:
@@ -51,7 +52,7 @@ def running_service(**explicit: object) -> Iterator[Service]:
             )
         try:
             _wait(process, log)
-            yield Service(settings)
+            yield Service(settings, process.pid)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
