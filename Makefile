@@ -19,9 +19,11 @@ run: ## Start the whole service; sets itself up from nothing
 	@exec $(PYTHON) -m gateway up
 
 test: setup ## Run every test level in order; skips are listed with their reasons
-	@status=0; for level in $(LEVELS); do \
-		echo "== $$level"; $(PYTEST) tests/$$level || { code=$$?; [ $$code = 5 ] || status=1; }; \
-	done; exit $$status
+	@status=0; times=; for level in $(LEVELS); do \
+		echo "== $$level"; from=$$SECONDS; \
+		$(PYTEST) "tests/$$level" || { echo "== $$level FAILED (exit $$?; 5 means that no test was found)"; status=1; }; \
+		times="$$times $$level $$((SECONDS - from)) s;"; \
+	done; echo "==$$times all $$SECONDS s"; exit $$status
 
 test-config: setup ## Configuration files against the code and the real binaries
 	$(PYTEST) tests/config

@@ -20,7 +20,7 @@ import httpx
 
 from gateway.cli.terminal import CommandFailed, ExitCode, printable
 from gateway.settings import Settings
-from gateway.supervise.instance import read_instance
+from gateway.supervise.instance import is_running, read_instance
 
 KEY_VARIABLE = "TG_API_KEY"
 ANY_HOST = ("localhost", "0.0.0.0", "::")  # noqa: S104  addresses to listen on, not to call
@@ -32,10 +32,11 @@ MAX_EVENT_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Target:
-    """Base URL without a trailing slash, and the key to send ("" = none)."""
+    """Base URL without a trailing slash, and the key to send ("" = none). is_direct: no proxy stands between."""
 
     url: str
     key: str = field(default="", repr=False)
+    is_direct: bool = False
 
 
 def resolve_target(
@@ -62,7 +63,8 @@ def resolve_target(
 
 
 def _instance_url(settings: Settings) -> str | None:
-    instance = read_instance(settings) or {}
+    # After a kill -9 the file is still there, and its port may be somebody else's by now.
+    instance = (read_instance(settings) if is_running(settings) else None) or {}
     ports = instance.get("ports")
     port = ports.get("public") if isinstance(ports, dict) else None
     if not isinstance(port, int):
@@ -227,7 +229,8 @@ class Api:
             base_url=target.url,
             headers=headers,
             timeout=httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            trust_env=not _is_loopback(_split(target.url) or ""),  # a proxy cannot reach our loopback
+            # a proxy cannot reach our loopback
+            trust_env=not (target.is_direct or _is_loopback(_split(target.url) or "")),
         )
 
     async def __aenter__(self) -> Self:

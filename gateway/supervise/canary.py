@@ -124,6 +124,7 @@ class Canary:
     def __init__(self, target: str) -> None:
         backoff = ("initial", "min", "max")
         options = [(f"grpc.{which}_reconnect_backoff_ms", 100) for which in backoff]
+        options.append(("grpc.enable_http_proxy", 0))
         self._channel = grpc.aio.insecure_channel(target, options=options)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 

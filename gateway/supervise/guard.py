@@ -21,13 +21,18 @@ import psutil
 from gateway.settings import Settings, load_settings
 from gateway.supervise.assets import Assets, find_assets
 from gateway.supervise.canary import INTERVAL_S, Answer, Canary, Pulse, Verdict
+from gateway.supervise.edge import Edge, EdgeSilent
 from gateway.supervise.processes import kill_by_argument
-from gateway.supervise.triton_server import leash, remove_shared_memory, shm_prefix, triton_command
+from gateway.supervise.triton_server import leash, remove_shared_memory, scratch, shm_prefix, triton_command
 from gateway.tensors import MODELS, Model
 
 STUB_WATCH_S = 0.1
 STARTUP_LIMIT_S = 180.0
 BALANCER_NOTICES_S = 0.4  # Envoy asks every 0.25 s
+DRAIN_LOOK_S = 0.1
+UNLOAD_S = (
+    2.5  # 2.1 s when all is well; after a cancelled stream Triton 2.51 may wait for its `reader` for ever
+)
 WATCHED = tuple(model for model in MODELS if not model.ensemble)
 
 log = logging.getLogger("tidegate.guard")
@@ -48,12 +53,14 @@ class Guard:
         self._stubs: dict[int, psutil.Process] = {}
         self._pulses: dict[str, Pulse] = {}
         self._lost_stub = ""  # why, once a stub is gone
+        self._scratch = scratch(settings, replica)
 
     async def run(self) -> int:
         """Until SIGTERM (returns 0) or the replica's death (returns 1)."""
         # Stubs outlive a killed Triton for a second or two.
         kill_by_argument(shm_prefix(self.settings, self.replica))
         remove_shared_memory(self.settings, self.replica)
+        self._scratch.before_start()
         command = triton_command(self.settings, self.replica, self.assets)
         server = await asyncio.start_server(self._answer_health, "127.0.0.1", self.health_port)
         canary = Canary(f"127.0.0.1:{self.grpc_port}")
@@ -67,6 +74,7 @@ class Guard:
         try:
             await asyncio.wait({exited, stopped, watch}, return_when=asyncio.FIRST_COMPLETED)
             if self.stopping.is_set():
+                watch.cancel()
                 await self._drain(exited)
                 return 0
             self._set(
@@ -81,6 +89,8 @@ class Guard:
             await asyncio.gather(exited, stopped, watch, return_exceptions=True)
             await canary.close()
             server.close()
+            self._scratch.look()
+            self._scratch.remove()
             remove_shared_memory(self.settings, self.replica)
 
     def _set(self, state: str, reason: str = "") -> None:
@@ -112,6 +122,7 @@ class Guard:
         deadline_s = time.monotonic() + STARTUP_LIMIT_S
         waiting_for = "the server"
         while time.monotonic() < deadline_s:
+            self._scratch.look()
             if await canary.server_ready():
                 answers = await asyncio.gather(*(canary.sing(model) for model in WATCHED))
                 failed = [
@@ -176,12 +187,23 @@ class Guard:
             await asyncio.sleep(STUB_WATCH_S)
 
     async def _drain(self, exited: asyncio.Task[int]) -> None:
-        """Out of the balancer first, then Triton's own graceful end, within drain_s."""
+        """Out of the balancer first, then open calls to their end (at most drain_s), then Triton's own end.
+
+        Triton itself cannot be asked: it counts 0 requests in flight while a decoupled model still streams.
+        """
         self._set("draining")
-        await asyncio.sleep(BALANCER_NOTICES_S)
+        deadline_s = time.monotonic() + self.settings.drain_s
+        await asyncio.sleep(min(BALANCER_NOTICES_S, self.settings.drain_s))
+        edge = Edge(self.settings)
+        with contextlib.suppress(EdgeSilent):  # no balancer, no calls
+            while num_open := await asyncio.to_thread(edge.num_open_calls, self.grpc_port):
+                self._set("draining", f"{num_open} calls are open")
+                if time.monotonic() > deadline_s:
+                    break
+                await asyncio.sleep(DRAIN_LOOK_S)
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
-        await asyncio.wait({exited}, timeout=self.settings.drain_s)
+        await asyncio.wait({exited}, timeout=min(self.settings.drain_s, UNLOAD_S))
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -12,6 +12,8 @@ from typing import Any
 from gateway import __version__
 from gateway.settings import Settings
 
+PROBE_PATIENCE_S = 0.3  # is_running holds the lock for a moment
+
 
 class InstanceLock:
     """An flock on var/run/lock: the kernel lets go of it however we end. The file goes with a normal end."""
@@ -21,15 +23,19 @@ class InstanceLock:
         self._descriptor = -1
 
     def acquire(self) -> bool:
-        """False when another instance holds it."""
+        """False when another instance holds it. Raises: OSError when the folder cannot be made."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        deadline_s = time.monotonic() + PROBE_PATIENCE_S
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
-                return False
+                if time.monotonic() > deadline_s:
+                    return False
+                time.sleep(0.02)
+                continue
             # The last owner may have removed the file between our open and our lock: then ours locks nothing.
             with contextlib.suppress(FileNotFoundError):
                 if os.fstat(descriptor).st_ino == self._path.stat().st_ino:
@@ -51,7 +57,7 @@ def is_running(settings: Settings) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two who ask at once do not see each other
     except BlockingIOError:
         return True
     finally:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.settings import Settings
+from gateway.supervise.assets import package_parent
 from gateway.supervise.binaries import (
     BinaryMissing,
     find_envoy,
@@ -25,10 +26,14 @@ from gateway.supervise.binaries import (
     find_triton_home,
 )
 from gateway.supervise.instance import all_ports, is_running, read_instance
+from gateway.supervise.triton_server import SHM_DIR
 
 MIN_FREE_BYTES = 500 * 2**20
-MIN_SHM_BYTES = 64 * 2**20
+SHM_BYTES = (
+    8 * 2**20
+)  # for each replica: three models hold 1 MiB each, more while large requests are on their way
 MIN_FILES = 1024
+IN_CONFIGURATION = ("\n", "\r", " ;", " #", "\t;", "\t#")  # comments and ends of lines to supervisord
 PYTHONS = ((3, 11), (3, 12))
 
 
@@ -52,9 +57,10 @@ def run_checks(settings: Settings) -> list[Check]:
         check_python(),
         check_numpy(),
         *check_binaries(settings),
+        check_paths(settings),
         check_var(settings),
         check_disk(settings),
-        check_shared_memory(),
+        check_shared_memory(settings, running),
         check_files(),
     ]
     if running:
@@ -112,6 +118,22 @@ def check_libpython() -> Check:
     return Check("libpython", False, f"the shared library of Python {version} is missing", fix)
 
 
+def check_paths(settings: Settings, checkout: Path | None = None) -> Check:
+    """Characters that no quoting carries: through PATH, through supervisord's configuration, through an SQLite URL."""
+    code = [checkout] if checkout else [package_parent(), Path(sys.executable).parent]
+    in_url = () if settings.database_url else ("?",)
+    places = [(settings.var, "set TIDEGATE_VAR to another folder", (*IN_CONFIGURATION, *in_url))]
+    places += [
+        (path, "move the checkout to another folder", (*IN_CONFIGURATION, os.pathsep)) for path in code
+    ]
+    for path, fix, forbidden in places:
+        found = next((mark for mark in forbidden if mark in str(path)), None)
+        if found:
+            detail = f"the path {str(path)!r} holds {found!r}, which some of the programs cannot be told"
+            return Check("paths", False, detail, fix)
+    return Check("paths", True, "no character is in the way")
+
+
 def check_var(settings: Settings) -> Check:
     fix = "set TIDEGATE_VAR to a folder that can be written"
     try:
@@ -138,17 +160,22 @@ def check_disk(settings: Settings) -> Check:
     return Check("disk", False, detail, "free some, or set TIDEGATE_VAR to a folder on another disk")
 
 
-def check_shared_memory() -> Check:
+def check_shared_memory(settings: Settings, running: bool = False) -> Check:
+    """Room for the replicas that are still to be started: none when they run."""
     try:
-        free = shutil.disk_usage("/dev/shm").free  # noqa: S108 - Triton's python backend works there
+        free = shutil.disk_usage(SHM_DIR).free
     except OSError:
         return Check(
             "shared memory", False, "the folder for shared memory is missing", "mount a tmpfs at /dev/shm"
         )
-    if free >= MIN_SHM_BYTES:
+    needed = 0 if running else SHM_BYTES * settings.triton_replicas
+    if free >= needed:
         return Check("shared memory", True, f"{free // 2**20} MiB free")
-    detail = f"only {free // 2**20} MiB are free in /dev/shm, {MIN_SHM_BYTES // 2**20} are needed"
-    return Check("shared memory", False, detail, "give the container more (--shm-size=256m)")
+    detail = f"only {free // 2**20} MiB are free in {SHM_DIR}, {needed // 2**20} are needed"
+    fix = "give the container more (--shm-size=256m)"
+    if settings.triton_replicas > 1:
+        fix += ", or set TIDEGATE_TRITON_REPLICAS lower"
+    return Check("shared memory", False, detail, fix)
 
 
 def check_files() -> Check:

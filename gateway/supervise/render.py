@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
@@ -78,6 +79,7 @@ def render_envoy(settings: Settings, assets: Assets) -> str:
         replicas=[{"grpc_port": ports[0], "guard_port": ports[3]} for ports in replicas],
         access_log=str(settings.log_dir / "envoy-access.log"),
         keepalive_s=f"{settings.keepalive_s:g}",
+        chat_idle_s=int(settings.request_timeout_s) + 60,
         max_connections=max_connections(),
         max_heap_bytes=ENVOY_HEAP_BYTES,
         max_upload_bytes=settings.max_file_bytes + MIB,
@@ -109,7 +111,7 @@ def render_redis(settings: Settings, password: str) -> str:
         "port": settings.redis_port,
         "protected-mode": "yes",
         "requirepass": password,
-        "dir": f'"{settings.var / "redis"}"',
+        "dir": json.dumps(str(settings.var / "redis"), ensure_ascii=False),
         "save": '""',
         "appendonly": "no",
         "maxmemory": "256mb",
@@ -156,6 +158,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
     env = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "/usr/bin:/bin")]),
         "PYTHONPATH": str(package_parent()),
+        "PYTHONSAFEPATH": "1",  # nothing is imported from a working directory
         "PYTHONUNBUFFERED": "1",
         "HOME": os.environ.get("HOME", "/"),
     }

@@ -1,15 +1,24 @@
-"""The sample collection of a first start: the project's own documentation, sent over the public API as anyone would."""
+"""The sample collection of a first start: the project's own documentation, sent over the public API as anyone would.
+
+Uses the work of `tidegate ingest`: what a try that broke off has left behind is found by name and used again.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
-import httpx
+from gateway.cli.client import Api, Target
+from gateway.cli.ingest_plan import LocalFile, hash_file, plan
+from gateway.cli.ingest_run import IngestRun, Progress, remote_files
+from gateway.cli.terminal import CommandFailed
 
 COLLECTION = "tidegate-docs"
 LIMIT_S = 120.0
+LOOK_S = 0.1
+GRACE_S = 1.0
 
 
 class SamplesFailed(RuntimeError):
@@ -17,47 +26,58 @@ class SamplesFailed(RuntimeError):
 
 
 def ingest_samples(
-    base_url: str, api_key: str, documents: list[Path], progress: Callable[[str], None]
-) -> str:
-    """Make the collection and wait until every document is searchable. Returns the collection's id.
+    target: Target, documents: list[Path], progress: Callable[[str], None], is_over: Callable[[], bool]
+) -> str | None:
+    """Fill the collection and wait until every document is searchable.
 
-    Raises: SamplesFailed.
+    Returns the collection's id, or None at once when `is_over` says so. Raises: SamplesFailed.
     """
-    headers = {"authorization": f"Bearer {api_key}"}
     try:
-        with httpx.Client(base_url=base_url, headers=headers, timeout=30) as client:
-            collection = str(_post(client, "/v1/vector_stores", json={"name": COLLECTION})["id"])
-            waiting = {}
-            for path in documents:
-                upload = {"file": (path.name, path.read_bytes(), "text/markdown")}
-                file_id = _post(client, "/v1/files", data={"purpose": "assistants"}, files=upload)["id"]
-                _post(client, f"/v1/vector_stores/{collection}/files", json={"file_id": file_id})
-                waiting[str(file_id)] = path.name
-            _wait(client, collection, waiting, progress)
-    except (httpx.HTTPError, KeyError, ValueError) as error:
-        raise SamplesFailed(f"the sample collection could not be ingested ({error})") from error
+        return asyncio.run(_unless_over(_ingest(target, documents, progress), is_over))
+    except TimeoutError:
+        raise SamplesFailed(f"the sample collection is not complete after {LIMIT_S:g} s") from None
+    except (CommandFailed, OSError) as error:
+        text = str(error).rstrip(".")
+        raise SamplesFailed(f"the sample collection could not be ingested ({text})") from error
+
+
+async def _unless_over(work: Coroutine[Any, Any, str], is_over: Callable[[], bool]) -> str | None:
+    task = asyncio.create_task(work)
+    async with asyncio.timeout(LIMIT_S):
+        while not task.done():
+            if is_over():
+                task.cancel()
+                await asyncio.wait({task}, timeout=GRACE_S)  # it takes a half-made upload back
+                return None
+            await asyncio.wait({task}, timeout=LOOK_S)
+    return await task
+
+
+async def _ingest(target: Target, documents: list[Path], progress: Callable[[str], None]) -> str:
+    files = [hash_file(LocalFile(path, path.name)) for path in documents]
+    async with Api(target) as api:
+        stores = [(str(item["id"]), item.get("name")) async for item in api.pages("/v1/vector_stores")]
+        collection = next((store for store, name in stores if name == COLLECTION), "")
+        if not collection:
+            collection = str((await api.post("/v1/vector_stores", {"name": COLLECTION}))["id"])
+        attached, stored = await remote_files(api, collection)
+        others = [store for store, _ in stores if store != collection]
+        run = IngestRun(api, collection, others, Progress(lambda *_: None, _Told(progress)))
+        summary = await run.run(plan(files, attached, stored), wait=True)
+    if summary.failed:
+        name, reason = next(iter(summary.failed.items()))
+        raise SamplesFailed(f"{len(summary.failed)} of {len(files)} documents failed, first {name}: {reason}")
     return collection
 
 
-def _post(client: httpx.Client, path: str, **body: object) -> dict[str, object]:
-    response = client.post(path, **body)  # type: ignore[arg-type]
-    response.raise_for_status()
-    answer = response.json()
-    return dict(answer)
+class _Told:
+    """A line whenever more documents are done."""
 
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self._progress = progress
+        self._num_done = 0
 
-def _wait(
-    client: httpx.Client, collection: str, waiting: dict[str, str], progress: Callable[[str], None]
-) -> None:
-    total, deadline_s = len(waiting), time.monotonic() + LIMIT_S
-    while waiting:
-        for file_id, name in list(waiting.items()):
-            state = client.get(f"/v1/vector_stores/{collection}/files/{file_id}").raise_for_status().json()
-            if state["status"] == "completed":
-                del waiting[file_id]
-                progress(f"{total - len(waiting)} of {total} documents ingested ({name})")
-            elif state["status"] != "in_progress":
-                raise ValueError(f"{name} is {state['status']}: {state.get('last_error')}")
-        if time.monotonic() > deadline_s:
-            raise ValueError(f"not done after {LIMIT_S:g} s: {', '.join(waiting.values())}")
-        time.sleep(0.1)
+    def __call__(self, done: int, total: int, _: str) -> None:
+        if done > self._num_done:
+            self._progress(f"{done} of {total} documents ingested")
+        self._num_done = done

@@ -1,13 +1,16 @@
-"""Command, environment and backend folder of one Triton replica."""
+"""Command, environment and the folder of links of one Triton replica."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import sys
+import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.settings import Settings
@@ -22,6 +25,9 @@ from gateway.supervise.binaries import (
 
 SHM_DIR = Path("/dev/shm")  # noqa: S108 - where the python backend keeps its regions
 CLOSED_APIS = "model-repository,shared-memory,trace,logging"
+SCRATCH_ROOT = "/tmp"  # noqa: S108 - built into Triton, whatever TMPDIR says
+SCRATCH_NOTE = "triton-{}.scratch"
+STUB_NAME = "triton_python_backend_stub"
 LEASH = Path(__file__).with_name("leash.py")
 
 
@@ -36,36 +42,110 @@ def leash(signal_name: str, argv: list[str]) -> list[str]:
     return [sys.executable, "-I", "-S", str(LEASH), signal_name, *argv]
 
 
-def prepare_backends(settings: Settings) -> Path:
-    """Folder with the python backend and the stub for this Python, under var/. Idempotent and atomic.
-
-    The wheel keeps stubs for many Pythons beside the backend; Triton wants the right one inside it.
-    """
-    home = find_triton_home(settings)
-    stub, source = find_stub(home), home / "backends" / "python"
-    target = settings.var / "triton" / "backends"
-    stamp = f"{source} {stub} {stub.stat().st_size}"
-    if (target / "stamp").is_file() and (target / "stamp").read_text() == stamp:
-        return target
-    building = target.with_name(f"backends.{uuid.uuid4().hex}")
-    shutil.copytree(source, building / "python")
-    shutil.copy2(stub, building / "python" / "triton_python_backend_stub")
-    (building / "stamp").write_text(stamp)
-    shutil.rmtree(target, ignore_errors=True)
-    building.rename(target)
-    return target
-
-
 def shm_prefix(settings: Settings, replica: int) -> str:
     """Names all shared memory of one replica of one instance, so that leftovers can be told from a neighbour's."""
-    instance = hashlib.sha256(str(settings.var).encode()).hexdigest()[:10]
-    return f"tidegate_{instance}_{replica}_"
+    return f"{_instance_prefix(settings)}{replica}_"
+
+
+def _instance_prefix(settings: Settings) -> str:
+    return f"tidegate_{hashlib.sha256(str(settings.var).encode()).hexdigest()[:10]}_"
 
 
 def remove_shared_memory(settings: Settings, replica: int) -> None:
     """Delete what a killed Triton left in /dev/shm. Call only when that replica is not running."""
-    for region in SHM_DIR.glob(shm_prefix(settings, replica) + "*"):
-        region.unlink(missing_ok=True)
+    _remove(shm_prefix(settings, replica))
+
+
+def remove_leftovers(settings: Settings) -> None:
+    """Delete what all replicas of this instance left outside of var/. Call only when none is running."""
+    _remove(_instance_prefix(settings))
+    for note in settings.run_dir.glob(SCRATCH_NOTE.format("*")):
+        Scratch(note).remove()
+
+
+def _remove(prefix: str) -> None:
+    for left in SHM_DIR.glob(prefix + "*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+class Scratch:
+    """The empty folder /tmp/python_env_XXXXXX that a python backend makes and, killed, leaves behind.
+
+    Its place is built in. Which one is ours shows only in that it was not there before the start; should it belong to
+    a Triton that started at the same moment: only an empty folder is ever removed. A note survives our own death.
+    """
+
+    def __init__(self, note: Path) -> None:
+        self._note = note
+        self._before: set[str] = set()
+        self._found: set[str] = set()
+
+    def before_start(self) -> None:
+        self.remove()
+        self._before = _scratch_folders()
+
+    def look(self) -> None:
+        """Note what has appeared since the start."""
+        fresh = _scratch_folders() - self._before
+        if fresh - self._found:
+            self._found |= fresh
+            self._note.write_text("\n".join(sorted(self._found)))
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self._found |= set(self._note.read_text().splitlines()) & _scratch_folders()
+        for folder in self._found:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        self._found.clear()
+        with contextlib.suppress(OSError):
+            self._note.unlink()
+
+
+def scratch(settings: Settings, replica: int) -> Scratch:
+    return Scratch(settings.run_dir / SCRATCH_NOTE.format(replica))
+
+
+def _scratch_folders() -> set[str]:
+    with os.scandir(SCRATCH_ROOT) as entries:
+        return {entry.path for entry in entries if entry.name.startswith("python_env_") and _is_ours(entry)}
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:  # gone meanwhile
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+
+
+def make_links(settings: Settings, replica: int, assets: Assets) -> Path:
+    """Folder of links to all that Triton and its models open: backends/python/…, the repositories, var, code.
+
+    The python backend starts its stubs with an unquoted `bash -c "exec STUB MODEL …"`, so a space or a `$` in the
+    path of the checkout would break the start; and the Python inside a stub takes file names for ASCII, whatever the
+    locale. /dev/shm has plain names, and what lies there goes with the replica's shared memory. The stub for this
+    Python is put inside the backend on the way, where Triton wants it.
+    """
+    home = find_triton_home(settings)
+    links = Path(tempfile.mkdtemp(prefix=shm_prefix(settings, replica), suffix="_links", dir=SHM_DIR))
+    backend = links / "backends" / "python"
+    backend.mkdir(parents=True)
+    for file in (home / "backends" / "python").iterdir():
+        if file.name != STUB_NAME:
+            (backend / file.name).symlink_to(file)
+    (backend / STUB_NAME).symlink_to(find_stub(home))
+    for repository in assets.model_repositories:
+        (links / repository.name).symlink_to(repository)
+    settings.var.mkdir(
+        parents=True, exist_ok=True
+    )  # nothing can be made at the end of a link that leads nowhere
+    (links / "var").symlink_to(settings.var)
+    (links / "code").symlink_to(package_parent())
+    return links
 
 
 def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCommand:
@@ -74,10 +154,11 @@ def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCo
     Raises: BinaryMissing.
     """
     home = find_triton_home(settings)
+    links = make_links(settings, replica, assets)
     grpc_port, http_port, metrics_port, _ = settings.triton_ports(replica)
     flags = {
         "id": f"triton-{replica}",
-        "backend-directory": prepare_backends(settings),
+        "backend-directory": links / "backends",
         "model-control-mode": "none",
         "grpc-address": "127.0.0.1",
         "grpc-port": grpc_port,
@@ -99,15 +180,15 @@ def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCo
     }
     argv = [str(home / "bin" / "tritonserver")]
     argv += [f"--{name}={value}" for name, value in flags.items()]
-    argv += [f"--model-repository={path}" for path in assets.model_repositories]
+    argv += [f"--model-repository={links / path.name}" for path in assets.model_repositories]
     # Not even a local caller may change models, map memory or move logs: the key is known to nobody.
     key = f"{CLOSED_APIS}:tidegate-closed={uuid.uuid4().hex}"
     argv += [f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"]
     argv += [f"--backend-config=python,shm-region-prefix-name={shm_prefix(settings, replica)}{os.getpid()}_"]
-    return TritonCommand(argv, triton_environment(settings, home))
+    return TritonCommand(argv, triton_environment(settings, home, links))
 
 
-def triton_environment(settings: Settings, home: Path) -> dict[str, str]:
+def triton_environment(settings: Settings, home: Path, links: Path) -> dict[str, str]:
     """The stub runs the first `python3` on PATH, so ours goes first; it inherits everything else too."""
     libpython = find_libpython()
     if libpython is None:
@@ -120,10 +201,10 @@ def triton_environment(settings: Settings, home: Path) -> dict[str, str]:
     env = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "/usr/bin:/bin")]),
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-        "PYTHONPATH": str(package_parent()),
+        "PYTHONPATH": str(links / "code"),
         "PYTHONUNBUFFERED": "1",
         "HOME": os.environ.get("HOME", "/"),
     }
     # NVIDIA's container runtime and the tuning of OpenMP, where an operator has set them.
     env |= {k: v for k, v in os.environ.items() if k.startswith(("CUDA_", "NVIDIA_", "OMP_", "LC_", "LANG"))}
-    return env | settings.environment()
+    return env | replace(settings, var=links / "var").environment()

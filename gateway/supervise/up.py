@@ -1,41 +1,46 @@
 """`tidegate up`: from settings to a running service, and back to nothing.
 
-Prepare (checks, lock, secrets, model, database, configuration), start supervisord, wait until ready, ingest the
-samples once, then watch until told to stop. Whatever way this process or supervisord ends, everything else ends too:
-each is leashed to its parent, and orphans are adopted and killed.
+Prepare (checks, lock, prepare.py), start supervisord, wait until ready, ingest the samples once, then watch until
+told to stop. Whatever way this process or supervisord ends, everything else ends too: each is leashed to its parent,
+and orphans are adopted and killed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
+import errno
+import os
+import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 
-import httpx
-
+from gateway.cli.client import Target
 from gateway.settings import Settings
-from gateway.supervise import credentials, render
+from gateway.supervise import render
 from gateway.supervise.assets import Assets, find_assets
+from gateway.supervise.edge import Edge, EdgeSilent
 from gateway.supervise.instance import InstanceLock, write_instance
 from gateway.supervise.preflight import run_checks
+from gateway.supervise.prepare import PRIVATE, PreparationFailed, cannot_write, prepare, with_absolute_paths
 from gateway.supervise.processes import adopt_orphans, descendants, kill_all, raise_file_limit, reap_orphans
 from gateway.supervise.readiness import StartFailed, Supervisor, wait_until_ready
 from gateway.supervise.samples import SamplesFailed, ingest_samples
-from gateway.supervise.triton_server import leash, prepare_backends, remove_shared_memory
+from gateway.supervise.signals import StopSignals
+from gateway.supervise.triton_server import leash, remove_leftovers
 
 Echo = Callable[[str], None]
 OK, FAILED, REFUSED = 0, 1, 2
-ACCESS_LOG_BYTES = 64 * 2**20
 STOP_MARGIN_S = 30.0  # beyond the drain, for the parts to end one after the other
+LOOK_S = 0.5
+STOP_LOOK_S = 0.1
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 def say(line: str) -> None:
-    print(line, flush=True)
+    with contextlib.suppress(BrokenPipeError):  # nobody reads any more; the service is none the worse
+        print(line, flush=True)
 
 
 def run_up(settings: Settings, echo: Echo = say) -> int:
@@ -43,11 +48,26 @@ def run_up(settings: Settings, echo: Echo = say) -> int:
 
     Returns 0 after an ordered end, 1 when a part failed, 2 when something must be changed before a start.
     """
-    problems = [check for check in run_checks(settings) if not check.ok]
-    for check in problems:
-        echo(check.sentence())
-    if problems:
+    os.umask(PRIVATE)  # children inherit it
+    try:
+        settings = with_absolute_paths(settings)
+        problems = [check for check in run_checks(settings) if not check.ok]
+        for check in problems:
+            echo(check.sentence())
+        if problems:
+            return REFUSED
+        return _run_alone(settings, echo)
+    except PreparationFailed as error:
+        echo(str(error))
         return REFUSED
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        echo(str(cannot_write(settings, error)))
+        return FAILED
+
+
+def _run_alone(settings: Settings, echo: Echo) -> int:
     lock = InstanceLock(settings)
     if not lock.acquire():
         echo(
@@ -55,36 +75,33 @@ def run_up(settings: Settings, echo: Echo = say) -> int:
         )
         return REFUSED
     try:
-        return Up(settings, find_assets(), echo).run()
+        with StopSignals() as signals:
+            return Up(settings, find_assets(), echo, signals).run()
     finally:
         lock.release()
 
 
 class Up:
-    def __init__(self, settings: Settings, assets: Assets, echo: Echo) -> None:
+    def __init__(self, settings: Settings, assets: Assets, echo: Echo, signals: StopSignals) -> None:
         self.settings = settings
         self.assets = assets
         self.echo = echo
-        self.num_signals = 0
-        self._last_signal = ""
+        self.signals = signals
+        self.edge = Edge(settings)
         self._supervisord: subprocess.Popen[bytes] | None = None
-        self._wake = threading.Event()
 
     def run(self) -> int:
-        previous = [(number, signal.signal(number, self._on_signal)) for number in STOP_SIGNALS]
         adopt_orphans()
         raise_file_limit()
         try:
             return self._run()
         finally:
             self._stop()
-            for number, handler in previous:
-                signal.signal(number, handler)
 
     def _run(self) -> int:
         started_s = time.monotonic()
         try:
-            dev_key, password = self._prepare()
+            dev_key, password = prepare(self.settings, self.assets, self._tell)
             if self._is_over():
                 return self._ended()
             self._start()
@@ -93,86 +110,33 @@ class Up:
                 return self._ended()
             write_instance(self.settings)
             self._first_start(dev_key)
+            if self._is_over():
+                return self._ended()
             self._greet(dev_key, time.monotonic() - started_s)
         except (StartFailed, PreparationFailed) as error:
             self.echo(str(error))
             return FAILED
         while not self._is_over():
-            self._wake.wait(0.5)
-            self._rotate_access_log()
+            self.signals.wait(LOOK_S)
+            self.edge.rotate_access_log()
         return self._ended()
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.num_signals += 1
-        self._last_signal = signal.Signals(number).name
-        self._wake.set()
+    def _tell(self, line: str) -> None:
+        self.echo(f"  {line}")
 
     def _is_over(self) -> bool:
         if self._supervisord is not None:
             reap_orphans(keep=self._supervisord.pid)
             if self._supervisord.poll() is not None:
                 return True
-        return self.num_signals > 0
+        return self.signals.count > 0
 
     def _ended(self) -> int:
-        if self.num_signals:
-            self.echo(f"Stopping ({self._last_signal}).")
+        if self.signals.count:
+            self.echo(f"Stopping ({self.signals.last}).")
             return OK
         self.echo("The process manager ended unexpectedly; everything is being stopped.")
         return FAILED
-
-    # Before
-
-    def _prepare(self) -> tuple[str, str]:
-        """Everything on disk. Returns the development key and supervisord's password.
-
-        Raises: PreparationFailed.
-        """
-        from gateway.embedding.export import EmbedderUnavailable, prepare_embedder
-        from gateway.errors import TidegateError
-
-        settings = self.settings
-        for folder in (settings.run_dir, settings.log_dir, settings.files_dir, settings.var / "redis"):
-            folder.mkdir(parents=True, exist_ok=True)
-        try:
-            prepare_backends(settings)
-            prepare_embedder(settings.models_dir, lambda text: self.echo(f"  {text}"))
-            dev_key = self._prepare_database()
-        except EmbedderUnavailable as error:
-            raise PreparationFailed(str(error)) from error
-        except TidegateError as error:
-            raise PreparationFailed(
-                f"The database cannot be used: {error.message} {error.detail}".strip()
-            ) from error
-        password = self._write_configuration()
-        return dev_key, password
-
-    def _prepare_database(self) -> str:
-        """Tables up to date, the development key known. Returns the key."""
-        from gateway.storage.database import Database
-        from gateway.storage.keys import DEFAULT_TENANT, create_key
-
-        dev_key = credentials.secret(self.settings, credentials.DEV_KEY)
-        database = Database(self.settings.sql_url)
-        try:
-            database.migrate()
-            with database.write() as conn:
-                create_key(conn, tenant=DEFAULT_TENANT, name="development", key=dev_key)
-        finally:
-            database.close()
-        return dev_key
-
-    def _write_configuration(self) -> str:
-        settings = self.settings
-        password = credentials.secret(settings, "supervisor")
-        files = {
-            "envoy.yaml": render.render_envoy(settings, self.assets),
-            "redis.conf": render.render_redis(settings, credentials.secret(settings, "redis")),
-            "supervisord.conf": render.render_supervisor(settings, password),
-        }
-        for name, text in files.items():
-            credentials.write_private(settings.run_dir / name, text)
-        return password
 
     # During
 
@@ -196,13 +160,13 @@ class Up:
             return
         self.echo("First start: ingesting the sample collection (tidegate's own documentation).")
         try:
-            collection = ingest_samples(
-                self._base_url(), dev_key, self.assets.documents, lambda text: self.echo(f"  {text}")
-            )
+            target = Target(self._base_url(), dev_key, is_direct=True)
+            collection = ingest_samples(target, self.assets.documents, self._tell, self._is_over)
         except SamplesFailed as error:
             self.echo(f"  Not done: {error}. The service runs; the next start tries again.")
             return
-        marker.write_text(collection + "\n")
+        if collection:
+            marker.write_text(collection + "\n")
 
     def _base_url(self) -> str:
         host = self.settings.host
@@ -228,17 +192,6 @@ tidegate is ready after {took_s:.1f} s.
 Ctrl-C stops it; open answers may finish."""
         )
 
-    def _rotate_access_log(self) -> None:
-        """Envoy appends for ever by itself: keep one older file."""
-        log = self.settings.log_dir / "envoy-access.log"
-        with contextlib.suppress(OSError, httpx.HTTPError):
-            if log.stat().st_size > ACCESS_LOG_BYTES:
-                log.replace(log.with_suffix(".log.1"))
-                self._tell_envoy("/reopen_logs")
-
-    def _tell_envoy(self, path: str) -> None:
-        httpx.post(f"http://127.0.0.1:{self.settings.envoy_admin_port}{path}", timeout=2).raise_for_status()
-
     # After
 
     def _stop(self) -> None:
@@ -251,8 +204,7 @@ Ctrl-C stops it; open answers may finish."""
         if manager is not None:
             manager.wait()
         reap_orphans(keep=0)
-        for replica in range(self.settings.triton_replicas):
-            remove_shared_memory(self.settings, replica)
+        remove_leftovers(self.settings)
         for name in RUN_FILES:
             (self.settings.run_dir / name).unlink(missing_ok=True)
         if left:
@@ -263,38 +215,33 @@ Ctrl-C stops it; open answers may finish."""
     def _drain(self) -> None:
         """Close the public listener, tell connections to end, and let open requests finish."""
         deadline_s = time.monotonic() + self.settings.drain_s
-        with contextlib.suppress(httpx.HTTPError, ValueError):
-            self._tell_envoy("/healthcheck/fail")
-            self._tell_envoy("/drain_listeners?inboundonly")
-            told = False
-            while (
-                (num_open := self._open_requests()) and time.monotonic() < deadline_s and self.num_signals < 2
-            ):
+        told = False
+        with contextlib.suppress(EdgeSilent):
+            self.edge.drain()
+            while num_open := self.edge.num_open_requests():
+                if time.monotonic() > deadline_s or self.signals.count > 1:
+                    return
                 if not told:
                     self.echo(
                         f"Waiting for {num_open} open requests, at most {self.settings.drain_s:g} s; Ctrl-C ends them."
                     )
                     told = True
-                time.sleep(0.1)
-
-    def _open_requests(self) -> int:
-        stats = f"http://127.0.0.1:{self.settings.envoy_admin_port}/stats"
-        text = httpx.get(stats, params={"filter": r"^http\.edge\.downstream_rq_active$"}, timeout=2).text
-        return int(text.rpartition(":")[2])
+                self.signals.wait(STOP_LOOK_S)
 
     def _stop_manager(self, manager: subprocess.Popen[bytes]) -> None:
         """supervisord stops its programs in the order ingest, gateway, envoy, triton, redis."""
-        if self.num_signals < 2:
+        if self.signals.count < 2:
             manager.terminate()
         deadline_s = time.monotonic() + 2 * self.settings.drain_s + STOP_MARGIN_S
-        while manager.poll() is None and self.num_signals < 2 and time.monotonic() < deadline_s:
+        while manager.poll() is None and self.signals.count < 2 and time.monotonic() < deadline_s:
             reap_orphans(keep=manager.pid)
-            time.sleep(0.05)
+            self.signals.wait(STOP_LOOK_S)
+            self._nudge_manager()
+
+    def _nudge_manager(self) -> None:
+        """supervisord looks at its children once a second, and whenever somebody connects to it."""
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.settings.supervisor_port), timeout=0.2).close()
 
 
-class PreparationFailed(RuntimeError):
-    """The text is one sentence, fit to print."""
-
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RUN_FILES = ("instance.json", "supervisord.pid", "supervisord.conf", "redis.conf", "envoy.yaml")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,6 +88,13 @@ class Service:
         return self.process.pid
 
     @property
+    def ready_after_s(self) -> float:
+        """What the service itself says about its start."""
+        found = re.search(r"tidegate is ready after ([0-9.]+) s", self.output.read_text())
+        assert found
+        return float(found.group(1))
+
+    @property
     def var(self) -> Path:
         return self.settings.var
 
@@ -138,6 +146,12 @@ class Service:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_LIMIT_S)
 
+    def press_ctrl_c(self) -> int:
+        """SIGINT to all of the foreground process group, as a terminal does. Returns the exit code."""
+        self.remember()
+        os.killpg(self.pid, signal.SIGINT)
+        return self.process.wait(STOP_LIMIT_S)
+
     def remember(self) -> None:
         """Note the processes there are now, to look for them afterwards."""
         if self.process.poll() is None:
@@ -150,6 +164,7 @@ class Service:
             f"port {port} ({name})" for name, port in all_ports(self.settings).items() if not is_free(port)
         ]
         left += [f"file {path}" for path in self.settings.run_dir.iterdir()]
+        left += [f"file {path}" for path in self.var.glob("models/.*")]
         for replica in range(self.settings.triton_replicas):
             left += [
                 f"shared memory {path}" for path in SHM_DIR.glob(shm_prefix(self.settings, replica) + "*")
@@ -160,10 +175,10 @@ class Service:
 Launch = Callable[..., Service]
 
 
-def spawn(var: Path, output: Path, **explicit: object) -> Service:
-    """`tidegate up` with these settings, not waited for."""
+def spawn(var: Path, output: Path, environ: Mapping[str, str] | None = None, **explicit: object) -> Service:
+    """`tidegate up` with these settings, not waited for. environ: added to our own environment."""
     settings = load_settings({}, var=var, **explicit)
-    outside = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")}
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("TIDEGATE_")} | dict(environ or {})
     with output.open("wb") as stream:
         process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "up"],
@@ -172,6 +187,7 @@ def spawn(var: Path, output: Path, **explicit: object) -> Service:
             stdout=stream,
             stderr=subprocess.STDOUT,
             cwd=Path(__file__).parents[2],
+            process_group=0,
         )
     return Service(settings, process, output)
 
@@ -184,10 +200,12 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
         pytest.skip("the real servers are not installed: " + " ".join(missing))
     services: list[Service] = []
 
-    def start(var: Path | None = None, **explicit: object) -> Service:
+    def start(
+        var: Path | None = None, environ: Mapping[str, str] | None = None, **explicit: object
+    ) -> Service:
         folder = var or tmp_path_factory.mktemp("var")
         port = explicit.pop("port", None) or free_port_block(folder, **explicit)
-        service = spawn(folder, tmp_path_factory.mktemp("out") / "up.log", port=port, **explicit)
+        service = spawn(folder, tmp_path_factory.mktemp("out") / "up.log", environ, port=port, **explicit)
         services.append(service)
         service.wait_until_ready()
         return service

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import signal
-import subprocess
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -14,10 +16,20 @@ import httpx
 import psutil
 import pytest
 
+from gateway.retrieval.triton_models import TritonRetriever
+from gateway.supervise.assets import find_assets
+from gateway.triton import TritonClient
+from gateway.types import Passage, Scope
 from tests.e2e.conftest import Launch, Service, spawn, wait_for
 
 RESTART_LIMIT_S = 60.0
 NOTICED_LIMIT_S = 3.0
+SECOND_START_LIMIT_S = 10.0
+STOP_LIMIT_S = 5.0
+SEARCHABLE_LIMIT_S = 1.0
+# Nobody listens there. gRPC reads the lower-case names, httpx both.
+PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")
+DEAD_PROXY = dict.fromkeys(PROXY_NAMES, "http://127.0.0.1:9") | {"no_proxy": "", "NO_PROXY": ""}
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +167,39 @@ def test_models_cannot_be_changed_through_the_balancer(duo: Service) -> None:
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+def test_a_document_can_be_searched_in_every_replica_within_a_second(duo: Service) -> None:
+    with duo.client() as client:
+        store = client.post("/v1/vector_stores", json={"name": "every-replica"}).json()["id"]
+        upload = {"file": ("lock.md", b"# The lock\n\nThe keeper of the lock is called Marguerite.\n")}
+        file_id = client.post("/v1/files", data={"purpose": "assistants"}, files=upload).json()["id"]
+        client.post(f"/v1/vector_stores/{store}/files", json={"file_id": file_id})
+        attachment = f"/v1/vector_stores/{store}/files/{file_id}"
+        wait_for(lambda: client.get(attachment).json()["status"] == "completed", 30, "the file is ingested")
+    done_s = time.monotonic()
+    for replica in (0, 1):
+        wait_for(lambda: passages_of(duo, replica, store), SEARCHABLE_LIMIT_S, f"found in replica {replica}")  # noqa: B023
+    assert time.monotonic() - done_s <= SEARCHABLE_LIMIT_S
+    with duo.client() as client:
+        client.delete(f"/v1/vector_stores/{store}")
+    for replica in (0, 1):
+        wait_for(lambda: not passages_of(duo, replica, store), SEARCHABLE_LIMIT_S, f"gone from {replica}")  # noqa: B023
+
+
+def passages_of(service: Service, replica: int, store: str) -> list[Passage]:
+    """What one replica finds, asked past the balancer."""
+
+    async def ask_replica() -> list[Passage]:
+        client = TritonClient(f"127.0.0.1:{service.settings.triton_ports(replica)[0]}")
+        try:
+            scope = Scope(tenant_id="default", collections=[store], k=1)
+            found = await TritonRetriever(client).retrieve("Who keeps the lock?", scope, timeout_s=5)
+        finally:
+            await client.close()
+        return found.passages
+
+    return asyncio.run(ask_replica())
+
+
 def test_a_taken_port_is_named_with_its_setting(duo: Service, tmp_path: Path) -> None:
     refused = spawn(tmp_path / "var", tmp_path / "up.log", port=duo.settings.port)
     assert refused.process.wait(30) == 2
@@ -163,15 +208,58 @@ def test_a_taken_port_is_named_with_its_setting(duo: Service, tmp_path: Path) ->
     )
 
 
+# A second service, in one var folder from its first start to its last. These tests follow each other.
+
+
 @pytest.fixture(scope="module")
 def second_var(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("second")
 
 
+@pytest.fixture(scope="module")
+def second(duo: Service, launch: Launch, second_var: Path) -> Service:
+    """Beside the first; with a proxy in the environment, which is not for our own parts."""
+    return launch(second_var, DEAD_PROXY)
+
+
+def test_the_first_question_is_as_fast_as_the_next(second: Service) -> None:
+    took_s = []
+    with second.client() as client:
+        client.get("/v1/models").raise_for_status()
+        for _ in range(11):
+            start_s = time.monotonic()
+            assert ask(client).status_code == 200
+            took_s.append(time.monotonic() - start_s)
+    # 0.1 s: what another test on the same two cores may cost
+    assert took_s[0] <= 5 * statistics.median(took_s[1:]) + 0.1
+
+
+def test_the_first_start_ingests_every_sample(second: Service) -> None:
+    assert sample_collections(second) == [(len(find_assets().documents), 0)]
+
+
+def sample_collections(service: Service) -> list[tuple[int, int]]:
+    """(completed, others) files of each collection that bears the samples' name."""
+    with service.client() as client:
+        stores = client.get("/v1/vector_stores", params={"limit": 100}).json()["data"]
+    counts = [store["file_counts"] for store in stores if store["name"] == "tidegate-docs"]
+    return [(each["completed"], each["total"] - each["completed"]) for each in counts]
+
+
+def test_nobody_else_on_this_machine_can_read_what_tenants_stored(second: Service) -> None:
+    stored = [*second.var.glob("tidegate.db*"), *second.settings.files_dir.rglob("*")]
+    stored += [
+        second.settings.files_dir,
+        *(second.var / "secrets").rglob("*"),
+        *second.settings.log_dir.iterdir(),
+    ]
+    assert len(stored) > 10
+    assert [str(path) for path in stored if path.stat().st_mode & 0o077] == []
+
+
 def test_a_second_service_runs_beside_the_first_and_ends_with_its_manager(
-    duo: Service, launch: Launch, second_var: Path
+    duo: Service, second: Service
 ) -> None:
-    second = launch(second_var)
     for service in (duo, second):
         with service.client() as client:
             assert ask(client).status_code == 200
@@ -182,22 +270,44 @@ def test_a_second_service_runs_beside_the_first_and_ends_with_its_manager(
     assert second.leftovers() == []
 
 
-def test_nothing_survives_when_up_itself_is_killed(launch: Launch, second_var: Path) -> None:
-    service = launch(second_var)
+def test_nothing_survives_when_up_itself_is_killed(launch: Launch, second: Service) -> None:
+    (second.var / "samples-ingested").unlink()  # as if the first start had been broken off
+    service = launch(second.var)
+    assert service.ready_after_s <= SECOND_START_LIMIT_S
+    assert sample_collections(service) == [(len(find_assets().documents), 0)]
     service.remember()
     service.process.kill()
     service.process.wait(10)
     wait_for(
         lambda: not [p for p in service.seen if p.is_running() and p.status() != "zombie"], 40, "all are gone"
     )
-    again = launch(second_var)  # neither lock nor file is in the way
-    again.remember()
-    assert again.stop() == 0
-    assert again.leftovers() == []
 
 
-def test_open_streams_finish_before_the_end(launch: Launch, second_var: Path) -> None:
-    service = launch(second_var)
+def test_ctrl_c_stops_at_once_and_leaves_nothing(launch: Launch, second: Service) -> None:
+    for leftover in ("models/.embed-draft", "triton/backends.0"):  # and all that the killed one left
+        (second.var / leftover).mkdir(parents=True)
+    service = launch(second.var)
+    cancel_streams(service)
+    start_s = time.monotonic()
+    assert service.press_ctrl_c() == 0
+    assert time.monotonic() - start_s <= STOP_LIMIT_S
+    assert service.leftovers() == []
+    assert not (second.var / "triton").exists()
+    log = (service.settings.log_dir / "triton-0.log").read_text()
+    assert "replica 0 is ready" not in log[log.rindex("replica 0 is draining") :]
+
+
+def cancel_streams(service: Service) -> None:
+    """Leave streams in the middle: Triton 2.51 may then wait for its decoupled model for ever when it ends."""
+    body = {"model": "fast", "stream": True, "messages": [{"role": "user", "content": "What is tidegate?"}]}
+    with service.client() as client:
+        for _ in range(30):
+            with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+                next(answer.iter_raw())
+
+
+def test_open_streams_finish_before_the_end(launch: Launch, second: Service) -> None:
+    service = launch(second.var)
     # A request whose body is still on its way keeps its stream open for as long as we like.
     body = b'{"model": "auto", "messages": [{"role": "user", "content": "What is a tide gate?"}]}'
     let_go = threading.Event()
@@ -233,5 +343,9 @@ def test_open_streams_finish_before_the_end(launch: Launch, second_var: Path) ->
 
 def test_the_process_list_shows_no_secret(duo: Service) -> None:
     secrets = [path.read_text().strip() for path in (duo.var / "secrets").iterdir()]
-    words = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert not [value for value in secrets if value in words]
+    words = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words += process.cmdline()
+    assert any("tritonserver" in word for word in words)
+    assert not [value for value in secrets if any(value in word for word in words)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,25 @@ def test_a_folder_is_locked_by_one_instance_only(settings: Settings) -> None:
     assert not is_running(settings)
     assert second.acquire()
     second.release()
+
+
+def test_two_who_ask_at_once_do_not_take_each_other_for_an_instance(settings: Settings) -> None:
+    settings.run_dir.mkdir(parents=True)
+    with (settings.run_dir / "lock").open("w") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert not is_running(settings)
+
+
+def test_a_start_waits_for_one_who_only_asks(settings: Settings) -> None:
+    settings.run_dir.mkdir(parents=True)
+    with (settings.run_dir / "lock").open("w") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.05, fcntl.flock, (asking, fcntl.LOCK_UN))
+        timer.start()
+        lock = InstanceLock(settings)
+        assert lock.acquire()
+        timer.join()
+    lock.release()
 
 
 def test_a_released_lock_leaves_no_file(settings: Settings) -> None:

@@ -32,6 +32,47 @@ def test_a_full_disk_names_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "TIDEGATE_VAR" in sentence
 
 
+@pytest.mark.parametrize(
+    ("replicas", "free_mib", "ok"),
+    [
+        pytest.param(1, 8, True, id="one"),
+        pytest.param(1, 7, False, id="too little for one"),
+        pytest.param(2, 16, True, id="two"),
+        pytest.param(2, 15, False, id="too little for two"),
+        pytest.param(6, 61, True, id="six beside another instance in Docker's default of 64 MiB"),
+    ],
+)
+def test_every_replica_needs_8_mib_of_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, replicas: int, free_mib: int, ok: bool
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**26, 0, free_mib * 2**20))
+    check = preflight.check_shared_memory(load_settings({}, var=tmp_path, triton_replicas=replicas))
+    assert check.ok is ok
+    assert ok or f"{8 * replicas} are needed" in check.sentence()
+    assert preflight.check_shared_memory(load_settings({}, var=tmp_path), running=True).ok
+
+
+@pytest.mark.parametrize(
+    "folder", ["a b", "$HOME", "semi;colon", "it's", 'a "quote"', "100%", "back`tick", "ünï", "a:b", "x#y"]
+)
+def test_odd_letters_in_var_are_fine(folder: str, tmp_path: Path) -> None:
+    assert preflight.check_paths(load_settings({}, var=tmp_path / folder)).ok
+
+
+@pytest.mark.parametrize("folder", ["a ; b", "a # b", "line\nbreak", "what?"])
+def test_letters_that_var_cannot_have_name_the_setting(folder: str, tmp_path: Path) -> None:
+    sentence = preflight.check_paths(load_settings({}, var=tmp_path / folder)).sentence()
+    assert "TIDEGATE_VAR" in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(("folder", "ok"), [("a b $x", True), ("a:b", False), ("a ;b", False)])
+def test_a_checkout_where_nothing_could_start_is_told(folder: str, ok: bool, tmp_path: Path) -> None:
+    check = preflight.check_paths(load_settings({}, var=tmp_path), checkout=tmp_path / folder)
+    assert check.ok is ok
+    assert ok or "move the checkout" in check.sentence()
+
+
 def test_a_var_that_is_a_file_names_the_setting(tmp_path: Path) -> None:
     (tmp_path / "var").touch()
     check = preflight.check_var(load_settings({}, var=tmp_path / "var"))
