@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -14,6 +15,7 @@ from gateway.errors import UpstreamUnavailable
 from gateway.ingest.worker import IngestWorker
 from gateway.retrieval.triton_models import TritonEmbedder
 from gateway.settings import Settings, load_settings
+from gateway.storage import ledger
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
 from gateway.storage.redis_client import connect_redis
@@ -24,6 +26,9 @@ log = logging.getLogger("tidegate.ingest_app")
 WAKE_CHANNEL = "tidegate:ingest"
 RETRY_S = 1.0
 STALE_PART_S = 24 * 3600.0  # longer than any upload
+PRUNE_EVERY_S = 3600.0
+PRUNE_BATCH = 1000  # receipts in one transaction: it holds the write lock
+PRUNE_PAUSE_S = 0.05  # for other writers, between two batches
 
 
 async def serve(settings: Settings) -> None:
@@ -34,16 +39,18 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     database, blobs = Database(settings.sql_url), BlobStore(settings.files_dir)
     triton, redis = TritonClient(settings.triton_target), connect_redis(settings)
-    listening = asyncio.create_task(_listen(redis, wake))
+    beside = {asyncio.create_task(_listen(redis, wake))}
     try:
         await asyncio.to_thread(blobs.remove_stale_parts, STALE_PART_S)
         if await _migrated(database, stop):
             log.info("ready")
+            beside.add(asyncio.create_task(_prune_receipts(database)))
             worker = IngestWorker(database, blobs, TritonEmbedder(triton), settings)
             await worker.run(stop, wake)
     finally:
-        listening.cancel()
-        await asyncio.wait({listening})
+        for task in beside:
+            task.cancel()
+        await asyncio.wait(beside)
         await redis.aclose()
         await triton.close()
         database.close()
@@ -73,6 +80,25 @@ async def _listen(redis: Redis, wake: asyncio.Event) -> None:
                     wake.set()
         except (RedisError, OSError):
             await asyncio.sleep(RETRY_S)
+
+
+async def _prune_receipts(database: Database) -> None:
+    """Delete receipts that are older than ledger.RECEIPT_DAYS, now and every hour. Raises nothing."""
+
+    def prune() -> int:
+        before = int(time.time()) - ledger.RECEIPT_DAYS * 24 * 3600
+        with database.write() as conn:
+            return ledger.prune(conn, before, PRUNE_BATCH)
+
+    while True:
+        try:
+            count = await asyncio.to_thread(prune)
+        except Exception:
+            log.exception("old receipts are not pruned; next try in %g s", PRUNE_EVERY_S)
+            count = 0
+        if count:
+            log.info("old receipts pruned: %d", count)
+        await asyncio.sleep(PRUNE_PAUSE_S if count == PRUNE_BATCH else PRUNE_EVERY_S)
 
 
 def main() -> int:

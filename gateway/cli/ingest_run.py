@@ -147,7 +147,8 @@ class IngestRun:
 
     async def _upload_and_attach(self, step: Step) -> str:
         file_id, sha256 = step.file_id, step.file.sha256
-        if not file_id:
+        is_ours = not file_id
+        if is_ours:
             stored = await self._patiently(lambda: self._upload(step.file))
             file_id = stored["id"]
             # the service's hash is of what it got: the file may have changed since it was planned
@@ -156,8 +157,9 @@ class IngestRun:
         try:
             await self._patiently(lambda: self._api.post(f"/v1/vector_stores/{self._collection}/files", body))
         except BaseException:  # also when cancelled: an upload that no collection shows is litter
-            with contextlib.suppress(CommandFailed):
-                await asyncio.shield(self._api.delete(f"/v1/files/{file_id}"))
+            if is_ours:  # one that was there already may be held by other collections
+                with contextlib.suppress(CommandFailed):
+                    await asyncio.shield(self._api.delete(f"/v1/files/{file_id}"))
             raise
         return str(file_id)
 

@@ -141,6 +141,10 @@ def _tell_gateways(settings: Settings, key_id: str) -> None:
     """Make gateways forget what they remember of a key. Best effort: they also forget by themselves."""
     import redis
 
+    from gateway.supervise.instance import is_running
+
+    if not settings.redis_url and not is_running(settings):
+        return  # nobody to tell, and our Redis' old port (with its password) is not for others
     with contextlib.suppress(redis.RedisError, OSError, ValueError):
         client = redis.Redis.from_url(
             settings.redis_url or _own_redis(settings),

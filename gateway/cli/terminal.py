@@ -77,13 +77,25 @@ def settings_of(var: Path | None, **explicit: Any) -> Settings:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that styles only for a terminal that wants it (NO_COLOR, TERM=dumb, pipes: plain text)."""
+    """A console that styles only for a terminal that wants it (NO_COLOR, TERM=dumb, pipes: plain text).
+
+    FORCE_COLOR changes nothing about a pipe: what reads it would get control codes for text.
+    """
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPED_WIDTH
+    is_terminal = stream.isatty()
+    width = None if is_terminal else PIPED_WIDTH
     options: dict[str, Any] = {"color_system": None} if os.environ.get("NO_COLOR") else {}
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, **options)
+    return Console(
+        file=stream,
+        force_terminal=is_terminal,
+        width=width,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        **options,
+    )
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, right: Iterable[str] = ()) -> None:

@@ -58,6 +58,7 @@ _NEAR_COSINE = 0.25  # from here on a passage is worth pointing at, though it an
 # Chances relative to the best sentence. A second one is quoted from _WORTH on; but since what is read first should
 # answer, a sentence that stands before the best one must be half as likely.
 _WORTH, _WORTH_BEFORE = 0.08, 0.5
+_MAX_KEPT_CHARS = 2000  # of a text whose count is kept: passages come again, long questions do not
 _SAME = 0.8  # share of common words that makes two sentences one
 
 
@@ -92,7 +93,8 @@ def answer(
     similarity: needed for what `deep` adds; without it `deep` answers as `fast` does.
     """
     asked = read(question)
-    found = [each for each in candidates(passages) if not _restates(question, each.text)]
+    said = _bare(asked.text)
+    found = [each for each in candidates(passages) if not _restates(said, each.text)]
     if not asked.terms or not found:
         return Answer(notice=_notice(passages, near=False), score=-99.0)
     rows = lexical(asked, found, passages)
@@ -109,10 +111,17 @@ def answer(
     return _quoted([found[index] for index in sorted(chosen)], passages, params, support)
 
 
-def _restates(question: str, sentence: str) -> bool:
-    """Whether a sentence repeats the question word for word: text about the question, not its answer."""
-    asked = " ".join(re.findall(r"\w+", question.lower()))
-    return asked.count(" ") >= 2 and asked in " ".join(re.findall(r"\w+", sentence.lower()))
+def _restates(said: str, sentence: str) -> bool:
+    """Whether a sentence repeats the question word for word: text about the question, not its answer.
+
+    said: `_bare(question)`.
+    """
+    return len(said) <= len(sentence) and said.count(" ") >= 2 and said in _bare(sentence)
+
+
+def _bare(text: str) -> str:
+    """The words alone, in lower case, one space between."""
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def _vector(weights: dict[str, float]) -> npt.NDArray[np.float64]:
@@ -211,16 +220,20 @@ def _notice(passages: Sequence[Passage], *, near: bool) -> str:
     """The plain refusal; with a hint of where related text stands, which cites nothing."""
     places = []
     for passage in passages[:3] if near else ():
-        place = " ".join((passage.heading or passage.filename).split())
+        place = " ".join((passage.heading or passage.filename).replace(" > ", " › ").split())
         place = re.sub(r"[\[\]\x00-\x1f`*_<>#]", "", place)[:80].strip()
         if place and place not in places:
             places.append(place)
     return f"{NO_ANSWER} The nearest sections are: {'; '.join(places)}." if places else NO_ANSWER
 
 
-@lru_cache(maxsize=2048)
 def num_tokens(text: str) -> int:
     """Estimate of the word pieces of a text: words and marks, and one more per eight letters of long ones."""
+    return _counted(text) if len(text) <= _MAX_KEPT_CHARS else _counted.__wrapped__(text)
+
+
+@lru_cache(maxsize=2048)
+def _counted(text: str) -> int:
     return sum(1 + (len(piece) - 1) // 8 for piece in re.findall(r"\w+|[^\w\s]", text))
 
 

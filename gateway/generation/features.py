@@ -16,25 +16,29 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gateway.generation.question import Question, evidence
+from gateway.generation.question import Question, Wanted, evidence
 from gateway.generation.sentences import Kind, Span, split
-from gateway.generation.terms import Word, stem, words
+from gateway.generation.terms import Word, inner_stems, stem, words
 from gateway.types import Passage
 
 NAMES = ("cover", "near", "linked", "evidence", "cosine", "passage", "length")
 _MAX_PASSAGE_CHARS = 20_000  # of one passage; chunks are far smaller, so only abuse is cut
+_INFLECTED = 0.9  # what another form of a word counts: `reads` may be about the reader, or not
+_ALIKE = 0.6  # what a word counts that has the same start, or stands inside an identifier
+_NOT_IN_CODE = {Wanted.DEFINITION, Wanted.REASON, Wanted.PERSON, Wanted.PLACE}
 _MAX_KEPT_PASSAGES = 1024  # about 20 MB of chunks of the usual size
 
 
 # A sentence that opens like this speaks of what the sentence before it names.
 _LINKED = re.compile(
-    r"\W*(?:(?:today|later|however|also|but|and|then|there|here|in|at|by|for|of|since|after|to|from|among|during)[\s,]+)?"
+    r"\W*+(?:(?:today|later|however|also|but|and|then|there|here|in|at|by|for|of|since|after|to|from|among|during)[\s,]+)?"
     r"(?:this|these|those|that|it|its|he|his|him|she|her|they|their|them|such|both|another"
     r"|the (?:former|latter|same|other))\b",
     re.IGNORECASE,
 )
 
 
+_LINK = re.compile(r"!?\[[^\[\]]*+\]\([^()]*+\)|</?[a-zA-Z][^<>]*+>")
 _QUESTION = re.compile(r"\?[\"'”’»)*_`]*[,.]?\s*$")
 
 
@@ -47,8 +51,11 @@ class Piece(NamedTuple):
     kind: Kind
     heading: str  # the nearest heading above it
     found: list[Word]
+    forms: frozenset[str]  # words as written, in lower case
     stems: frozenset[str]
     starts: frozenset[str]  # of its longer stems
+    inner: frozenset[str]  # stems that stand only inside paths and identifiers
+    above: frozenset[str]  # stems of the heading
     around: frozenset[str]  # stems of the heading and of the sentence before it
     around_starts: frozenset[str]
 
@@ -81,6 +88,7 @@ def candidates(passages: Sequence[Passage]) -> list[Candidate]:
 def pieces(text: str, heading: str) -> tuple[Piece, ...]:
     """The sentences of one passage. Kept, because the passages that answer one question answer others too."""
     above, before = heading, ""
+    above_stems = _stems(above)  # once per heading: it may be long, and its sentences many
     result = []
     spans = split(text)
     for span, following in zip_longest(spans, spans[1:]):
@@ -88,21 +96,31 @@ def pieces(text: str, heading: str) -> tuple[Piece, ...]:
         is_table_head = span.kind is Kind.ROW and _is_rule(text, following)
         if span.kind is Kind.HEADING or is_table_head:
             above, before = f"{heading} {quoted}", ""
+            above_stems = _stems(above)
         if span.kind in (Kind.HEADING, Kind.MARKUP) or is_table_head:
             continue
         found = words(quoted)
-        if found and not _QUESTION.search(quoted):  # what asks does not answer
+        # What asks does not answer, nor does a picture or a list of links.
+        if found and not _QUESTION.search(quoted) and not _is_only_links(quoted):
             stems = frozenset(stem(word.text) for word in found)
-            around = _stems(before) | _stems(above)
+            around = _stems(before) | above_stems
             result.append(
                 Piece(
                     span.start, span.end, quoted, span.kind, above, found,
-                    stems, _starts(stems), around, _starts(around),
+                    frozenset(word.text.lower() for word in found), stems, _starts(stems),
+                    inner_stems(quoted, found), above_stems, around, _starts(around),
                 )
             )  # fmt: skip
         if found:
             before = quoted
     return tuple(result)
+
+
+def _is_only_links(quoted: str) -> bool:
+    """Whether nothing is left without links, pictures and tags. Twice, for a badge is a picture in a link."""
+    if "](" not in quoted and "<" not in quoted:
+        return False
+    return not any(char.isalnum() for char in _LINK.sub("", _LINK.sub("", quoted)))
 
 
 def _is_rule(text: str, span: Span | None) -> bool:
@@ -111,8 +129,16 @@ def _is_rule(text: str, span: Span | None) -> bool:
 
 
 def term_weights(question: Question, found: Sequence[Candidate]) -> dict[str, float]:
-    """Weight of each question term: rare among the sentences at hand = telling. Never zero, never unbounded."""
-    counts = Counter(term for candidate in found for term in question.terms if term in candidate.stems)
+    """Weight of each question term: rare among the sentences at hand = telling. Never zero, never unbounded.
+
+    A sentence speaks of what its heading names: what all headings name (the product, say) tells nothing apart.
+    """
+    counts = Counter(
+        term
+        for candidate in found
+        for term in question.terms
+        if term in candidate.stems or term in candidate.piece.above
+    )
     total = max(len(found), 8)
     return {term: math.log(1 + total / (counts[term] + 0.5)) for term in question.terms}
 
@@ -129,7 +155,7 @@ def lexical(
     rows = np.zeros((len(found), len(NAMES)))
     for row, candidate in enumerate(found):
         piece = candidate.piece
-        here = _matches(weights, piece.stems, piece.starts)
+        here = _here(question, weights, piece)
         around = _matches(weights, piece.around, piece.around_starts)
         cover = sum(weights[t] * here[t] for t in weights) / whole
         reach = sum(weights[t] * max(here[t], around[t]) for t in weights) / whole
@@ -137,12 +163,30 @@ def lexical(
             cover,
             reach - cover,
             (reach - cover) * bool(_LINKED.match(piece.text)),
-            evidence(question, piece.text, piece.found),
+            _evidence(question, piece),
             max(-1.0, passages[candidate.passage].score - best_score),
             held[candidate.passage] / best_cover,
             min(1.0, math.log(1 + len(piece.found)) / 4),
         )
     return rows
+
+
+def _here(question: Question, weights: dict[str, float], piece: Piece) -> dict[str, float]:
+    """What of each term the sentence itself holds, 0..1."""
+    here = _matches(weights, piece.stems, piece.starts)
+    for term in here.keys() & piece.stems:
+        if term in piece.inner and term not in question.inner:
+            here[term] = _ALIKE  # `TIDEGATE_PORT` is not about tidegate
+        elif piece.forms.isdisjoint(question.forms[term]):
+            here[term] = _INFLECTED
+    return here
+
+
+def _evidence(question: Question, piece: Piece) -> float:
+    """A line of code defines, explains and names nobody, whatever words it holds."""
+    if piece.kind is Kind.CODE and question.wanted in _NOT_IN_CODE:
+        return 0.0
+    return evidence(question, piece.text, piece.found)
 
 
 def _stems(text: str) -> frozenset[str]:
@@ -154,8 +198,8 @@ def _starts(stems: frozenset[str]) -> frozenset[str]:
 
 
 def _matches(weights: dict[str, float], stems: frozenset[str], starts: frozenset[str]) -> dict[str, float]:
-    """1 for each term held, 0.6 where only a word of the same first letters is."""
-    return {t: 1.0 if t in stems else 0.6 * (len(t) >= 5 and t[:5] in starts) for t in weights}
+    """1 for each term held, _ALIKE where only a word of the same first letters is."""
+    return {t: 1.0 if t in stems else _ALIKE * (len(t) >= 5 and t[:5] in starts) for t in weights}
 
 
 def _passage_cover(weights: dict[str, float], found: Sequence[Candidate], count: int) -> list[float]:

@@ -9,7 +9,9 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
-from gateway.generation.terms import Word, is_content, stem, word_set, words
+from gateway.generation.terms import Word, inner_stems, is_content, stem, word_set, words
+
+MAX_READ_CHARS = 2000  # of a message: its start and its end, where a question stands
 
 
 class Wanted(StrEnum):
@@ -27,11 +29,16 @@ class Wanted(StrEnum):
 
 
 class Question(NamedTuple):
-    """A question with its words read. terms: stems of its content words, in order, each once."""
+    """A question with its words read. terms: stems of its content words, in order, each once.
+
+    text: as it was read, so at most about MAX_READ_CHARS.
+    """
 
     text: str
     terms: tuple[str, ...]
     stems: frozenset[str]  # of every word, to tell what a sentence adds
+    inner: frozenset[str]  # of words inside identifiers
+    forms: dict[str, frozenset[str]]  # how each term was written, in lower case
     wanted: Wanted
 
 
@@ -106,7 +113,7 @@ _CUES: tuple[tuple[Wanted, tuple[str, ...]], ...] = (
     (
         Wanted.DEFINITION,
         (
-            r"^\W*(?:what|who) (?:is|are|was|were) (?:an? |the )?(?:[\w'’-]+ ?){1,4}\?*\W*$",
+            r"^\W*(?:what|who) (?:is|are|was|were) (?:an? |the )?(?:[\w'’-]++ ?+){1,4}+\?*+\W*+$",
             r"\bwhat (?:does|do) .{1,60} mean\b|\b(?:define|definition|meaning) of\b",
         ),
     ),
@@ -158,17 +165,28 @@ _DEFINING = re.compile(
 
 
 def read(text: str) -> Question:
-    """The question as the reader sees it. With no content word at all, every word counts as one."""
-    found = [word.text for word in words(text)]
+    """The question as the reader sees it. With no content word at all, every word counts as one.
+
+    Of a text above MAX_READ_CHARS (a question around a pasted document) only start and end are read.
+    """
+    if len(text) > MAX_READ_CHARS:
+        text = f"{text[: MAX_READ_CHARS // 2]} … {text[-(MAX_READ_CHARS // 2) :]}"
+    at = words(text)
+    found = [word.text for word in at]
     content = [stem(word) for word in found if is_content(word)]
     if not content:
         content = [stem(word) for word in found]
     asked = _TITLE_WORD.sub(" ", text.strip())
+    forms: dict[str, set[str]] = {}
+    for word in found:
+        forms.setdefault(stem(word), set()).add(word.lower())
     wanted = next((wanted for wanted, cue in _COMPILED if cue.search(asked)), Wanted.ANY)
     return Question(
         text=text,
         terms=tuple(dict.fromkeys(content)),
         stems=frozenset(stem(word) for word in found),
+        inner=inner_stems(text, at),
+        forms={term: frozenset(forms[term]) for term in content},
         wanted=wanted,
     )
 

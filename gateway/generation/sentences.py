@@ -17,22 +17,23 @@ from gateway.generation.terms import word_set
 MAX_SPAN_CHARS = 1000  # longer than any real sentence; text without full stops is cut at white space
 
 _FENCE = re.compile(r"\s{0,3}(```+|~~~+)")
-_HEADING = re.compile(r"\s{0,3}#{1,6}\s+\S")
-_UNDERLINE = re.compile(r"\s{0,3}(=+|-{2,})\s*$")
-_RULE = re.compile(r"\s{0,3}([-*_=]\s*+){3,}$")
+_HEADING = re.compile(r"\s{0,3}#{1,6}\s++\S")
+_UNDERLINE = re.compile(r"\s{0,3}(?:=++|--++)\s*+$")
+_RULE = re.compile(r"\s{0,3}(?:[-*_=]\s*+){3,}+$")
 _TABLE_RULE = re.compile(r"(?=.*--)[|:\-\s]++$", re.DOTALL)
 _MARKER = re.compile(r"\s*+(?:>\s*+)*+(?:[-*+•‣◦▪–]|\d{1,3}[.)]|\(?[a-z]\))\s++(?=\S)|\s*+(?:>\s*+)++(?=\S)")
-_INDENTED = re.compile(r"(?: {4}|\t)\s*\S")
+_INDENTED = re.compile(r"(?: {4}|\t)\s*+\S")
 _NUMBERED_TITLE = re.compile(
     r"(?:chapter|section|part|appendix|article|kapitel)\s+[\divxlc]+\b", re.IGNORECASE
 )
 
 _END = re.compile(
     r"(?P<cjk>[。！？｡]+[」』”’）】]*)"
-    r"|(?P<mark>[.!?…]+)(?P<close>[\"'”’»)\]*_]*(?:\[[^\]\n]{1,30}\])*)(?=\s|$)",
+    # the whole run of marks, from its first: a search from each of them would take quadratic time
+    r"|(?<![.!?…])(?P<mark>[.!?…]++)(?P<close>[\"'”’»)\]*_]*+(?:\[[^\]\n]{1,30}\])*+)(?=\s|$)",
 )
-_LAST_WORD = re.compile(r"[^\s(\[\"'“‘«]+$")
-_MORE_POINTS = re.compile(r"\s+[.…]")  # ". . ."
+_LAST_WORD = re.compile(r"(?<![^\s(\[\"'“‘«])[^\s(\[\"'“‘«]++$")
+_MORE_POINTS = re.compile(r"\s++[.…]")  # ". . ."
 _NEXT_WORD = re.compile(r"\s*[\"'“‘«(\[*_]*([^\W_]+)?")
 
 # Never the end of a sentence, whatever follows.

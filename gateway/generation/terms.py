@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+MAX_WORD_CHARS = 64  # of a word that are told apart; bounds what the cache of stems can hold
+
 _WORD = re.compile(r"\d+(?:[.,:]\d+)+|[^\W_]+(?:['’][^\W_]+)*")
+_TOKEN = re.compile(r"\S+")
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")  # scripts without spaces
 _VOWEL = re.compile(r"[aeiouyäöüáéíóúàèâêîôû]")
 _DOUBLED = re.compile(r"([bdfgmnprt])\1$")
@@ -16,17 +20,21 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-STOP_WORDS = word_set(
+_FUNCTION_WORDS = word_set(
     "a about above after again against all also am an and any are as at be became because been before being below "
     "between both but by came can could did do does doing done down during each either else ever few for from "
     "further had has have having he her here hers him his how i if in into is it its itself just let like many may "
     "me might more most much must my neither no nor not of off often on once one only onto or other our out over "
     "own per quite said same shall she should since so some such than that the their them then there these they "
     "this those through thus to too under until up upon us very via was we were what when where whether which "
-    "while who whom whose why will with within without would yes yet you your "
-    "please tell explain describe give name call called known say says according happen happened mean "
-    "kind type types sort something anything someone thing things"
+    "while who whom whose why will with within without would yes yet you your"
 )
+# Say what is asked for, or hardly anything; in a document they are words like others.
+_ASKING_WORDS = word_set(
+    "please tell explain describe give name call called known say says according happen happened mean need needs "
+    "needed use uses used using kind type types sort something anything someone thing things"
+)
+STOP_WORDS = _FUNCTION_WORDS | _ASKING_WORDS
 
 # Forms that no ending explains.
 _IRREGULAR = {
@@ -73,13 +81,20 @@ def _pairs(run: str, at: int) -> list[Word]:
     return [Word(run[i : i + 2], at + i) for i in range(len(run) - 1)]
 
 
-@lru_cache(maxsize=65536)
 def stem(word: str) -> str:
     """A key that inflections of a word share: `created`, `creates` and `creation` give one stem.
 
-    Light on purpose: it may leave related words apart, and must seldom join unrelated ones.
+    Light on purpose: it may leave related words apart, and must seldom join unrelated ones. A function word is a
+    form of nothing but itself: `your own` says nothing of who owns.
     """
+    return _stem(word[:MAX_WORD_CHARS])
+
+
+@lru_cache(maxsize=65536)
+def _stem(word: str) -> str:
     lower = word.lower().replace("’", "'")
+    if lower in _FUNCTION_WORDS:
+        return f"={lower}"
     lower = lower.removesuffix("'s").replace("'", "")
     if lower[:1].isdigit():
         return lower.replace(",", "")
@@ -137,6 +152,24 @@ def _bare(base: str) -> str:
     if base.endswith(("iz", "is")) and len(base) >= 6:
         base = base[:-2]
     return base[:-1] if _DOUBLED.search(base) and len(base) > 4 else base
+
+
+def inner_stems(text: str, found: Sequence[Word]) -> frozenset[str]:
+    """Stems of those words that stand nowhere but inside identifiers and paths (`a_b`, `a/b/c`).
+
+    found: `words(text)`.
+    """
+    inner: set[str] = set()
+    plain: set[str] = set()
+    tokens = _TOKEN.finditer(text)
+    end, is_inner = 0, False
+    for word in found:
+        while word.at >= end:
+            token = next(tokens)
+            end, bare = token.end(), token[0].strip("_*`'\"()[].,;:")
+            is_inner = "_" in bare or bare.count("/") >= 2
+        (inner if is_inner else plain).add(stem(word.text))
+    return frozenset(inner - plain)
 
 
 def is_content(word: str) -> bool:

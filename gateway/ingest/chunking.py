@@ -19,10 +19,13 @@ _MAX_HEADING_LINE_CHARS = 300  # a longer line is no heading, whatever it begins
 _FENCE_FACTOR = 2  # a fenced block stays whole up to this many chunk lengths
 
 _LINE = re.compile(r"[^\n]+")
-_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*")
+_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]++(.*)")
 _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
-# A sentence ends at a mark (and what closes after it) followed by space, or at a mark that needs no space.
-_SENTENCE_START = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n")
+# A sentence ends at a mark (and what closes after it) followed by space, or at a mark that needs no space. List items
+# and table rows are as good. A line as such is not: hard-wrapped text breaks it anywhere.
+_SENTENCE_START = re.compile(
+    r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n(?=[ \t]*+(?:[-*+|]|\d{1,3}[.)])[ \t])"
+)
 _LINE_START = re.compile(r"\n")
 _WORD_START = re.compile(r"\s+")
 
@@ -98,8 +101,7 @@ def _blocks(text: str, style: Style) -> Iterator[_Block]:
             yield _Block(*_trimmed(text, start, end), _titles(path))
             start = -1
         if title:
-            level = len(title[1])
-            path = [entry for entry in path if entry[0] < level] + [(level, title[2][:_MAX_TITLE_CHARS])]
+            path = [entry for entry in path if entry[0] < title[0]] + [title]
             yield _Block(*_trimmed(text, line.start(), line.end()), _titles(path), is_heading=True)
             continue
         fence = mark[1] if mark else ""
@@ -109,8 +111,16 @@ def _blocks(text: str, style: Style) -> Iterator[_Block]:
         yield _Block(*_trimmed(text, start, end), _titles(path), is_fence=bool(fence))
 
 
-def _title(line: str) -> re.Match[str] | None:
-    return _HEADING.fullmatch(line) if len(line) <= _MAX_HEADING_LINE_CHARS else None
+def _title(line: str) -> tuple[int, str] | None:
+    """Level and title of a heading line, closing hashes off (`## Install ##`, but `# C#` keeps its own)."""
+    found = _HEADING.match(line) if len(line) <= _MAX_HEADING_LINE_CHARS else None
+    if found is None:
+        return None
+    title = found[2].rstrip(" \t")
+    bare = title.rstrip("#")
+    if not bare or bare[-1] in " \t":
+        title = bare.rstrip(" \t")
+    return len(found[1]), title[:_MAX_TITLE_CHARS]
 
 
 def _titles(path: list[tuple[int, str]]) -> tuple[str, ...]:
@@ -130,11 +140,12 @@ def _split_long(text: str, blocks: Iterator[_Block], max_chars: int, style: Styl
 
 
 def _cuts(text: str, start: int, end: int, max_chars: int, by_line: bool) -> Iterator[tuple[int, int]]:
-    """Pieces of at most max_chars: at the last good border in reach, else at a space, else anywhere."""
-    border = _LINE_START if by_line else _SENTENCE_START
+    """Pieces of at most max_chars: at the last border in reach of the best kind, else anywhere."""
+    borders = (_LINE_START, _WORD_START) if by_line else (_SENTENCE_START, _LINE_START, _WORD_START)
     while end - start > max_chars:
         reach = start + max_chars
-        cut = _last_start(border, text, start, reach) or _last_start(_WORD_START, text, start, reach) or reach
+        found = (_last_start(border, text, start, reach) for border in borders)
+        cut = next((at for at in found if at is not None), reach)
         yield _trimmed(text, start, cut)
         start = cut
         while start < end and text[start].isspace():
@@ -199,7 +210,7 @@ def _overlap_start(text: str, previous: list[_Block], first: _Block, overlap_cha
     earliest = max(last.start, first.start - overlap_chars)
     borders = [_LINE_START if last.is_fence or style is Style.LINES else _SENTENCE_START]
     if first.is_split:
-        borders.append(_WORD_START)  # cut inside a sentence: better a part of it than nothing
+        borders += [_LINE_START, _WORD_START]  # cut inside a sentence: better a part of it than nothing
     for border in borders:
         starts = [found.end() for found in border.finditer(text, max(earliest - 1, 0), first.start)]
         if last.start == earliest:

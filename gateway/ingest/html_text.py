@@ -12,7 +12,7 @@ _PARAGRAPHS = {"p", "div", "section", "article", "main", "header", "footer", "na
 }
 _LINES = {"br", "tr", "dt", "dd", "figcaption", "summary", "option", "caption"}
 _SPACE = re.compile(r"[ \t\n\r\f\v]+")
-_BLANK = re.compile(r" *\n[ \n]*\n")
+_BLANK = re.compile(r"\n{3,}")  # its lines are trimmed
 
 
 def html_to_markdown(html: str) -> str:

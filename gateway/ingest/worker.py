@@ -27,9 +27,8 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from gateway.ingest.chunking import chunk_text
-from gateway.ingest.parse import parse_file
-from gateway.ingest.sandbox import html_to_markdown_limited
+from gateway.ingest.reading import Limits
+from gateway.ingest.sandbox import read_limited
 from gateway.ports import Embedder
 from gateway.settings import Settings
 from gateway.storage import corpus
@@ -262,15 +261,12 @@ class IngestWorker:
                 code="file_too_large",
             )
         data = self._blobs.path(item.tenant_id, item.file_id).read_bytes()
-        document = parse_file(data, item.filename, read_html=html_to_markdown_limited)
-        self._blobs.write_text(item.tenant_id, item.file_id, document.text)
-        found = chunk_text(
-            document.text,
-            max_chars=self._settings.chunk_chars,
-            overlap_chars=self._settings.chunk_overlap_chars,
-            style=document.style,
-        )
-        return [NewChunk(each.start, each.end, each.text, each.heading or document.title) for each in found]
+        limits = Limits(self._settings.chunk_chars, self._settings.chunk_overlap_chars)
+        found = read_limited(data, item.filename, limits)
+        self._blobs.write_text(item.tenant_id, item.file_id, found.text)
+        return [
+            NewChunk(cut.start, cut.end, found.text[cut.start : cut.end], cut.heading) for cut in found.cuts
+        ]
 
     def _known(self, item: WorkItem) -> dict[tuple[str, str], bytes]:
         with self._database.read() as conn:

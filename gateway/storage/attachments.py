@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,10 +12,12 @@ import sqlalchemy as sa
 from gateway.errors import InvalidRequest, NotFound
 from gateway.storage.collections import get_collection
 from gateway.storage.epochs import next_epoch, remove_chunks, stamp_collection
-from gateway.storage.files import get_file
+from gateway.storage.files import known_files
+from gateway.storage.match import equals
 from gateway.storage.paging import page
 from gateway.storage.schema import collection_files
 
+MAX_SHOWN_CHARS = 80  # of a caller's own text inside an error
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 
 
@@ -39,29 +42,83 @@ class AttachmentRow(msgspec.Struct, frozen=True):
 def attach_file(
     conn: sa.Connection, tenant_id: str, collection_id: str, file_id: str, attributes: dict[str, Any]
 ) -> AttachmentRow:
-    """Queue the file for ingest into the collection. Attaching again changes nothing but the attributes
-    (when some are given), unless it had failed or was cancelled: then it is queued anew.
+    """`attach_files` for one."""
+    return attach_files(conn, tenant_id, collection_id, [file_id], attributes)[0]
 
-    Raises: NotFound when either is missing or another tenant's.
+
+def attach_files(
+    conn: sa.Connection,
+    tenant_id: str,
+    collection_id: str,
+    file_ids: Sequence[str],
+    attributes: dict[str, Any],
+) -> list[AttachmentRow]:
+    """Queue files for ingest into the collection; one row each, in order, doubles once. A few statements in all.
+
+    Attaching again changes nothing but the attributes (when some are given), unless the file had failed or was
+    cancelled: then it is queued anew.
+    Raises: NotFound `collection_not_found`, or `file_not_found` naming the first file that is missing or another
+    tenant's; nothing is attached then.
     """
     if get_collection(conn, tenant_id, collection_id) is None:
-        raise NotFound(f"There is no vector store `{collection_id}`.", code="collection_not_found")
-    if get_file(conn, tenant_id, file_id) is None:
-        raise NotFound(f"There is no file `{file_id}`.", code="file_not_found", param="file_id")
-    found = get_attachment(conn, tenant_id, collection_id, file_id)
-    if found is None:
-        row = AttachmentRow(
-            collection_id, file_id, tenant_id, "in_progress", None, None, attributes, 0, 0, 0, 0, 0.0, _now()
+        raise NotFound(
+            f"There is no vector store `{collection_id[:MAX_SHOWN_CHARS]}`.", code="collection_not_found"
         )
-        conn.execute(sa.insert(collection_files), msgspec.structs.asdict(row))
-        return row
-    values: dict[str, Any] = {"attributes": attributes} if attributes else {}
-    if found.status in {"failed", "cancelled"}:
-        values |= {"status": "in_progress", "error_code": None, "error_message": None}
-        values |= {"attempts": 0, "lease_until": 0.0, "chunks_done": 0}
-    if not values:
-        return found
-    return _update(conn, tenant_id, collection_id, file_id, values) or found
+    wanted = list(dict.fromkeys(file_ids))
+    known = known_files(conn, tenant_id, wanted)
+    missing = next((file_id for file_id in wanted if file_id not in known), None)
+    if missing is not None:
+        raise NotFound(
+            f"There is no file `{missing[:MAX_SHOWN_CHARS]}`.", code="file_not_found", param="file_id"
+        )
+    there = _attached(conn, tenant_id, collection_id, wanted)
+    now = _now()
+    new = [
+        AttachmentRow(
+            collection_id, each, tenant_id, "in_progress", None, None, attributes, 0, 0, 0, 0, 0.0, now
+        )
+        for each in wanted
+        if each not in there
+    ]
+    if new:
+        conn.execute(sa.insert(collection_files), [msgspec.structs.asdict(row) for row in new])
+    if _refresh(conn, tenant_id, collection_id, there, attributes):
+        there = _attached(conn, tenant_id, collection_id, list(there))
+    rows = there | {row.file_id: row for row in new}
+    return [rows[file_id] for file_id in wanted]
+
+
+def _refresh(
+    conn: sa.Connection,
+    tenant_id: str,
+    collection_id: str,
+    there: dict[str, AttachmentRow],
+    attributes: dict[str, Any],
+) -> bool:
+    """Attributes and a new try for what is attached already. False when there is nothing to change."""
+    if not there:
+        return False
+    again = [row.file_id for row in there.values() if row.status in {"failed", "cancelled"}]
+    changes: list[tuple[list[str], dict[str, Any]]] = []
+    if attributes:
+        changes.append((list(there), {"attributes": attributes}))
+    if again:
+        values = {"status": "in_progress", "error_code": None, "error_message": None}
+        changes.append((again, values | {"attempts": 0, "lease_until": 0.0, "chunks_done": 0}))
+    for file_ids, values in changes:
+        place = _in_collection(tenant_id, collection_id)
+        among_these = collection_files.c.file_id.in_(file_ids)
+        conn.execute(sa.update(collection_files).where(place, among_these).values(values))
+    return bool(changes)
+
+
+def _attached(
+    conn: sa.Connection, tenant_id: str, collection_id: str, file_ids: list[str]
+) -> dict[str, AttachmentRow]:
+    """Those of the files that are in the collection already, by id."""
+    place = _in_collection(tenant_id, collection_id)
+    query = sa.select(collection_files).where(place, collection_files.c.file_id.in_(file_ids))
+    return {row.file_id: row for row in (AttachmentRow(*found) for found in conn.execute(query))}
 
 
 def get_attachment(
@@ -88,9 +145,7 @@ def list_attachments(
     Raises: InvalidRequest for an unknown cursor or status.
     """
     table = collection_files.c
-    query = sa.select(collection_files).where(
-        table.tenant_id == tenant_id, table.collection_id == collection_id
-    )
+    query = sa.select(collection_files).where(_in_collection(tenant_id, collection_id))
     if status is not None:
         if status not in STATUSES:
             raise InvalidRequest(f"filter must be one of: {', '.join(STATUSES)}.", param="filter")
@@ -134,10 +189,12 @@ def _update(
 
 
 def _is(tenant_id: str, collection_id: str, file_id: str) -> sa.ColumnElement[bool]:
+    return sa.and_(_in_collection(tenant_id, collection_id), equals(collection_files.c.file_id, file_id))
+
+
+def _in_collection(tenant_id: str, collection_id: str) -> sa.ColumnElement[bool]:
     table = collection_files.c
-    return sa.and_(
-        table.tenant_id == tenant_id, table.collection_id == collection_id, table.file_id == file_id
-    )
+    return sa.and_(table.tenant_id == tenant_id, equals(table.collection_id, collection_id))
 
 
 def _now() -> int:

@@ -3,6 +3,7 @@
 from gateway.storage.attachments import (
     AttachmentRow,
     attach_file,
+    attach_files,
     detach_file,
     get_attachment,
     list_attachments,
@@ -24,7 +25,6 @@ from gateway.storage.files import (
     create_file,
     delete_file,
     file_status,
-    find_same_file,
     get_file,
     list_files,
 )
@@ -35,6 +35,7 @@ __all__ = [
     "FileCounts",
     "FileRow",
     "attach_file",
+    "attach_files",
     "count_files",
     "create_collection",
     "create_file",
@@ -43,7 +44,6 @@ __all__ = [
     "detach_file",
     "file_status",
     "find_collections",
-    "find_same_file",
     "get_attachment",
     "get_collection",
     "get_file",

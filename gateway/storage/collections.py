@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from gateway.errors import InvalidRequest, NotFound
 from gateway.storage.epochs import log_removal, next_epoch
 from gateway.storage.ids import new_id
+from gateway.storage.match import among, equals
 from gateway.storage.paging import AnySelect, page
 from gateway.storage.schema import collection_files, collections
 
@@ -49,7 +50,7 @@ def create_collection(
 
 
 def get_collection(conn: sa.Connection, tenant_id: str, collection_id: str) -> CollectionRow | None:
-    row = conn.execute(_of(tenant_id).where(collections.c.id == collection_id)).first()
+    row = conn.execute(_of(tenant_id).where(equals(collections.c.id, collection_id))).first()
     return CollectionRow(*row) if row else None
 
 
@@ -58,8 +59,8 @@ def find_collections(conn: sa.Connection, tenant_id: str, refs: Sequence[str]) -
 
     Raises: NotFound naming the first ref without one; InvalidRequest for a name that several carry.
     """
-    wanted = set(refs)
-    query = _of(tenant_id).where(collections.c.id.in_(wanted) | collections.c.name.in_(wanted))
+    wanted = list(set(refs))
+    query = _of(tenant_id).where(among(collections.c.id, wanted) | among(collections.c.name, wanted))
     by_id: dict[str, CollectionRow] = {}
     by_name: dict[str, list[CollectionRow]] = {}
     for found in conn.execute(query):
@@ -150,4 +151,4 @@ def _of(tenant_id: str) -> AnySelect:
 
 
 def _is(tenant_id: str, collection_id: str) -> sa.ColumnElement[bool]:
-    return sa.and_(collections.c.tenant_id == tenant_id, collections.c.id == collection_id)
+    return sa.and_(collections.c.tenant_id == tenant_id, equals(collections.c.id, collection_id))

@@ -9,6 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.storage.epochs import next_epoch, remove_chunks, stamp_collection
+from gateway.storage.match import among, equals
 from gateway.storage.paging import AnySelect, page
 from gateway.storage.schema import collection_files, files
 
@@ -42,8 +43,14 @@ def create_file(
 
 
 def get_file(conn: sa.Connection, tenant_id: str, file_id: str) -> FileRow | None:
-    row = conn.execute(_of(tenant_id).where(files.c.id == file_id)).first()
+    row = conn.execute(_of(tenant_id).where(equals(files.c.id, file_id))).first()
     return FileRow(*row) if row else None
+
+
+def known_files(conn: sa.Connection, tenant_id: str, file_ids: Sequence[str]) -> set[str]:
+    """Those of the ids that are this tenant's files."""
+    query = sa.select(files.c.id).where(files.c.tenant_id == tenant_id, among(files.c.id, list(file_ids)))
+    return set(conn.execute(query).scalars())
 
 
 def list_files(
@@ -56,7 +63,7 @@ def list_files(
     after: str | None = None,
 ) -> tuple[list[FileRow], bool]:
     """One page and whether more follow. Raises: InvalidRequest for an unknown cursor."""
-    query = _of(tenant_id) if purpose is None else _of(tenant_id).where(files.c.purpose == purpose)
+    query = _of(tenant_id) if purpose is None else _of(tenant_id).where(equals(files.c.purpose, purpose))
     rows, more = page(
         conn,
         query,
@@ -67,22 +74,6 @@ def list_files(
         after=after,
     )
     return [FileRow(*row) for row in rows], more
-
-
-def find_same_file(
-    conn: sa.Connection, tenant_id: str, collection_id: str, sha256: str, filename: str | None = None
-) -> FileRow | None:
-    """The oldest file of this collection with the same bytes (and the same name, when one is given)."""
-    query = (
-        _of(tenant_id)
-        .join(collection_files, collection_files.c.file_id == files.c.id)
-        .where(collection_files.c.collection_id == collection_id, files.c.sha256 == sha256)
-        .order_by(files.c.created_at, files.c.id)
-    )
-    if filename is not None:
-        query = query.where(files.c.filename == filename)
-    row = conn.execute(query.limit(1)).first()
-    return FileRow(*row) if row else None
 
 
 def delete_file(conn: sa.Connection, tenant_id: str, file_id: str) -> bool:
@@ -110,7 +101,7 @@ def file_status(conn: sa.Connection, tenant_id: str, file_ids: Sequence[str]) ->
     query = (
         sa.select(files.c.id, table.status)
         .outerjoin(collection_files, table.file_id == files.c.id)
-        .where(files.c.id.in_(list(file_ids)), files.c.tenant_id == tenant_id)
+        .where(among(files.c.id, list(file_ids)), files.c.tenant_id == tenant_id)
     )
     seen: dict[str, set[str]] = {}
     for file_id, status in conn.execute(query):

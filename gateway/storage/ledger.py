@@ -8,12 +8,16 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.storage.database import insert_or_ignore
+from gateway.storage.match import equals
 from gateway.storage.schema import receipts, usage
+from gateway.types import Outcome
+
+RECEIPT_DAYS = 30  # for so long receipts are kept; usage is kept for ever
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """How one request ended. body_json: JSON of types.Receipt; tier empty = no tier was reached, nothing is
-    billed; created_at: unix seconds."""
+    """How one request ended. body_json: JSON of types.Receipt; tier empty = no tier was reached;
+    created_at: unix seconds."""
 
     receipt_id: str
     tenant_id: str
@@ -34,19 +38,35 @@ class UsageTotal(msgspec.Struct, frozen=True):
 
 
 def record(conn: sa.Connection, entries: Sequence[LedgerEntry]) -> None:
-    """Write receipts and usage; entries that are there already stay as they are."""
+    """Write receipts and usage; entries that are there already stay as they are.
+
+    Billed, and so counted as usage, is what a tier has worked on: not what was refused or left before.
+    """
     if not entries:
         return
     conn.execute(insert_or_ignore(conn, receipts), [_receipt(entry) for entry in entries])
-    billed = [_usage(entry) for entry in entries if entry.tier]
+    billed = [_usage(entry) for entry in entries if _is_billed(entry)]
     if billed:
         conn.execute(insert_or_ignore(conn, usage), billed)
 
 
 def get_receipt(conn: sa.Connection, tenant_id: str, receipt_id: str) -> str | None:
     """The receipt's JSON; None when it is unknown or another tenant's."""
-    query = sa.select(receipts.c.body).where(receipts.c.id == receipt_id, receipts.c.tenant_id == tenant_id)
+    query = sa.select(receipts.c.body).where(
+        equals(receipts.c.id, receipt_id), receipts.c.tenant_id == tenant_id
+    )
     return conn.execute(query).scalar()
+
+
+def prune(conn: sa.Connection, before: int, limit: int) -> int:
+    """Delete the oldest receipts made before a time (unix seconds), at most `limit`. Returns how many."""
+    oldest = (
+        sa.select(receipts.c.id)
+        .where(receipts.c.created_at < before)
+        .order_by(receipts.c.created_at)
+        .limit(limit)
+    )
+    return conn.execute(sa.delete(receipts).where(receipts.c.id.in_(oldest))).rowcount
 
 
 def usage_totals(conn: sa.Connection, tenant_id: str) -> list[UsageTotal]:
@@ -65,6 +85,10 @@ def usage_totals(conn: sa.Connection, tenant_id: str) -> list[UsageTotal]:
     return [
         UsageTotal(tier, count, int(prompt), int(done)) for tier, count, prompt, done in conn.execute(query)
     ]
+
+
+def _is_billed(entry: LedgerEntry) -> bool:
+    return bool(entry.tier) and (entry.outcome == Outcome.COMPLETED or entry.prompt_tokens > 0)
 
 
 def _receipt(entry: LedgerEntry) -> dict[str, object]:

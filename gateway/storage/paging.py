@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from gateway.errors import InvalidRequest
+from gateway.storage.match import equals
 
 # SQLAlchemy 2.1 counts columns in the type: sa.Select[Any] would be a query of exactly one.
 AnySelect = sa.Select[*tuple[Any, ...]]
@@ -18,7 +19,7 @@ def page(
     query: AnySelect,
     *,
     created_at: sa.ColumnElement[int],
-    key: sa.ColumnElement[str],
+    key: sa.Column[Any],
     limit: int,
     order: str,
     after: str | None = None,
@@ -38,7 +39,7 @@ def page(
     bounded = query
     for name, cursor in (("after", after), ("before", before)):
         if cursor is not None:
-            place_of_cursor = query.with_only_columns(created_at, key).where(key == cursor)
+            place_of_cursor = query.with_only_columns(created_at, key).where(equals(key, cursor))
             mark = _mark(conn, place_of_cursor, name)
             bounded = bounded.where(place > mark if (order == "asc") == (name == "after") else place < mark)
     directed = (created_at.asc(), key.asc()) if ascending else (created_at.desc(), key.desc())

@@ -11,7 +11,6 @@ import os
 import sqlite3
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,10 +145,10 @@ def test_rows_have_the_fields_of_their_tables() -> None:
         assert [field.name for field in msgspec.structs.fields(row)] == [column.name for column in table.c]
 
 
-def test_migrating_a_migrated_database_is_quick(database: Database) -> None:
-    began = time.perf_counter()
-    database.migrate()
-    assert time.perf_counter() - began < 0.05
+def test_migrating_a_migrated_database_takes_no_write_lock(database: Database) -> None:
+    with database.write() as conn:
+        keys.ensure_tenant(conn, "acme")
+        database.migrate()  # would wait for this very transaction
 
 
 def test_migrating_a_migrated_database_does_not_import_alembic(tmp_path: Path) -> None:
@@ -408,13 +407,83 @@ def test_counts_and_statuses_follow_the_ingest(conn: sa.Connection) -> None:
     }
 
 
-def test_the_same_bytes_are_found_in_their_collection_only(conn: sa.Connection) -> None:
-    collection_id, elsewhere = _new_collection(conn), _new_collection(conn, "elsewhere")
-    file = _file(conn, "file-a")
-    catalog.attach_file(conn, "default", collection_id, "file-a", {})
-    assert catalog.find_same_file(conn, "default", collection_id, SHA) == file
-    assert catalog.find_same_file(conn, "default", collection_id, SHA, "other.md") is None
-    assert catalog.find_same_file(conn, "default", elsewhere, SHA) is None
+def test_a_batch_is_attached_in_a_few_statements(conn: sa.Connection) -> None:
+    collection_id = _new_collection(conn)
+    ids = [f"file-{number:03d}" for number in range(500)]
+    for file_id in ids:
+        _file(conn, file_id)
+    catalog.attach_file(conn, "default", collection_id, ids[7], {})
+    statements: list[str] = []
+    sa.event.listen(conn, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    rows = catalog.attach_files(conn, "default", collection_id, [*ids, ids[0]], {"year": 2024})
+    assert len(statements) <= 6
+    assert [row.file_id for row in rows] == ids
+    assert {(row.status, row.attributes["year"]) for row in rows} == {("in_progress", 2024)}
+    assert [catalog.get_attachment(conn, "default", collection_id, each) for each in ids[5:9]] == rows[5:9]
+
+
+def test_a_batch_queues_anew_what_had_failed_and_leaves_the_rest(conn: sa.Connection) -> None:
+    collection_id = _new_collection(conn)
+    for name in ("a", "b"):
+        _file(conn, f"file-{name}", sha256=name * 8)
+    _ingest(conn, collection_id, "file-a", "one")
+    corpus.fail(conn, _attach(conn, collection_id, "file-b"), "server_error", "x")
+    rows = catalog.attach_files(conn, "default", collection_id, ["file-b", "file-a"], {})
+    assert [(row.status, row.error_code) for row in rows] == [("in_progress", None), ("completed", None)]
+
+
+@pytest.mark.parametrize("missing", ["file-unknown", "file-theirs"])
+def test_a_batch_with_a_missing_file_names_it_and_attaches_nothing(conn: sa.Connection, missing: str) -> None:
+    collection_id = _new_collection(conn)
+    _file(conn, "file-a")
+    _file(conn, "file-theirs", "other")
+    with pytest.raises(NotFound, match=missing) as caught:
+        catalog.attach_files(conn, "default", collection_id, ["file-a", missing, "file-later"], {})
+    assert caught.value.code == "file_not_found"
+    assert catalog.list_attachments(conn, "default", collection_id, limit=9) == ([], False)
+
+
+_STRANGE = {
+    "nul": "\0",
+    "nul inside": "a\0b",
+    "surrogate": "\ud800",
+    "long": "x" * 10_000,
+    "empty": "",
+    "quote": "'; --",
+}
+_BY_BOTH = {"attach_file", "attach_files", "get_attachment", "update_attributes", "detach_file"}
+_BY_COLLECTION = {"get_collection", "update_collection", "delete_collection", "list_attachments"} | _BY_BOTH
+_BY_FILE = {"get_file", "delete_file", "file_status"} | _BY_BOTH
+
+
+@pytest.mark.parametrize("strange", _STRANGE.values(), ids=_STRANGE)
+def test_a_strange_id_is_one_that_is_not_there(conn: sa.Connection, strange: str) -> None:
+    collection_id = _new_collection(conn)
+    _file(conn, "file-a")
+    _ingest(conn, collection_id, "file-a", "one")
+    before = _everything(conn)
+    for names, place in ((_BY_COLLECTION, (strange, "file-a")), (_BY_FILE, (collection_id, strange))):
+        calls = _calls(*place)
+        for name in sorted(names):
+            with contextlib.suppress(NotFound):
+                assert not calls[name](conn, "default"), name
+    assert _everything(conn) == before
+
+
+@pytest.mark.parametrize("strange", _STRANGE.values(), ids=_STRANGE)
+def test_a_strange_cursor_or_ref_is_refused_like_an_unknown_one(conn: sa.Connection, strange: str) -> None:
+    collection_id = _new_collection(conn)
+    for end in ("after", "before"):
+        with pytest.raises(InvalidRequest, match=end):
+            catalog.list_collections(conn, "default", limit=2, **{end: strange})
+        with pytest.raises(InvalidRequest, match=end):
+            catalog.list_attachments(conn, "default", collection_id, limit=2, **{end: strange})
+    with pytest.raises(InvalidRequest, match="after"):
+        catalog.list_files(conn, "default", limit=2, after=strange)
+    assert catalog.list_files(conn, "default", purpose=strange, limit=2) == ([], False)
+    with pytest.raises(NotFound):
+        catalog.find_collections(conn, "default", [collection_id, strange])
+    assert ledger.get_receipt(conn, "default", strange) is None
 
 
 def _calls(collection_id: str, file_id: str) -> dict[str, Callable[[sa.Connection, str], Any]]:
@@ -430,10 +499,12 @@ def _calls(collection_id: str, file_id: str) -> dict[str, Callable[[sa.Connectio
         "delete_collection": lambda conn, tenant: catalog.delete_collection(conn, tenant, collection_id),
         "get_file": lambda conn, tenant: catalog.get_file(conn, tenant, file_id),
         "list_files": lambda conn, tenant: catalog.list_files(conn, tenant, limit=9)[0],
-        "find_same_file": lambda conn, tenant: catalog.find_same_file(conn, tenant, collection_id, SHA),
         "delete_file": lambda conn, tenant: catalog.delete_file(conn, tenant, file_id),
         "file_status": lambda conn, tenant: catalog.file_status(conn, tenant, [file_id]),
         "attach_file": lambda conn, tenant: catalog.attach_file(conn, tenant, *attached, {"by": tenant}),
+        "attach_files": lambda conn, tenant: catalog.attach_files(
+            conn, tenant, collection_id, [file_id], {"by": tenant}
+        ),
         "get_attachment": lambda conn, tenant: catalog.get_attachment(conn, tenant, *attached),
         "list_attachments": lambda conn, tenant: catalog.list_attachments(
             conn, tenant, collection_id, limit=9
@@ -697,6 +768,32 @@ def test_a_request_is_billed_once(conn: sa.Connection) -> None:
     totals = [ledger.UsageTotal("deep", 1, 10, 3), ledger.UsageTotal("fast", 2, 20, 6)]
     assert ledger.usage_totals(conn, "default") == totals
     assert ledger.usage_totals(conn, "other") == []
+
+
+def test_usage_is_what_a_tier_has_worked_on(conn: sa.Connection) -> None:
+    refused = {"prompt_tokens": 0, "completion_tokens": 0}
+    entries = [
+        _entry("done"),
+        _entry("done, nothing read", **refused),
+        _entry("left midway", outcome="evicted", completion_tokens=1),
+        _entry("refused", outcome="rejected", **refused),
+        _entry("evicted in the queue", outcome="evicted", **refused),
+        _entry("failed before the start", outcome="failed", **refused),
+        _entry("no tier", tier="", outcome="rejected"),
+    ]
+    ledger.record(conn, entries)
+    assert ledger.usage_totals(conn, "default") == [ledger.UsageTotal("fast", 3, 20, 4)]
+    assert all(ledger.get_receipt(conn, "default", entry.receipt_id) for entry in entries)
+
+
+def test_old_receipts_go_a_few_at_a_time_and_usage_stays(conn: sa.Connection) -> None:
+    ledger.record(conn, [_entry(f"r{number}", created_at=number) for number in range(10)])
+    assert ledger.prune(conn, 7, 5) == 5
+    assert ledger.get_receipt(conn, "default", "r4") is None
+    assert ledger.get_receipt(conn, "default", "r5") is not None
+    assert [ledger.prune(conn, 7, 5) for _ in range(2)] == [2, 0]
+    assert ledger.get_receipt(conn, "default", "r7") is not None
+    assert ledger.usage_totals(conn, "default") == [ledger.UsageTotal("fast", 10, 100, 30)]
 
 
 def test_receipts_are_seen_by_their_tenant_only(conn: sa.Connection) -> None:

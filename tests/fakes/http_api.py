@@ -35,6 +35,7 @@ class FakeApi:
     parts: dict[str, str] = field(default_factory=lambda: {"triton": "ok"})
     refusals: int = 0  # so many uploads get 429 first
     unreadable: frozenset[bytes] = frozenset()  # contents that fail to be indexed
+    refuses_attaching: bool = False
     stuck: bool = False  # indexing never ends
     page_items: int = 100
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -170,6 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
             case ("POST", ["files"]):
                 body = json.loads(self.body)
                 self._file(body["file_id"])
+                if self.api.refuses_attaching:
+                    raise _Failure(500, "internal_error", "The service failed.")
                 attached[body["file_id"]] = {
                     "id": body["file_id"],
                     "object": "vector_store.file",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import Settings
-from gateway.storage import catalog, keys
+from gateway.storage import catalog, keys, ledger
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
 from tests.fakes.ingest import upload
@@ -44,6 +44,27 @@ def process(settings: Settings) -> Iterator[subprocess.Popen[str]]:
     yield process
     process.kill()
     process.communicate()
+
+
+def test_old_receipts_are_pruned_and_new_ones_kept(
+    settings: Settings, database: Database, request: pytest.FixtureRequest
+) -> None:
+    database.migrate()
+    now = int(time.time())
+    ages = {"old": 31 * 24 * 3600, "new": 29 * 24 * 3600}
+    entries = [
+        ledger.LedgerEntry(
+            receipt_id=name, tenant_id="t", key_id="", tier="", outcome="completed", body_json="{}",
+            prompt_tokens=0, completion_tokens=0, created_at=now - age,
+        )
+        for name, age in ages.items()
+    ]  # fmt: skip
+    with database.write() as conn:
+        ledger.record(conn, entries)
+    _wait_for_line(request.getfixturevalue("process"), "old receipts pruned: 1")
+    with database.read() as conn:
+        assert ledger.get_receipt(conn, "t", "old") is None
+        assert ledger.get_receipt(conn, "t", "new") == "{}"
 
 
 def _wait_for_line(process: subprocess.Popen[str], text: str) -> None:

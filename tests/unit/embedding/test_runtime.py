@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from gateway.embedding.engines import OnnxRuntimeEngine, open_engine
+from gateway.embedding.engines import CPU, CUDA, OPENVINO, OnnxRuntimeEngine, open_engine
 from gateway.embedding.export import MODEL_FILE, EmbedderUnavailable
 from gateway.embedding.runtime import RUN_OVERHEAD_TOKENS, SentenceEmbedder, split
 from gateway.embedding.tokens import pad
@@ -119,9 +119,41 @@ def test_callers_in_several_threads_get_their_own_vectors(embedder: SentenceEmbe
     assert min(cosines) > 0.999
 
 
-def test_the_device_is_told(embedder: SentenceEmbedder) -> None:
-    assert embedder.device in {"cpu", "cuda"}
-    assert embedder.precision in {"bf16", "f32"}
+class FakeRuntime:
+    """ONNX Runtime on a machine where of all installed providers only `works` (and the CPU's own) can start."""
+
+    GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel
+    SessionOptions = onnxruntime.SessionOptions
+
+    def __init__(self, works: str) -> None:
+        self._works = works
+
+    def get_available_providers(self) -> list[str]:
+        return [CUDA, OPENVINO, CPU]
+
+    def InferenceSession(self, model: str, options: object, providers: list) -> FakeRuntime:
+        self._asked = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        return self
+
+    def get_providers(self) -> list[str]:
+        return [provider for provider in self._asked if provider in {self._works, CPU}]
+
+
+@pytest.mark.parametrize(
+    ("works", "told"),
+    [
+        (CUDA, ("onnxruntime CUDA", "cuda", "f32")),
+        (OPENVINO, ("onnxruntime OpenVINO", "cpu", "bf16")),
+        (CPU, ("onnxruntime CPU", "cpu", "f32")),
+    ],
+)
+def test_what_is_told_is_what_runs_not_what_is_installed(
+    monkeypatch: pytest.MonkeyPatch, works: str, told: tuple[str, str, str]
+) -> None:
+    monkeypatch.setattr("gateway.embedding.engines._cpu_has_bf16", lambda: True)
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeRuntime(works))  # type: ignore[arg-type]
+    engine = open_engine(Path("model.onnx"), "auto", 0)
+    assert (engine.name, engine.device, engine.precision) == told
 
 
 def test_bf16_on_a_processor_without_it_is_refused_with_the_setting(model_dir: Path, monkeypatch) -> None:

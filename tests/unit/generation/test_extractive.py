@@ -105,6 +105,63 @@ def test_a_question_that_nothing_answers_is_told_so_and_cites_nothing(question: 
     assert found.notice.startswith(NO_ANSWER)
 
 
+@pytest.mark.parametrize(
+    "decoration",
+    [
+        "![The iron bridge opened](bridge.png)",
+        "[![iron bridge opened](badge.svg)](https://example.com/opened)",
+        "- [The iron bridge opened](#opened)\n- [When it opened](#when)",
+        '<img src="x.png" alt="the iron bridge opened">',
+    ],
+    ids=["picture", "badge", "list of links", "tag"],
+)
+def test_pictures_badges_and_lists_of_links_are_never_the_answer(decoration: str) -> None:
+    found = ask("When was the iron bridge opened?", passage(f"{decoration}\n\n{BRIDGE}"))
+    assert found.answered
+    assert all(citation.text in BRIDGE for citation in found.citations)
+
+
+def test_a_sentence_with_a_link_in_it_may_be_quoted() -> None:
+    found = ask("When was the dam finished?", passage("The dam was [finished in 1954](dam.md) by the state."))
+    assert found.answered
+
+
+def test_a_line_of_code_defines_nothing() -> None:
+    text = "The lock lets ships pass.\n\n```\nthe lock is ready\n```\n"
+    found = ask("What is the lock?", passage(text))
+    assert found.citations[0].text == "The lock lets ships pass."
+
+
+def test_what_a_name_contains_is_not_what_a_sentence_is_about() -> None:
+    found = ask(
+        "Which key opens the gate?",
+        passage("The setting `GATE_KEY_FILE` and the module `gate/key/opens.py` are old."),
+        passage("The brass key opens the gate.", start=500, score=0.55),
+    )
+    assert [citation.text for citation in found.citations] == ["The brass key opens the gate."]
+
+
+def test_a_name_that_is_asked_for_is_found() -> None:
+    found = ask("What does GATE_KEY_FILE do?", passage("`GATE_KEY_FILE` names the file of the brass key."))
+    assert found.answered
+
+
+def test_what_every_heading_says_tells_nothing() -> None:
+    text = "Acme answers letters. Boats are painted. Ropes are sold. Sails are mended. Nets are dried."
+    assert ask("Who founded Acme?", passage(text, heading="Harbour", score=0.45)).answered
+    assert not ask("Who founded Acme?", passage(text, heading="Acme > Harbour", score=0.45)).answered
+
+
+def test_your_own_says_nothing_of_who_owns() -> None:
+    found = ask("Who owns the boats?", passage("Bring your own rope to the boats.", score=0.2))
+    assert not found.answered
+
+
+def test_a_near_miss_shows_the_path_of_headings() -> None:
+    found = ask("Who repaired the roof of the mill?", passage(MILL, score=0.45, heading="Guide > Mill"))
+    assert found.notice.endswith("The nearest sections are: Guide › Mill.")
+
+
 def test_a_near_miss_names_the_nearest_headings_without_a_mark() -> None:
     near = passage(MILL, score=0.45, heading="The mill [1] `x`")
     found = ask("Who repaired the roof of the mill?", near)

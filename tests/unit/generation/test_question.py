@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.generation.question import Wanted, evidence, read
+from gateway.generation.question import MAX_READ_CHARS, Wanted, evidence, read
 from gateway.generation.terms import stem, words
 
 
@@ -57,6 +57,14 @@ def test_inflections_share_a_stem(family: str) -> None:
 def test_unrelated_words_keep_apart(pair: str) -> None:
     one, other = pair.split()
     assert stem(one) != stem(other)
+
+
+@pytest.mark.parametrize("around", ["{question} {paste}", "{paste} {question}"], ids=["before", "after"])
+def test_a_question_around_a_long_text_is_read_where_it_stands(around: str) -> None:
+    asked = read(around.format(question="When was the lighthouse built?", paste="filler words " * 2000))
+    assert asked.wanted is Wanted.DATE
+    assert stem("lighthouse") in asked.terms
+    assert len(asked.text) <= MAX_READ_CHARS + 10
 
 
 def test_a_question_of_stop_words_alone_still_has_terms() -> None:

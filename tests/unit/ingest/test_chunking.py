@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 import time
 
 import pytest
@@ -102,6 +103,25 @@ def test_headings_are_paths() -> None:
     assert chunks[2].text.startswith("### Linux")
 
 
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("## Run", "Run"),
+        ("   ## Run ##  ", "Run"),
+        ("##\tRun # fast ##", "Run # fast"),
+        ("# C#", "C#"),
+        ("# C# #", "C#"),
+    ],
+)
+def test_closing_hashes_are_no_part_of_a_title(line: str, title: str) -> None:
+    assert [chunk.heading for chunk in _cut(f"{line}\n\nWords.")] == [title]
+
+
+@pytest.mark.parametrize("line", ["#", "##Run", "####### Run", "    # Run", "# ###", "#  \t"])
+def test_other_lines_with_hashes_give_no_title(line: str) -> None:
+    assert {chunk.heading for chunk in _cut(f"{line}\n\nWords.")} == {""}
+
+
 def test_a_heading_stands_with_what_follows_it() -> None:
     text = "First words here.\n\n# Title\n\n" + "Body of it. " * 7
     assert [chunk.text[:7] for chunk in _cut(text, 90, 10)] == ["First w", "# Title"]
@@ -141,6 +161,29 @@ def test_a_long_paragraph_is_cut_between_sentences() -> None:
     for chunk in _cut(text, 100):
         assert chunk.text.startswith("The quick")
         assert chunk.text.endswith("it.")
+
+
+def test_hard_wrapped_text_is_cut_between_sentences_not_lines() -> None:
+    text = textwrap.fill("The quick brown fox jumps over it and goes on. " * 20, 60)
+    chunks = _cut(text, 150, 60)
+    assert len(chunks) > 5
+    for chunk in chunks:
+        assert chunk.text.startswith("The quick")
+        assert chunk.text.endswith("on.")
+
+
+def test_a_long_list_is_cut_between_items() -> None:
+    text = "\n".join(f"- item {number} without a full stop, and\n  its second line" for number in range(30))
+    for chunk in _cut(text, 150, 60):
+        assert chunk.text.startswith("- item")
+        assert chunk.text.endswith("second line")
+
+
+def test_text_without_sentences_is_cut_between_lines() -> None:
+    text = "\n".join(f"line {number} of a poem without an end" for number in range(30))
+    for chunk in _cut(text, 150):
+        assert chunk.text.startswith("line")
+        assert chunk.text.endswith("end")
 
 
 def test_neighbours_of_one_section_share_whole_sentences() -> None:

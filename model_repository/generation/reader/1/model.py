@@ -46,18 +46,18 @@ class TritonPythonModel:
         for request in requests:
             sender = request.get_response_sender()
             raw = [pb_utils.get_input_tensor_by_name(request, name).as_numpy()[0] for name in INPUTS]
-            try:
-                asked = decode_request(*raw)
-            except ValueError as error:
-                _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
-                continue
-            self._threads.submit(self._respond, asked, sender)
+            self._threads.submit(self._respond, raw, sender)
 
     def finalize(self):
         self._threads.shutdown()
 
-    def _respond(self, asked, sender):
+    def _respond(self, raw, sender):
         """Send the whole stream. Ends with exactly one final flag, whatever happens."""
+        try:
+            asked = decode_request(*raw)
+        except ValueError as error:
+            _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+            return
         try:
             self._stream(asked, sender)
         except Exception as error:  # noqa: BLE001 - the edge of the process: one request must not end the others
