@@ -110,10 +110,8 @@ async def create(request: Request, services: Services) -> HTTPResponse:
 
     def work(conn: sa.Connection) -> CollectionRow:
         row = catalog.create_collection(conn, tenant.tenant_id, name, body.metadata or {})
-        for file_id in body.file_ids:
-            if catalog.get_file(conn, tenant.tenant_id, file_id) is None:
-                raise no_file(file_id)
-            catalog.attach_file(conn, tenant.tenant_id, row.id, file_id, {})
+        if body.file_ids:
+            catalog.attach_files(conn, tenant.tenant_id, row.id, body.file_ids, {})
         return row
 
     row = await writing(services, work)
@@ -178,8 +176,6 @@ async def attach(request: Request, services: Services, store_id: str) -> HTTPRes
     def work(conn: sa.Connection) -> AttachmentRow:
         if catalog.get_collection(conn, tenant.tenant_id, store_id) is None:
             raise no_store(store_id)
-        if catalog.get_file(conn, tenant.tenant_id, body.file_id) is None:
-            raise no_file(body.file_id)
         return catalog.attach_file(conn, tenant.tenant_id, store_id, body.file_id, body.attributes or {})
 
     row = await writing(services, work)
