@@ -187,6 +187,7 @@ class TritonClient:
 
     async def _stream_once(self, plan: Plan, request: Any, timeout_s: float) -> AsyncGenerator[Outputs, None]:
         name = plan.model.name
+        deadline = time.monotonic() + timeout_s
         call = self._next_stub().ModelStreamInfer(
             timeout=timeout_s, metadata=(("triton_grpc_error", "true"),)
         )
@@ -206,7 +207,10 @@ class TritonClient:
             if not is_final:
                 raise _protocol_error(f"{name}: the stream ended before its final response")
         except grpc.aio.AioRpcError as error:
-            raise map_status(error.code(), error.details() or "", name) from error
+            code = error.code()
+            if code is grpc.StatusCode.INTERNAL and time.monotonic() >= deadline:
+                code = grpc.StatusCode.DEADLINE_EXCEEDED  # how a write that meets the deadline is told
+            raise map_status(code, error.details() or "", name) from error
         finally:
             call.cancel()
 

@@ -19,7 +19,7 @@ from gateway.errors import UpstreamUnavailable
 from gateway.metrics import Metrics
 from gateway.storage import ledger
 from gateway.storage.database import Database
-from gateway.types import Outcome, Receipt, Tenant
+from gateway.types import Receipt, Tenant
 
 log = logging.getLogger("tidegate.recorder")
 
@@ -57,7 +57,7 @@ class Recorder:
                 receipt_id=receipt.id,
                 tenant_id=tenant.tenant_id,
                 key_id=tenant.key_id,
-                tier=receipt.tier if _is_billed(receipt) else "",
+                tier=receipt.tier,
                 outcome=receipt.outcome.value,
                 body_json=body.decode(),
                 prompt_tokens=receipt.usage.prompt_tokens,
@@ -144,11 +144,6 @@ class Recorder:
                 return
             for entry in batch:
                 self._write([entry])
-
-
-def _is_billed(receipt: Receipt) -> bool:
-    """Whether a request counts as usage: what was refused or failed before any token was read does not."""
-    return receipt.outcome is Outcome.COMPLETED or receipt.usage.prompt_tokens > 0
 
 
 def _key(tenant_id: str, receipt_id: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import sys
 import time
 import xmlrpc.client
 from collections import Counter
@@ -209,7 +210,7 @@ def wait_until_ready(
     """
     parts, watch = parts_of(settings, supervisor), DeathWatch()
     deadline_s = time.monotonic() + LIMIT_S
-    with Board(parts, echo, Console()) as board:
+    with Board(parts, echo, Console(force_terminal=sys.stdout.isatty())) as board:
         while not is_over():
             board.update([part for part in parts if part.ask()])
             if all(part.ready_s >= 0 for part in parts):

@@ -198,3 +198,13 @@ async def test_what_the_sdk_may_send_without_meaning_is_accepted(gateway: Gatewa
     assert (
         await gateway.client.post("/v1/vector_stores", json=store, headers=gateway.auth())
     ).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["%ED%A0%80", "%FF", "%00", "x" * 5000, "..%2f..%2fetc"], ids=lambda name: name[:12]
+)
+@pytest.mark.parametrize("path", ["/v1/files/", "/v1/vector_stores/", "/v1/receipts/", "/v1/models/"])
+async def test_a_strange_id_in_the_path_is_just_unknown(gateway: Gateway, path: str, name: str) -> None:
+    reply = await gateway.client.get(path + name, headers=gateway.auth())
+    assert reply.status_code in {400, 404}
+    assert reply.json()["error"]["message"]
