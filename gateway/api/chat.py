@@ -70,6 +70,10 @@ async def _validated(
             "messages holds no user message with text.", code="no_question", param="messages"
         )
     extension = body.tidegate
+    if extension.filters is not None:
+        raise InvalidRequest(
+            "tidegate.filters is not supported yet.", code="unsupported_value", param="tidegate.filters"
+        )
     if extension.deadline_ms is not None and extension.deadline_ms <= 0:
         raise InvalidRequest(
             "tidegate.deadline_ms has passed already; it counts milliseconds from now.",

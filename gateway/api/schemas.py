@@ -45,7 +45,7 @@ class Extension(Struct, forbid_unknown_fields=True):
 
     collections: Annotated[list[Id], Meta(max_length=64)] = []
     top_k: Annotated[int, Meta(ge=1, le=64)] | None = None
-    filters: None = None
+    filters: Any = None
     priority: Literal["interactive", "standard", "batch"] = "interactive"
     deadline_ms: Annotated[int, Meta(le=86_400_000)] | None = None
     cache: Literal["use", "refresh", "off"] = "use"
@@ -162,6 +162,6 @@ class RankingOptions(Struct):
 class SearchBody(Struct, forbid_unknown_fields=True):
     query: str | Annotated[list[str], Meta(min_length=1, max_length=16)]
     max_num_results: Annotated[int, Meta(ge=1, le=50)] = 10
-    filters: None = None
+    filters: Any = None
     ranking_options: RankingOptions | None = None
     rewrite_query: bool | None = None

@@ -246,6 +246,8 @@ async def detach(request: Request, services: Services, store_id: str, file_id: s
 async def search(request: Request, services: Services, store_id: str) -> HTTPResponse:
     tenant = await services.auth.tenant(request)
     body = json_body(request, _SEARCH)
+    if body.filters is not None:
+        raise InvalidRequest("filters is not supported yet.", code="unsupported_value", param="filters")
     queries = [body.query] if isinstance(body.query, str) else body.query
     limit = services.settings.max_question_chars
     query = "\n".join(clean_text(text, "query", max_chars=limit) for text in queries).strip()

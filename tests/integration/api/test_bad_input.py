@@ -86,6 +86,12 @@ CASES: dict[str, tuple[bytes, int, str, str | None]] = {
         "deadline_expired",
         "tidegate.deadline_ms",
     ),
+    "filters": (
+        body(tidegate={"filters": {"type": "eq", "key": "a", "value": "b"}}),
+        400,
+        "unsupported_value",
+        "tidegate.filters",
+    ),
     "unknown priority": (body(tidegate={"priority": "vip"}), 400, "invalid_value", "tidegate.priority"),
     "top_k of zero": (body(tidegate={"top_k": 0}), 400, "invalid_value", "tidegate.top_k"),
     "an image part": (
@@ -162,6 +168,10 @@ async def test_a_body_in_many_tiny_chunks_is_read_like_any_other(gateway: Gatewa
         ("/v1/vector_stores", {"metadata": {str(n): "x" for n in range(17)}}),
         ("/v1/vector_stores", {"chunking_strategy": {"type": "static"}}),
         ("/v1/vector_stores/vs_x/search", {"query": ""}),
+        (
+            "/v1/vector_stores/vs_x/search",
+            {"query": "a", "filters": {"type": "eq", "key": "a", "value": "b"}},
+        ),
         ("/v1/vector_stores/vs_x/search", {"query": "a", "ranking_options": {"score_threshold": "abc"}}),
         ("/v1/vector_stores/vs_x/search", {"query": "a", "max_num_results": 51}),
         ("/v1/vector_stores/vs_x/search", {"query": "a\x00b"}),
