@@ -24,7 +24,6 @@ from gateway.storage.files import (
     FileRow,
     create_file,
     delete_file,
-    file_status,
     get_file,
     list_files,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "delete_collection",
     "delete_file",
     "detach_file",
-    "file_status",
     "find_collections",
     "get_attachment",
     "get_collection",

@@ -92,28 +92,5 @@ def delete_file(conn: sa.Connection, tenant_id: str, file_id: str) -> bool:
     return True
 
 
-def file_status(conn: sa.Connection, tenant_id: str, file_ids: Sequence[str]) -> dict[str, str]:
-    """OpenAI's file status of each known id: `uploaded`, `processed` or `error`.
-
-    A file has one row per collection; `error` when any failed, `processed` when all are completed.
-    """
-    table = collection_files.c
-    query = (
-        sa.select(files.c.id, table.status)
-        .outerjoin(collection_files, table.file_id == files.c.id)
-        .where(among(files.c.id, list(file_ids)), files.c.tenant_id == tenant_id)
-    )
-    seen: dict[str, set[str]] = {}
-    for file_id, status in conn.execute(query):
-        seen.setdefault(file_id, set()).add(status or "uploaded")
-    return {file_id: _overall(statuses) for file_id, statuses in seen.items()}
-
-
-def _overall(statuses: set[str]) -> str:
-    if "failed" in statuses:
-        return "error"
-    return "processed" if statuses == {"completed"} else "uploaded"
-
-
 def _of(tenant_id: str) -> AnySelect:
     return sa.select(files).where(files.c.tenant_id == tenant_id)

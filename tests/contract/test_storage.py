@@ -398,13 +398,6 @@ def test_counts_and_statuses_follow_the_ingest(conn: sa.Connection) -> None:
     usage = len("onetwo") + 2 * EMBEDDING_DIM * 4
     assert counts[collection_id] == catalog.FileCounts(1, 1, 1, 0, 3, usage)
     assert counts[empty] == catalog.FileCounts()
-    ids = ["file-a", "file-b", "file-c", "file-unattached", "file-unknown"]
-    assert catalog.file_status(conn, "default", ids) == {
-        "file-a": "processed",
-        "file-b": "error",
-        "file-c": "uploaded",
-        "file-unattached": "uploaded",
-    }
 
 
 def test_a_batch_is_attached_in_a_few_statements(conn: sa.Connection) -> None:
@@ -453,7 +446,7 @@ _STRANGE = {
 }
 _BY_BOTH = {"attach_file", "attach_files", "get_attachment", "update_attributes", "detach_file"}
 _BY_COLLECTION = {"get_collection", "update_collection", "delete_collection", "list_attachments"} | _BY_BOTH
-_BY_FILE = {"get_file", "delete_file", "file_status"} | _BY_BOTH
+_BY_FILE = {"get_file", "delete_file"} | _BY_BOTH
 
 
 @pytest.mark.parametrize("strange", _STRANGE.values(), ids=_STRANGE)
@@ -500,7 +493,6 @@ def _calls(collection_id: str, file_id: str) -> dict[str, Callable[[sa.Connectio
         "get_file": lambda conn, tenant: catalog.get_file(conn, tenant, file_id),
         "list_files": lambda conn, tenant: catalog.list_files(conn, tenant, limit=9)[0],
         "delete_file": lambda conn, tenant: catalog.delete_file(conn, tenant, file_id),
-        "file_status": lambda conn, tenant: catalog.file_status(conn, tenant, [file_id]),
         "attach_file": lambda conn, tenant: catalog.attach_file(conn, tenant, *attached, {"by": tenant}),
         "attach_files": lambda conn, tenant: catalog.attach_files(
             conn, tenant, collection_id, [file_id], {"by": tenant}
