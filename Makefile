@@ -6,7 +6,7 @@ PYTEST := $(PYTHON) -m pytest -q
 # Test levels, in the order they run: what fails fast comes first.
 LEVELS := config unit contract integration e2e
 
-.PHONY: help setup run test check fmt bench docs lock clean $(addprefix test-,$(LEVELS))
+.PHONY: help setup convert-env run test check fmt bench perf-analyzer docs proto lock clean $(addprefix test-,$(LEVELS))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,11 +14,16 @@ help: ## List the targets
 setup: ## Make .venv with everything for development
 	@scripts/bootstrap dev
 
+convert-env: ## Make .venv/convert, which turns language models' checkpoints into what the engine takes
+	@scripts/bootstrap convert
+
 run: ## Start the whole service; sets itself up from nothing
 	@scripts/bootstrap serve
+	@if [ -n "$$TIDEGATE_CHECKPOINT$$TIDEGATE_TIERS_FILE" ] && $(PYTHON) -m gateway.supervise.conversion; then \
+		scripts/bootstrap convert; fi
 	@exec $(PYTHON) -m gateway up
 
-test: setup ## Run every test level in order; skips are listed with their reasons
+test: setup convert-env ## Run every test level in order; skips are listed with their reasons
 	@status=0; times=; for level in $(LEVELS); do \
 		echo "== $$level"; from=$$SECONDS; \
 		$(PYTEST) "tests/$$level" || { echo "== $$level FAILED (exit $$?; 5 means that no test was found)"; status=1; }; \
@@ -31,13 +36,13 @@ test-config: setup ## Configuration files against the code and the real binaries
 test-unit: setup ## Pure code: no sockets, no sleeping
 	$(PYTEST) tests/unit
 
-test-contract: setup ## One suite per port, over every implementation
+test-contract: setup convert-env ## One suite per port, over every implementation
 	$(PYTEST) tests/contract
 
-test-integration: setup ## Real sockets, parts in the test's process
+test-integration: setup convert-env ## Real sockets, parts in the test's process
 	$(PYTEST) tests/integration
 
-test-e2e: setup ## The whole service as real processes
+test-e2e: setup convert-env ## The whole service as real processes
 	$(PYTEST) tests/e2e
 
 check: setup ## Format, lint, types, configuration, import layers
@@ -50,11 +55,21 @@ fmt: setup ## Format the code and fix what can be fixed
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
-bench: setup ## Measure against the floor (perf/), open loop
-	$(PYTHON) -m perf.bench
+bench: setup ## Measure against the floors (perf/), some minutes; SCENARIOS="relay --quick" for a part
+	@scripts/bootstrap convert
+	@scripts/tools litellm
+	$(PYTHON) -m perf.bench $(SCENARIOS)
+
+perf-analyzer: setup ## NVIDIA's perf_analyzer over every model, through Envoy; draws the curves
+	@scripts/bootstrap convert
+	@scripts/tools perf-analyzer
+	$(PYTHON) -m perf.perf_analyzer
 
 docs: setup ## Write docs/settings.md from the settings table
 	$(PYTHON) -m gateway settings --markdown > docs/settings.md
+
+proto: setup ## Generate the gRPC stubs from gateway/proto/chat.proto
+	$(PYTHON) -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. gateway/proto/chat.proto
 
 lock: setup ## Pin the dependencies anew (needs the network)
 	@scripts/lock

@@ -2,6 +2,7 @@
 
     TidegateError
     ├── InvalidRequest            400   the caller's request is wrong; says what and where
+    │   ├── PromptTooLong         400   more tokens than the tier takes
     │   ├── Unauthenticated       401
     │   ├── Forbidden             403
     │   ├── NotFound              404   unknown and foreign ids look the same
@@ -18,6 +19,7 @@
     ├── UpstreamError             502
     │   ├── UpstreamTimeout       504
     │   ├── UpstreamUnavailable   503
+    │   │   └── EngineFull        503
     │   └── UpstreamProtocolError 502
     ├── ClientGone                499   never sent; recorded as the outcome's cause
     └── InternalError             500
@@ -52,6 +54,12 @@ class TidegateError(Exception):
         self.retry_after_s = retry_after_s
         self.detail = detail
 
+    def delay_s(self) -> float | None:
+        """When trying again may help (seconds); None = not by waiting."""
+        if self.retry_after_s is not None:
+            return self.retry_after_s
+        return 1.0 if self.status in {429, 503} else None
+
     def body(self) -> dict[str, object]:
         """The OpenAI error object, the same over HTTP, SSE and (as detail) gRPC."""
         return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
@@ -59,6 +67,10 @@ class TidegateError(Exception):
 
 class InvalidRequest(TidegateError):
     status, code, type = 400, "invalid_request", "invalid_request_error"
+
+
+class PromptTooLong(InvalidRequest):
+    code = "prompt_too_long"
 
 
 class Unauthenticated(InvalidRequest):
@@ -123,6 +135,12 @@ class UpstreamTimeout(UpstreamError):
 
 class UpstreamUnavailable(UpstreamError):
     status, code = 503, "upstream_unavailable"
+
+
+class EngineFull(UpstreamUnavailable):
+    """All slots of this replica's engine are taken; another replica, or the same a moment later, has one."""
+
+    code = "engine_full"
 
 
 class UpstreamProtocolError(UpstreamError):

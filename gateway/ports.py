@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.types import Delta, Passage, Scope
+from gateway.types import Delta, Inquiry, Passage, Scope
 
 
 class Retrieved(msgspec.Struct, frozen=True):
@@ -40,5 +40,55 @@ class Answerer(Protocol):
     """A tier's engine as the pipeline sees it. Leaving the iterator cancels the work on Triton."""
 
     def answer(
-        self, question: str, passages: Sequence[Passage], *, max_tokens: int | None, timeout_s: float
-    ) -> AsyncIterator[Delta]: ...
+        self, inquiry: Inquiry, passages: Sequence[Passage], *, timeout_s: float
+    ) -> AsyncIterator[Delta]:
+        """The answer step by step; exactly one delta, the last, has a finish reason.
+
+        Raises: UpstreamError and its subclasses; InvalidRequest (`prompt_too_long`) before the first delta.
+        """
+        ...
+
+
+class GenerationParams(msgspec.Struct, frozen=True, kw_only=True):
+    """max_tokens: of the whole output, those already in `continuation_ids` included. temperature 0 = greedy.
+
+    seed: None = the engine's choice. ignore_eos: go on to max_tokens (for measurements).
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    ignore_eos: bool = False
+
+
+class TokenStep(msgspec.Struct, frozen=True):
+    """Tokens that an engine has just made. finish_reason: "" while running, then `stop` (end token) or `length`."""
+
+    token_ids: list[int]
+    finish_reason: str = ""
+
+
+class EngineLoad(msgspec.Struct, frozen=True):
+    """What an engine itself counts right now. kv_usage: 0..1 of its cache."""
+
+    num_running: int
+    max_running: int
+    kv_usage: float
+
+
+class Engine(Protocol):
+    """What yields tokens: OpenVINO on a CPU, TensorRT-LLM or vLLM on a GPU. Knows ids, never text."""
+
+    def generate(self, prompt_ids: Sequence[int], params: GenerationParams) -> AsyncIterator[TokenStep]:
+        """The output tokens of one prompt as they are made; the last step alone has a finish reason.
+
+        Leaving the iterator in any way (break, cancel, aclose) ends the request and frees its slot at the next step.
+        Batched continuously with whatever else runs; greedy output does not depend on it.
+        Raises: PromptTooLong, EngineFull (all slots are taken: nothing queues here), UpstreamError.
+        """
+        ...
+
+    def load(self) -> EngineLoad: ...
+
+    async def close(self) -> None: ...

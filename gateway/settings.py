@@ -116,6 +116,19 @@ class Settings:
         0, "Threads of the embedding runtime; 0 = all cores.", minimum=0, maximum=1024
     )
 
+    checkpoint: str = _setting(
+        "",
+        "Folder of a language model's checkpoint (Hugging Face form): adds the tier `generate`. Several, or other "
+        "than default values: TIDEGATE_TIERS_FILE.",
+    )
+    tiers_file: str = _setting(
+        "", "TOML file with one table for each generative tier; docs/tiers.md shows all of its fields."
+    )
+    convert_python: str = _setting(
+        "",
+        "Python that has optimum-intel, for converting checkpoints; empty = the one `make convert-env` makes.",
+    )
+
     retrieval_slots: int = _setting(
         64, "Retrieve and embed calls that one gateway worker has in flight on Triton at once.", minimum=1
     )
@@ -190,6 +203,9 @@ class Settings:
     def worker_port(self, index: int) -> int:
         return self.port + 10 + index
 
+    def worker_grpc_port(self, index: int) -> int:
+        return self.port + 600 + index
+
     def triton_ports(self, replica: int) -> tuple[int, int, int, int]:
         """gRPC, HTTP, metrics and guard-health ports of one replica."""
         base = self.port + 300 + 4 * replica
@@ -241,6 +257,10 @@ def _check(spec: Any, value: Any) -> None:
         raise SettingsError(f"{name}={shown} is above the maximum {meta['maximum']}.")
 
 
+# Given as text because empty means "none"; children run in other folders, so they are made absolute.
+_PATHS = ("redis_server", "envoy_bin", "triton_home", "checkpoint", "tiers_file", "convert_python")
+
+
 def load_settings(environ: Mapping[str, str] | None = None, **explicit: Any) -> Settings:
     """Settings from the environment, explicit arguments winning (None = not given).
 
@@ -260,7 +280,7 @@ def load_settings(environ: Mapping[str, str] | None = None, **explicit: Any) -> 
                 shown = "***" if spec.metadata["secret"] else repr(source[name])
                 raise SettingsError(f"{name}={shown} is not a valid {spec.type}: {error}.") from None
     values.update({key: value for key, value in explicit.items() if value is not None})
-    for name in ("redis_server", "envoy_bin", "triton_home"):  # children run in other folders
+    for name in _PATHS:
         if values.get(name):
             values[name] = str(_path(values[name]))
     if values.get("database_url"):

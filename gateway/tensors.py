@@ -82,4 +82,44 @@ READER = Model(
     decoupled=True,
 )
 
-MODELS = (EMBED, SEARCH, RETRIEVE, READER)
+MODELS = (EMBED, SEARCH, RETRIEVE, READER)  # always there; a generative tier adds `generate_model(its name)`
+
+# One folder, `tiers/generate`, is the model of every generative tier: Triton loads it once under each tier's name.
+TIERS_REPOSITORY = "tiers"
+GENERATE_FOLDER = "generate"
+
+
+def generate_model(name: str) -> Model:
+    """The model of one generative tier.
+
+    Either `prompt` (plain text, tokenised as it stands) or `messages` (JSON list of {"role", "content"}, put through
+    the checkpoint's chat template). stop: JSON list of texts. continuation_ids: output so far of a request that was
+    cut off; the answer goes on after it. coalesce_ms: longest time that made tokens may wait for company (0 = each
+    step at once, -1 or absent = by load). max_tokens 0 asks for nothing and shows that the engine lives.
+    -> a stream; text_output and output_ids are what is new in this message. Only the last message has finish_reason
+    and num_input_tokens; a delta leaves them out, because each tensor costs time in Triton.
+    """
+    return Model(
+        name,
+        TIERS_REPOSITORY,
+        inputs=(
+            Tensor("prompt", "BYTES", optional=True),
+            Tensor("messages", "BYTES", optional=True),
+            Tensor("max_tokens", "INT32", optional=True),
+            Tensor("temperature", "FP32", optional=True),
+            Tensor("top_p", "FP32", optional=True),
+            Tensor("seed", "INT64", optional=True),
+            Tensor("stop", "BYTES", optional=True),
+            Tensor("continuation_ids", "INT32", (-1,), optional=True),
+            Tensor("ignore_eos", "BOOL", optional=True),
+            Tensor("coalesce_ms", "INT32", optional=True),
+        ),
+        outputs=(
+            Tensor("text_output", "BYTES"),
+            Tensor("output_ids", "INT32", (-1,)),
+            Tensor("finish_reason", "BYTES", optional=True),
+            Tensor("num_input_tokens", "INT32", optional=True),
+        ),
+        max_batch_size=0,
+        decoupled=True,
+    )

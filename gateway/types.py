@@ -61,6 +61,34 @@ class Citation(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+class Turn(msgspec.Struct, frozen=True):
+    """One message of a conversation. role: system, user or assistant."""
+
+    role: str
+    text: str
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are chosen and when they end. None = the tier's own default; temperature 0 = greedy.
+
+    seed: 0..2**63-1. stop: texts that end the answer and are not part of it.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: list[str] = []
+
+
+class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tier is asked: the question, what was said before it (oldest first), how to choose the words."""
+
+    question: str
+    history: list[Turn] = []
+    sampling: Sampling = Sampling()
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """One step of an answer as the engine gives it."""
 
@@ -69,6 +97,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str = ""  # "" while running; stop, length, no_answer
     num_input_tokens: int = 0
     num_output_tokens: int = 0  # so far
+    num_passages: int = -1  # of the retrieved ones, how many the tier had room for; -1 = not said
 
 
 class Usage(msgspec.Struct, frozen=True):

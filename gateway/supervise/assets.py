@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.tensors import GENERATE_FOLDER, TIERS_REPOSITORY
+
 REPOSITORIES = ("retrieval", "generation")
 _DOCUMENTS = ("README.md", "ARCHITECTURE.md", "DECISIONS.md", "CHANGELOG.md", "CONTRIBUTING.md")
 
@@ -20,6 +22,11 @@ class Assets:
     @property
     def model_repositories(self) -> list[Path]:
         return [self.root / "model_repository" / name for name in REPOSITORIES]
+
+    @property
+    def generate_model(self) -> Path:
+        """The one model of all generative tiers."""
+        return self.root / "model_repository" / TIERS_REPOSITORY / GENERATE_FOLDER
 
     @property
     def envoy_template(self) -> Path:

@@ -95,6 +95,11 @@ def canary_request(model: Model) -> Any:
     }
     request = service_pb2.ModelInferRequest(model_name=model.name, id="canary")
     for tensor in model.inputs:
+        if (
+            tensor.name == "max_tokens"
+        ):  # of a generative tier, all of whose inputs are optional: nothing is asked for
+            request.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=tensor.dims)
+            request.raw_input_contents.append(np.zeros(1, np.int32).tobytes())
         if tensor.optional:
             continue
         shape = list(tensor.dims) if model.max_batch_size == 0 else [1, *tensor.dims]

@@ -23,19 +23,31 @@ from gateway.supervise.assets import Assets, find_assets
 from gateway.supervise.canary import INTERVAL_S, Answer, Canary, Pulse, Verdict
 from gateway.supervise.edge import Edge, EdgeSilent
 from gateway.supervise.processes import kill_by_argument
-from gateway.supervise.triton_server import leash, remove_shared_memory, scratch, shm_prefix, triton_command
-from gateway.tensors import MODELS, Model
+from gateway.supervise.triton_server import (
+    leash,
+    remove_shared_memory,
+    scratch,
+    shm_prefix,
+    start_limit_s,
+    triton_command,
+)
+from gateway.tensors import MODELS, Model, generate_model
+from gateway.tier_config import generate_tiers
 
 STUB_WATCH_S = 0.1
-STARTUP_LIMIT_S = 180.0
 BALANCER_NOTICES_S = 0.4  # Envoy asks every 0.25 s
 DRAIN_LOOK_S = 0.1
 UNLOAD_S = (
     2.5  # 2.1 s when all is well; after a cancelled stream Triton 2.51 may wait for its `reader` for ever
 )
-WATCHED = tuple(model for model in MODELS if not model.ensemble)
 
 log = logging.getLogger("tidegate.guard")
+
+
+def watched(settings: Settings) -> list[Model]:
+    """Models with a process of their own."""
+    models = [model for model in MODELS if not model.ensemble]
+    return models + [generate_model(tier.name) for tier in generate_tiers(settings)]
 
 
 class Guard:
@@ -54,6 +66,7 @@ class Guard:
         self._pulses: dict[str, Pulse] = {}
         self._lost_stub = ""  # why, once a stub is gone
         self._scratch = scratch(settings, replica)
+        self._watched = watched(settings)
 
     async def run(self) -> int:
         """Until SIGTERM (returns 0) or the replica's death (returns 1)."""
@@ -105,11 +118,11 @@ class Guard:
         if cause:
             return cause
         now_s = time.monotonic()
-        self._pulses = {model.name: Pulse(now_s) for model in WATCHED}
+        self._pulses = {model.name: Pulse(now_s) for model in self._watched}
         self._stubs = {child.pid: child for child in psutil.Process(self._process.pid).children()}
         self._set("ready")
         watchers = [asyncio.create_task(self._watch_stubs())]
-        watchers += [asyncio.create_task(self._watch_model(canary, model)) for model in WATCHED]
+        watchers += [asyncio.create_task(self._watch_model(canary, model)) for model in self._watched]
         try:
             return await self._judge(watchers)
         finally:
@@ -119,15 +132,16 @@ class Guard:
 
     async def _become_ready(self, canary: Canary) -> str:
         """Wait until the server is ready and every model has answered once. Returns why it never will, or ''."""
-        deadline_s = time.monotonic() + STARTUP_LIMIT_S
+        limit_s = start_limit_s(self.settings)
+        deadline_s = time.monotonic() + limit_s
         waiting_for = "the server"
         while time.monotonic() < deadline_s:
             self._scratch.look()
             if await canary.server_ready():
-                answers = await asyncio.gather(*(canary.sing(model) for model in WATCHED))
+                answers = await asyncio.gather(*(canary.sing(model) for model in self._watched))
                 failed = [
                     (m.name, text)
-                    for m, (answer, text) in zip(WATCHED, answers, strict=True)
+                    for m, (answer, text) in zip(self._watched, answers, strict=True)
                     if answer != "good"
                 ]
                 if not failed:
@@ -135,7 +149,7 @@ class Guard:
                 waiting_for = f"model {failed[0][0]}: {failed[0][1]}"
                 self._set("starting", waiting_for)
             await asyncio.sleep(0.1)
-        return f"not ready after {STARTUP_LIMIT_S:g} s, waiting for {waiting_for}"
+        return f"not ready after {limit_s:g} s, waiting for {waiting_for}"
 
     async def _watch_stubs(self) -> None:
         """A stub that is gone stays in the process table until Triton ends, as a zombie."""

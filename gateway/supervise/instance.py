@@ -77,6 +77,7 @@ def all_ports(settings: Settings) -> dict[str, int]:
         ports["redis"] = settings.redis_port
     for index in range(settings.num_workers):
         ports[f"gateway-{index}"] = settings.worker_port(index)
+        ports[f"grpc-{index}"] = settings.worker_grpc_port(index)
     for index in range(settings.triton_replicas):
         names = ("grpc", "http", "metrics", "health")
         numbers = settings.triton_ports(index)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.supervise.assets import package_parent
 from gateway.supervise.binaries import (
     BinaryMissing,
@@ -26,7 +26,9 @@ from gateway.supervise.binaries import (
     find_triton_home,
 )
 from gateway.supervise.instance import all_ports, is_running, read_instance
+from gateway.supervise.prepare import tiers_setting
 from gateway.supervise.triton_server import SHM_DIR
+from gateway.tier_config import generate_tiers
 
 MIN_FREE_BYTES = 500 * 2**20
 SHM_BYTES = (
@@ -60,6 +62,7 @@ def run_checks(settings: Settings) -> list[Check]:
         check_paths(settings),
         check_var(settings),
         check_disk(settings),
+        *check_tiers(settings, running),
         check_shared_memory(settings, running),
         check_files(),
     ]
@@ -158,6 +161,38 @@ def check_disk(settings: Settings) -> Check:
         return Check("disk", True, f"{free // 2**20} MiB free")
     detail = f"only {free // 2**20} MiB are free for {settings.var}, {MIN_FREE_BYTES // 2**20} are needed"
     return Check("disk", False, detail, "free some, or set TIDEGATE_VAR to a folder on another disk")
+
+
+def check_tiers(settings: Settings, running: bool = False) -> list[Check]:
+    """One check for each generative tier. Memory is not judged while the tiers are loaded."""
+    from gateway.checkpoint.errors import CheckpointError
+    from gateway.checkpoint.prepare import check_tier
+
+    setting = tiers_setting(settings)
+    try:
+        tiers = generate_tiers(settings)
+    except SettingsError as error:
+        return [Check("tiers", False, str(error).rstrip("."), f"correct {setting}")]
+    checks, taken_bytes = [], 0
+    for tier in tiers:
+        name = f"tier {tier.name}"
+        try:
+            checkpoint, needed, is_due = check_tier(
+                tier,
+                settings.models_dir,
+                settings.convert_python,
+                num_replicas=0 if running else settings.triton_replicas,
+                taken_bytes=taken_bytes,
+            )
+        except CheckpointError as error:
+            checks.append(
+                Check(name, False, f"{setting}, {error.what}", error.fix or "choose another checkpoint")
+            )
+            continue
+        taken_bytes += needed
+        state = "to be converted" if is_due else "converted"
+        checks.append(Check(name, True, f"{checkpoint.model_type} in {tier.checkpoint}, {state}"))
+    return checks
 
 
 def check_shared_memory(settings: Settings, running: bool = False) -> Check:

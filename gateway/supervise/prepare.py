@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.supervise import credentials, render
 from gateway.supervise.assets import Assets
 from gateway.supervise.triton_server import remove_leftovers
+from gateway.tier_config import generate_tiers
 
 PRIVATE = 0o077  # umask: what tenants stored is nobody else's business on this machine
 
@@ -29,6 +30,9 @@ def with_absolute_paths(settings: Settings) -> Settings:
         redis_server=_absolute(settings.redis_server),
         envoy_bin=_absolute(settings.envoy_bin),
         triton_home=_absolute(settings.triton_home),
+        checkpoint=_absolute(settings.checkpoint),
+        tiers_file=_absolute(settings.tiers_file),
+        convert_python=_absolute(settings.convert_python),
         database_url=_absolute_url(settings.database_url),
     )
 
@@ -83,12 +87,30 @@ def _prepare(settings: Settings, assets: Assets, progress: Callable[[str], None]
     _remove_leftovers(settings)
     try:
         prepare_embedder(settings.models_dir, progress)
+        _prepare_tiers(settings, progress)
         dev_key = _prepare_database(settings)
     except EmbedderUnavailable as error:
         raise PreparationFailed(str(error)) from error
     except TidegateError as error:
         raise _no_database(settings, error) from error
     return dev_key, _write_configuration(settings, assets)
+
+
+def _prepare_tiers(settings: Settings, progress: Callable[[str], None]) -> None:
+    """Convert what has not been converted yet."""
+    from gateway.checkpoint.errors import CheckpointError
+    from gateway.checkpoint.prepare import prepare_checkpoint
+
+    try:
+        for tier in generate_tiers(settings):
+            prepare_checkpoint(tier, settings.models_dir, settings.convert_python, progress)
+    except (CheckpointError, SettingsError) as error:
+        raise PreparationFailed(f"{tiers_setting(settings)}, {error}.") from error
+
+
+def tiers_setting(settings: Settings) -> str:
+    """Which setting the generative tiers come from."""
+    return "TIDEGATE_TIERS_FILE" if settings.tiers_file else "TIDEGATE_CHECKPOINT"
 
 
 def _no_database(settings: Settings, error: object) -> PreparationFailed:
@@ -110,7 +132,7 @@ def _shut_out_others(settings: Settings) -> None:
 
 def _remove_leftovers(settings: Settings) -> None:
     """What a killed instance could not take away itself. Call with the instance lock held."""
-    for pattern in ("models/.embed-*", "triton", "secrets/.*"):
+    for pattern in ("models/.embed-*", "models/generate/.convert-*", "triton", "secrets/.*"):
         for left in settings.var.glob(pattern):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)

@@ -22,8 +22,8 @@ from rich.table import Table
 
 from gateway.settings import Settings
 from gateway.supervise.render import programs
+from gateway.supervise.triton_server import start_limit_s
 
-LIMIT_S = 180.0
 MAX_DEATHS = 3
 TAIL_LINES = 15
 PROBE_TIMEOUT_S = 1.0
@@ -209,7 +209,8 @@ def wait_until_ready(
     Raises: StartFailed.
     """
     parts, watch = parts_of(settings, supervisor), DeathWatch()
-    deadline_s = time.monotonic() + LIMIT_S
+    limit_s = start_limit_s(settings)
+    deadline_s = time.monotonic() + limit_s
     with Board(parts, echo, Console(force_terminal=sys.stdout.isatty())) as board:
         while not is_over():
             board.update([part for part in parts if part.ask()])
@@ -222,7 +223,7 @@ def wait_until_ready(
             if time.monotonic() > deadline_s:
                 first = late[0]
                 log = settings.log_dir / f"{first.name}.log"
-                raise StartFailed(_with_log(f"{first.name} is not ready after {LIMIT_S:g} s", log))
+                raise StartFailed(_with_log(f"{first.name} is not ready after {limit_s:g} s", log))
             time.sleep(0.1)
     return False
 

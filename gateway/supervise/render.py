@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from gateway import errors
+from gateway.api.grpc_errors import to_status
 from gateway.settings import Settings
 from gateway.supervise.assets import Assets, package_parent
 from gateway.supervise.binaries import find_envoy, find_redis
@@ -32,6 +35,19 @@ class LocalReply:
     retry_after_s: int = 0
 
     @property
+    def grpc_code(self) -> int:
+        return int(self._status.code)
+
+    @property
+    def grpc_details(self) -> str:
+        """The google.rpc.Status of our own gRPC errors, as the header `grpc-status-details-bin` holds it."""
+        return base64.b64encode(self._status.SerializeToString()).decode().rstrip("=")
+
+    @property
+    def _status(self) -> Any:
+        return to_status(self.error(self.message, retry_after_s=self.retry_after_s or None))
+
+    @property
     def code(self) -> str:
         return self.error.code
 
@@ -44,6 +60,7 @@ LOCAL_REPLIES = (
     LocalReply("EQ", 403, errors.Forbidden, "This path is not open to callers."),
     LocalReply("EQ", 408, errors.DeadlineExceeded, "The request took too long to arrive."),
     LocalReply("EQ", 413, errors.PayloadTooLarge, "The request body is larger than this service accepts."),
+    LocalReply("EQ", 415, errors.UnsupportedMediaType, "This path speaks gRPC over HTTP/2 and nothing else."),
     LocalReply("EQ", 429, errors.RateLimited, "Too many requests; try again shortly.", 1),
     LocalReply("EQ", 431, errors.InvalidRequest, "The request headers are too many or too large."),
     LocalReply("EQ", 502, errors.UpstreamProtocolError, "The service gave an invalid answer."),
@@ -75,7 +92,10 @@ def render_envoy(settings: Settings, assets: Assets) -> str:
         public_port=settings.port,
         inner_port=int(settings.triton_target.rpartition(":")[2]),
         admin_port=settings.envoy_admin_port,
-        worker_ports=[settings.worker_port(index) for index in range(settings.num_workers)],
+        workers=[
+            {"port": settings.worker_port(index), "grpc_port": settings.worker_grpc_port(index)}
+            for index in range(settings.num_workers)
+        ],
         replicas=[{"grpc_port": ports[0], "guard_port": ports[3]} for ports in replicas],
         access_log=str(settings.log_dir / "envoy-access.log"),
         keepalive_s=f"{settings.keepalive_s:g}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -12,6 +13,8 @@ import tempfile
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from gateway.settings import Settings
 from gateway.supervise.assets import Assets, package_parent
@@ -22,12 +25,17 @@ from gateway.supervise.binaries import (
     find_triton_home,
     triton_libraries,
 )
+from gateway.tensors import TIERS_REPOSITORY
+from gateway.tier_config import GenerateTier, generate_tiers
 
 SHM_DIR = Path("/dev/shm")  # noqa: S108 - where the python backend keeps its regions
 CLOSED_APIS = "model-repository,shared-memory,trace,logging"
 SCRATCH_ROOT = "/tmp"  # noqa: S108 - built into Triton, whatever TMPDIR says
+CHECKPOINTS, TIERS_FILE = "checkpoints", "tiers.toml"
 SCRATCH_NOTE = "triton-{}.scratch"
 STUB_NAME = "triton_python_backend_stub"
+START_LIMIT_S = 180.0
+TIER_LOAD_LIMIT_S = 600.0  # on top for each generative tier: gigabytes from a slow disk
 LEASH = Path(__file__).with_name("leash.py")
 
 
@@ -140,12 +148,45 @@ def make_links(settings: Settings, replica: int, assets: Assets) -> Path:
     (backend / STUB_NAME).symlink_to(find_stub(home))
     for repository in assets.model_repositories:
         (links / repository.name).symlink_to(repository)
+    _link_tiers(settings, links, assets)
     settings.var.mkdir(
         parents=True, exist_ok=True
     )  # nothing can be made at the end of a link that leads nowhere
     (links / "var").symlink_to(settings.var)
     (links / "code").symlink_to(package_parent())
     return links
+
+
+def _link_tiers(settings: Settings, links: Path, assets: Assets) -> None:
+    """One model repository more, in which every tier's name leads to the one model; and a tiers file for the stubs.
+
+    That file names links too, for the checkpoints' paths may not be ASCII either.
+    """
+    tiers = generate_tiers(settings)
+    if not tiers:
+        return
+    tables = []
+    for folder in (TIERS_REPOSITORY, CHECKPOINTS):
+        (links / folder).mkdir()
+    for tier in tiers:
+        (links / TIERS_REPOSITORY / tier.name).symlink_to(assets.generate_model)
+        checkpoint = links / CHECKPOINTS / tier.name
+        checkpoint.symlink_to(Path(tier.checkpoint).absolute())
+        tables.append(as_table(msgspec.structs.replace(tier, checkpoint=str(checkpoint))))
+    (links / TIERS_FILE).write_text("\n".join(tables), "utf-8")
+
+
+def as_table(tier: GenerateTier) -> str:
+    """The tier in the form of TIDEGATE_TIERS_FILE. A JSON value without escapes for non-ASCII is a TOML value too."""
+    fields = msgspec.structs.asdict(tier)
+    name = fields.pop("name")
+    rows = [f"{field} = {json.dumps(value, ensure_ascii=False)}" for field, value in fields.items()]
+    return "\n".join([f"[{name}]", *rows, ""])
+
+
+def start_limit_s(settings: Settings) -> float:
+    """How long a replica may take until it is ready."""
+    return START_LIMIT_S + TIER_LOAD_LIMIT_S * len(generate_tiers(settings))
 
 
 def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCommand:
@@ -181,6 +222,8 @@ def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCo
     argv = [str(home / "bin" / "tritonserver")]
     argv += [f"--{name}={value}" for name, value in flags.items()]
     argv += [f"--model-repository={links / path.name}" for path in assets.model_repositories]
+    if generate_tiers(settings):
+        argv.append(f"--model-repository={links / TIERS_REPOSITORY}")
     # Not even a local caller may change models, map memory or move logs: the key is known to nobody.
     key = f"{CLOSED_APIS}:tidegate-closed={uuid.uuid4().hex}"
     argv += [f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"]
@@ -207,4 +250,7 @@ def triton_environment(settings: Settings, home: Path, links: Path) -> dict[str,
     }
     # NVIDIA's container runtime and the tuning of OpenMP, where an operator has set them.
     env |= {k: v for k, v in os.environ.items() if k.startswith(("CUDA_", "NVIDIA_", "OMP_", "LC_", "LANG"))}
-    return env | replace(settings, var=links / "var").environment()
+    inside = replace(settings, var=links / "var")
+    if generate_tiers(settings):
+        inside = replace(inside, checkpoint="", tiers_file=str(links / TIERS_FILE))
+    return env | inside.environment()

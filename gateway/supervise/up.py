@@ -101,7 +101,7 @@ class Up:
     def _run(self) -> int:
         started_s = time.monotonic()
         try:
-            dev_key, password = prepare(self.settings, self.assets, self._tell)
+            dev_key, password = prepare(self.settings, self.assets, self._tell_unless_over)
             if self._is_over():
                 return self._ended()
             self._start()
@@ -114,6 +114,8 @@ class Up:
                 return self._ended()
             self._greet(dev_key, time.monotonic() - started_s)
         except (StartFailed, PreparationFailed) as error:
+            if self.signals.count:
+                return self._ended()
             self.echo(str(error))
             return FAILED
         while not self._is_over():
@@ -123,6 +125,12 @@ class Up:
 
     def _tell(self, line: str) -> None:
         self.echo(f"  {line}")
+
+    def _tell_unless_over(self, line: str) -> None:
+        """A conversion may take minutes and ends with whoever tells of it. Raises: PreparationFailed."""
+        if self._is_over():
+            raise PreparationFailed("told to stop")
+        self._tell(line)
 
     def _is_over(self) -> bool:
         if self._supervisord is not None:

@@ -19,11 +19,13 @@ ROOT = Path(__file__).parents[2]
 LOOK = """
 import json, sys
 import gateway
+from gateway.checkpoint.prepare import SCRIPT
 from gateway.settings import load_settings
 from gateway.storage.database import Database
 from gateway.supervise.assets import find_assets
 assets = find_assets()
 settings = load_settings({}, var=sys.argv[1])
+roots = [*assets.model_repositories, assets.generate_model.parent]
 database = Database(settings.sql_url)
 database.migrate()
 database.close()
@@ -31,10 +33,11 @@ print(json.dumps({
     "package": gateway.__file__,
     "documents": [path.name for path in assets.documents],
     "template": assets.envoy_template.is_file(),
-    "models": sorted(path.parent.name for root in assets.model_repositories for path in root.glob("*/config.pbtxt")),
-    "versions": all((path.parent / "1").is_dir() for root in assets.model_repositories for path in root.glob("*/config.pbtxt")),
+    "models": sorted(path.parent.name for root in roots for path in root.glob("*/config.pbtxt")),
+    "versions": all((path.parent / "1").is_dir() for root in roots for path in root.glob("*/config.pbtxt")),
+    "converter": SCRIPT.is_file(),
 }))
-"""  # noqa: E501
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,7 @@ def test_everything_beside_the_code_is_in_the_wheel(unpacked: Path) -> None:
     beside = tracked("model_repository/*/*/config.pbtxt", "model_repository/*/*/1/model.py", "envoy/*.j2")
     assert {f"gateway/_assets/{name}" for name in beside} <= contents(unpacked)
     inside = tracked("gateway/api/pages/*", "gateway/storage/migrations/**/*.py", "gateway/supervise/*.py")
+    inside |= tracked("gateway/proto/*.py", "gateway/proto/*.pyi", "gateway/proto/*.proto")
     assert len(inside) > 20
     assert inside <= contents(unpacked)
     documents = tracked(
@@ -103,4 +107,5 @@ def test_the_installed_package_finds_its_own_assets(unpacked: Path, tmp_path: Pa
     assert "settings.md" in found["documents"]
     assert found["template"]
     assert found["versions"]
-    assert found["models"] == ["embed", "reader", "retrieve", "search"]
+    assert found["converter"]
+    assert found["models"] == ["embed", "generate", "reader", "retrieve", "search"]

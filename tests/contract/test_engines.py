@@ -21,7 +21,7 @@ from gateway.retrieval.triton_models import TritonEmbedder, TritonRetriever
 from gateway.settings import Settings
 from gateway.storage.database import Database
 from gateway.triton import TritonClient
-from gateway.types import Delta, Scope
+from gateway.types import Delta, Inquiry, Scope
 from tests.fakes.corpus import add_file, new_collection
 from tests.fakes.engines import PASSAGES, HashEmbedder, ScriptedAnswerer, ScriptedRetriever
 from tests.fakes.triton_process import MODELS, free_port, running_triton
@@ -122,7 +122,7 @@ async def test_token_counts_never_fall(engines: Engines) -> None:
 
 async def test_no_passages_means_no_answer_and_no_citation(engines: Engines) -> None:
     deltas = [
-        delta async for delta in engines.answerer.answer("What?", [], max_tokens=None, timeout_s=TIMEOUT_S)
+        delta async for delta in engines.answerer.answer(Inquiry(question="What?"), [], timeout_s=TIMEOUT_S)
     ]
     assert deltas[-1].finish_reason == "no_answer"
     assert not [citation for delta in deltas for citation in delta.citations]
@@ -130,7 +130,7 @@ async def test_no_passages_means_no_answer_and_no_citation(engines: Engines) -> 
 
 async def test_leaving_early_is_clean(engines: Engines) -> None:
     answer: Any = engines.answerer.answer(
-        "What is a tide gate?", PASSAGES, max_tokens=None, timeout_s=TIMEOUT_S
+        Inquiry(question="What is a tide gate?"), PASSAGES, timeout_s=TIMEOUT_S
     )
     async with aclosing(answer):
         async for _ in answer:
@@ -150,5 +150,5 @@ async def test_many_at_once_get_their_own_answers(engines: Engines) -> None:
 async def _deltas(engines: Engines, question: str) -> list[Delta]:
     return [
         delta
-        async for delta in engines.answerer.answer(question, PASSAGES, max_tokens=None, timeout_s=TIMEOUT_S)
+        async for delta in engines.answerer.answer(Inquiry(question=question), PASSAGES, timeout_s=TIMEOUT_S)
     ]

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from gateway.errors import UpstreamTimeout
 from gateway.ports import Retrieved
 from gateway.tensors import EMBEDDING_DIM
-from gateway.types import Citation, Delta, Passage, Scope
+from gateway.types import Citation, Delta, Inquiry, Passage, Scope
 
 
 def passage(number: int, text: str, *, collection_id: str = "vs_1", score: float = 0.8) -> Passage:
@@ -40,6 +41,13 @@ PASSAGES = [
 ]
 
 
+async def _sleep(delay_s: float, timeout_s: float) -> None:
+    """Raises: UpstreamTimeout at the time limit, as the real ones do."""
+    await asyncio.sleep(min(delay_s, timeout_s))
+    if delay_s >= timeout_s:
+        raise UpstreamTimeout("The model server did not answer in time.")
+
+
 @dataclass
 class ScriptedRetriever:
     passages: list[Passage] = field(default_factory=lambda: list(PASSAGES))
@@ -53,7 +61,7 @@ class ScriptedRetriever:
         self.started += 1
         self.scopes.append(scope)
         try:
-            await asyncio.sleep(self.delay_s)
+            await _sleep(self.delay_s, timeout_s)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -69,24 +77,30 @@ class ScriptedAnswerer:
     texts: list[str] | None = None
     delay_s: float = 0.0
     gap_s: float = 0.0
+    hold_s: float = 0.0  # before the last delta, which has the finish reason
     fail_with: Exception | None = None
     fail_at: int = 0
     started: int = 0
     finished: int = 0
     cancelled: int = 0
+    inquiries: list[Inquiry] = field(default_factory=list)
+    num_passages: int = -1  # that it says it had room for
 
     async def answer(
-        self, question: str, passages: Sequence[Passage], *, max_tokens: int | None, timeout_s: float
+        self, inquiry: Inquiry, passages: Sequence[Passage], *, timeout_s: float
     ) -> AsyncIterator[Delta]:
         self.started += 1
+        self.inquiries.append(inquiry)
         done = False
         try:
-            await asyncio.sleep(self.delay_s)
+            await _sleep(self.delay_s, timeout_s)
+            if self.num_passages >= 0:
+                yield Delta(num_passages=self.num_passages)
             for index, delta in enumerate(self._deltas(passages)):
                 if self.fail_with is not None and index == self.fail_at:
                     raise self.fail_with
                 if index:
-                    await asyncio.sleep(self.gap_s)
+                    await asyncio.sleep(self.hold_s if delta.finish_reason and self.hold_s else self.gap_s)
                 yield delta
             done = True
         finally:

@@ -76,6 +76,9 @@ def running_triton(folder: Path, models: Sequence[Path], settings: Settings) -> 
     repository = folder / "model_repository" / "retrieval"
     repository.mkdir(parents=True)
     (folder / "model_repository" / "generation").mkdir()
+    (folder / "model_repository" / "tiers").symlink_to(
+        MODELS / "tiers"
+    )  # used where the settings have a tier
     for model in models:
         (repository / model.name).symlink_to(model)
     command = triton_command(settings, 0, Assets(root=folder, documents_root=folder))

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from gateway.supervise.canary import Answer, Pulse, Verdict, canary_request, judge
-from gateway.tensors import EMBED, READER, SEARCH, Model
+from gateway.tensors import EMBED, READER, SEARCH, Model, generate_model
 
 
 def test_a_model_that_answers_is_well() -> None:
@@ -98,3 +98,10 @@ def test_a_canary_fills_every_required_input(model: Model) -> None:
     assert len(request.raw_input_contents) == len(required)
     has_batch = [list(tensor.shape)[:1] == [1] for tensor in request.inputs]
     assert all(has_batch)
+
+
+def test_the_canary_of_a_generative_tier_asks_for_no_tokens() -> None:
+    request = canary_request(generate_model("small"))
+    assert request.model_name == "small"
+    assert [(tensor.name, list(tensor.shape)) for tensor in request.inputs] == [("max_tokens", [1])]
+    assert request.raw_input_contents == [b"\0\0\0\0"]

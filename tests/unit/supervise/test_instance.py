@@ -96,7 +96,7 @@ def test_the_instance_file_says_who_and_where(settings: Settings) -> None:
 
 def test_no_two_parts_share_a_port(tmp_path: Path) -> None:
     ports = all_ports(load_settings({}, var=tmp_path, gateway_workers=8, triton_replicas=4))
-    assert len(set(ports.values())) == len(ports) == 5 + 8 + 16
+    assert len(set(ports.values())) == len(ports) == 5 + 2 * 8 + 16
 
 
 def test_a_redis_of_the_operators_own_needs_no_port(tmp_path: Path) -> None:

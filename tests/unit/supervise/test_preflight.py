@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from gateway.settings import load_settings
+from gateway.checkpoint import inspection
+from gateway.settings import Settings, load_settings
 from gateway.supervise import preflight
+from tests.fakes.small_tokenizers import write_checkpoint
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -93,3 +96,63 @@ def test_a_port_number_without_room_above_is_refused(tmp_path: Path) -> None:
         load_settings({}, var=tmp_path, port=65000, triton_replicas=64, gateway_workers=1)
     )
     assert [check.sentence()[:13] for check in checks if not check.ok] == ["TIDEGATE_PORT"]
+
+
+# Generative tiers
+
+
+def test_without_a_tier_there_is_nothing_to_check(tmp_path: Path) -> None:
+    assert preflight.check_tiers(load_settings({}, var=tmp_path)) == []
+
+
+def test_a_tier_that_will_be_converted_says_so(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model", max_position_embeddings=8192)
+    settings = load_settings({}, var=tmp_path / "var", checkpoint=str(folder), convert_python=sys.executable)
+    (check,) = preflight.check_tiers(settings)
+    assert check.ok
+    assert check.detail == f"llama in {folder}, to be converted"
+
+
+@pytest.mark.parametrize("setting", ["TIDEGATE_CHECKPOINT", "TIDEGATE_TIERS_FILE"])
+def test_a_tier_that_cannot_be_used_names_setting_tier_and_fix(tmp_path: Path, setting: str) -> None:
+    tiers = tmp_path / "tiers.toml"
+    tiers.write_text('[generate]\ncheckpoint = "none"\n')
+    given = (
+        {"checkpoint": str(tmp_path / "none")}
+        if setting == "TIDEGATE_CHECKPOINT"
+        else {"tiers_file": str(tiers)}
+    )
+    (check,) = preflight.check_tiers(load_settings({}, var=tmp_path / "var", **given))
+    assert not check.ok
+    assert check.sentence() == (
+        f"{setting}, tier `generate`: {tmp_path}/none does not exist: name the folder that holds the checkpoint's "
+        "config.json."
+    )
+
+
+def test_a_tiers_file_that_is_wrong_is_a_failed_check(tmp_path: Path) -> None:
+    (tmp_path / "tiers.toml").write_text("[a]\nslots = 0\n")
+    (check,) = preflight.check_tiers(load_settings({}, var=tmp_path, tiers_file=str(tmp_path / "tiers.toml")))
+    assert not check.ok
+    assert "[a]" in check.sentence()
+
+
+def two_tiers(tmp_path: Path) -> Settings:
+    folder = write_checkpoint(tmp_path / "model", max_position_embeddings=8192)
+    tables = [
+        f'[{name}]\ncheckpoint = "{folder}"\nslots = 1024\ncontext_tokens = 8192\n' for name in ("one", "two")
+    ]
+    (tmp_path / "tiers.toml").write_text("".join(tables))
+    return load_settings(
+        {}, var=tmp_path / "var", tiers_file=str(tmp_path / "tiers.toml"), convert_python=sys.executable
+    )
+
+
+def test_tiers_that_fit_alone_but_not_together_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "available_bytes", lambda: 2 * inspection.GIB)
+    first, second = preflight.check_tiers(two_tiers(tmp_path))
+    assert first.ok
+    assert not second.ok
+    assert "lower slots or context_tokens" in second.sentence()

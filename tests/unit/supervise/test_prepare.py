@@ -25,13 +25,17 @@ def test_paths_mean_what_they_mean_where_the_command_was_typed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = load_settings(
-        {}, var=Path("var"), triton_home="triton", envoy_bin="bin/envoy", redis_server="~/redis", database_url="sqlite:///x.db"
+        {}, var=Path("var"), triton_home="triton", envoy_bin="bin/envoy", redis_server="~/redis", database_url="sqlite:///x.db",
+        checkpoint="model", tiers_file="tiers.toml", convert_python="venv/python",
     )  # fmt: skip
     made = with_absolute_paths(given)
     assert made.triton_home == str(tmp_path / "triton")
     assert made.envoy_bin == str(tmp_path / "bin" / "envoy")
     assert made.redis_server == str(Path.home() / "redis")
     assert made.database_url == f"sqlite:///{tmp_path}/x.db"
+    assert made.checkpoint == str(tmp_path / "model")
+    assert made.tiers_file == str(tmp_path / "tiers.toml")
+    assert made.convert_python == str(tmp_path / "venv" / "python")
 
 
 @pytest.mark.parametrize(
@@ -82,14 +86,28 @@ def test_a_disk_that_takes_no_more_names_the_setting(
 
 
 def test_leftovers_of_a_killed_instance_go_and_all_else_stays(settings: Settings) -> None:
-    drafts = ["models/.embed-x1", "models/.embed-x1-damaged", "triton/backends.123"]
+    drafts = [
+        "models/.embed-x1",
+        "models/.embed-x1-damaged",
+        "triton/backends.123",
+        "models/generate/.convert-x1",
+    ]
     for name in (*drafts, "models/embed-1", "files/default", "secrets", "run"):
         (settings.var / name).mkdir(parents=True)
     (settings.var / "secrets" / ".dev-key.77").touch()
     (settings.var / "secrets" / "dev-key").touch()
     prepare._remove_leftovers(settings)
     left = {path.relative_to(settings.var).as_posix() for path in settings.var.rglob("*")}
-    assert left == {"models", "models/embed-1", "files", "files/default", "secrets", "secrets/dev-key", "run"}
+    assert left == {
+        "models",
+        "models/embed-1",
+        "models/generate",
+        "files",
+        "files/default",
+        "secrets",
+        "secrets/dev-key",
+        "run",
+    }
 
 
 def test_what_was_readable_for_all_no_longer_is(settings: Settings) -> None:
@@ -102,3 +120,13 @@ def test_what_was_readable_for_all_no_longer_is(settings: Settings) -> None:
     prepare._shut_out_others(settings)
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (settings.files_dir, settings.log_dir, database)]
     assert modes == [0o700, 0o700, 0o600]
+
+
+def test_a_checkpoint_that_cannot_be_used_stops_the_start_with_one_sentence(tmp_path: Path) -> None:
+    settings = load_settings({}, var=tmp_path / "var", checkpoint=str(tmp_path / "none"))
+    with pytest.raises(PreparationFailed) as caught:
+        prepare._prepare_tiers(settings, print)
+    assert str(caught.value) == (
+        f"TIDEGATE_CHECKPOINT, tier `generate`: {tmp_path}/none does not exist: name the folder that holds the "
+        "checkpoint's config.json."
+    )

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.generation.citing import CitationStream, last_sentence
+from gateway.types import Citation, Passage
+from tests.fakes.engines import passage
+
+PASSAGES = [
+    passage(1, "A tide gate lets water through one way. It holds back the surge. It was built in 1843."),
+    passage(2, "Envoy balances gRPC over the replicas."),
+]
+
+
+def run(*deltas: str, passages: list[Passage] | None = None) -> tuple[str, list[Citation]]:
+    stream = CitationStream(PASSAGES if passages is None else passages)
+    out = [cited for delta in deltas for cited in stream.feed(delta)] + stream.finish()
+    return "".join(cited.text for cited in out), [each for cited in out for each in cited.citations]
+
+
+def test_a_mark_points_at_the_sentence_that_bears_it_out() -> None:
+    text, citations = run("The gate held the surge back [1]. Replicas are balanced by Envoy [2].")
+    assert text == "The gate held the surge back [1]. Replicas are balanced by Envoy [2]."
+    assert [(each.passage, each.text) for each in citations] == [
+        (1, "It holds back the surge."),
+        (2, "Envoy balances gRPC over the replicas."),
+    ]
+
+
+def test_offsets_count_in_the_stored_text() -> None:
+    shifted = [
+        Passage(
+            chunk_id=1, collection_id="c", file_id="f", filename="f.md", ordinal=0, heading="",
+            start=100, end=150, text="Copper conducts heat. It was found in 1843.", score=0.5,
+        )
+    ]  # fmt: skip
+    _, citations = run("Found in 1843 [1].", passages=shifted)
+    assert (citations[0].start, citations[0].end) == (122, 143)
+
+
+@pytest.mark.parametrize("mark", ["[3]", "[0]", "[999]"])
+def test_a_mark_that_leads_nowhere_is_taken_out(mark: str) -> None:
+    assert run(f"The surge is held back {mark}. Yes.") == ("The surge is held back. Yes.", [])
+
+
+def test_a_mark_whose_passage_says_nothing_of_it_is_taken_out() -> None:
+    assert run("Bananas are yellow [1].") == ("Bananas are yellow.", [])
+
+
+def test_one_bracket_with_several_numbers_becomes_several_marks() -> None:
+    text, citations = run("The gate and the replicas hold back the surge [1, 2; 7].")
+    assert text == "The gate and the replicas hold back the surge [1][2]."
+    assert [each.passage for each in citations] == [1, 2]
+
+
+def test_a_mark_after_the_full_stop_belongs_to_the_sentence_before_it() -> None:
+    text, citations = run("It was built in 1843. [1]\nNext")
+    assert text == "It was built in 1843. [1]\nNext"
+    assert citations[0].text == "It was built in 1843."
+
+
+@pytest.mark.parametrize(
+    "text", ["a[b]c", "x[1:3]", "[", "list[0", "[12345]", "[1" + "," * 100, "array [] end [ 1"]
+)
+def test_other_brackets_are_text(text: str) -> None:
+    assert run(text) == (text, [])
+
+
+def test_text_without_brackets_passes_at_once() -> None:
+    stream = CitationStream(PASSAGES)
+    assert [cited.text for cited in stream.feed("The surge")] == ["The surge"]
+
+
+def test_a_mark_is_never_shown_before_it_is_whole() -> None:
+    stream = CitationStream(PASSAGES)
+    shown = [
+        cited.text for delta in ("It holds the surge", " [", "1", "]", ".") for cited in stream.feed(delta)
+    ]
+    assert shown == ["It holds the surge", " [1]", "."]
+
+
+@given(st.lists(st.integers(1, 12), max_size=12))
+def test_the_cuts_between_deltas_change_nothing(cuts: list[int]) -> None:
+    text = "The gate held back the surge [1]. Bananas [2]. Envoy balances gRPC  [2] and [1,2] [x] end [9] ["
+    deltas, at = [], 0
+    for cut in cuts:
+        deltas.append(text[at : at + cut])
+        at += cut
+    assert run(*deltas, text[at:]) == run(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "claim"),
+    [
+        ("One. Two is here", "Two is here"),
+        ("One. Two is here.", "Two is here"),
+        ("One! “Two” is here.”", "“Two” is here"),
+        ("line\nnext", "next"),
+        ("", ""),
+        ("Version 1.5 came", "Version 1.5 came"),
+    ],
+    ids=repr,
+)
+def test_the_marked_sentence_is_the_last_one(text: str, claim: str) -> None:
+    assert last_sentence(text) == claim
+
+
+def test_hostile_text_takes_time_in_proportion() -> None:
+    stream = CitationStream(PASSAGES)
+    for delta in (" " * 200_000, "[" * 200_000, "[1" * 50_000, " [1,1,1]" * 500):
+        stream.feed(delta)
+    stream.finish()
