@@ -28,7 +28,19 @@ from gateway.errors import (
 from gateway.metrics import Metrics
 from gateway.ports import Answerer, Retrieved, Retriever
 from gateway.tiering.tiers import Tier, TierBook
-from gateway.types import Citation, Delta, Outcome, Passage, Receipt, Scope, Tenant, Usage
+from gateway.types import (
+    Citation,
+    Delta,
+    Inquiry,
+    Outcome,
+    Passage,
+    Receipt,
+    Sampling,
+    Scope,
+    Tenant,
+    Turn,
+    Usage,
+)
 
 log = logging.getLogger("tidegate.chat")
 
@@ -42,10 +54,11 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     tenant: Tenant
     model: str
     question: str
+    history: list[Turn] = []  # what was said before the question, oldest first
+    sampling: Sampling = Sampling()
     collections: list[str] = []
     top_k: int | None = None
     priority: str = "interactive"
-    max_tokens: int | None = None
     received: float
     deadline: float
     has_own_deadline: bool = False  # the caller's, else ours (TIDEGATE_REQUEST_TIMEOUT_S)
@@ -179,9 +192,8 @@ class ChatPipeline:
     async def _generate(
         self, request: ChatRequest, tier: Tier, passages: list[Passage], sink: Sink, receipt: Receipt
     ) -> None:
-        answer = self._answerers[tier.name].answer(
-            request.question, passages, max_tokens=request.max_tokens, timeout_s=self._left(request)
-        )
+        inquiry = Inquiry(question=request.question, history=request.history, sampling=request.sampling)
+        answer = self._answerers[tier.name].answer(inquiry, passages, timeout_s=self._left(request))
         try:
             async for delta in answer:
                 if delta.text and receipt.ttft_ms < 0:
@@ -256,11 +268,15 @@ def _shown(number: int, passage: Passage) -> dict[str, object]:
         "start": passage.start,
         "end": passage.end,
         "text": passage.text,
+        "in_prompt": True,
         "cited": False,
     }
 
 
 def _account(receipt: Receipt, delta: Delta) -> None:
+    if delta.num_passages >= 0:
+        for passage in receipt.passages[delta.num_passages :]:
+            passage["in_prompt"] = False
     for citation in delta.citations:
         receipt.passages[citation.passage - 1]["cited"] = True
     if delta.finish_reason:

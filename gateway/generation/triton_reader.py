@@ -14,7 +14,7 @@ from gateway.errors import UpstreamProtocolError
 from gateway.generation.extractive import ReaderParams
 from gateway.tensors import READER
 from gateway.triton import Outputs, TritonClient, Value
-from gateway.types import Citation, Delta, Passage
+from gateway.types import Citation, Delta, Inquiry, Passage
 
 
 class TritonReader:
@@ -27,16 +27,20 @@ class TritonReader:
         self._decode_citations = msgspec.json.Decoder(list[Citation]).decode
 
     async def answer(
-        self, question: str, passages: Sequence[Passage], *, max_tokens: int | None, timeout_s: float
+        self, inquiry: Inquiry, passages: Sequence[Passage], *, timeout_s: float
     ) -> AsyncIterator[Delta]:
         """The answer sentence by sentence; the last delta has the finish reason. Leaving cancels it on Triton.
+
+        Quotes for the question alone: what was said before it and sampling have no meaning here.
 
         Raises: UpstreamError and its subclasses.
         """
         inputs: dict[str, Value] = {
-            "question": question.encode("utf-8", "replace"),
+            "question": inquiry.question.encode("utf-8", "replace"),
             "passages": self._encode(passages),
-            "params": self._encode(ReaderParams(mode=self._mode, max_tokens=max_tokens or 0)),
+            "params": self._encode(
+                ReaderParams(mode=self._mode, max_tokens=inquiry.sampling.max_tokens or 0)
+            ),
         }
         async with aclosing(self._client.stream(READER, inputs, timeout_s=timeout_s)) as answers:
             async for outputs in answers:

@@ -7,16 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.errors import NotFound
+from gateway.tier_config import GenerateTier
 
 
 @dataclass(frozen=True)
 class Tier:
-    """One way to answer. num_passages: how wide it retrieves. slots: permits over all Triton replicas."""
+    """One way to answer. num_passages: how wide it retrieves. slots: permits over all Triton replicas.
+
+    context_tokens: prompt and answer together; 0 = quotes, so it has none.
+    """
 
     name: str
     description: str
     num_passages: int
     slots: int
+    context_tokens: int = 0
+
+    @property
+    def is_generative(self) -> bool:
+        return self.context_tokens > 0
 
 
 AUTO = "auto"
@@ -29,7 +38,7 @@ _LONG_QUESTION_WORDS = 22
 
 
 class TierBook:
-    """The tiers on offer, cheapest first."""
+    """The tiers on offer, cheapest first. `auto` chooses among those that quote; the others are asked for by name."""
 
     def __init__(self, tiers: Sequence[Tier]) -> None:
         self.tiers = {tier.name: tier for tier in tiers}
@@ -48,12 +57,20 @@ class TierBook:
                 code="model_not_found",
                 param="model",
             )
-        cheapest, *_, best = self.tiers.values()
+        cheapest, *_, best = [tier for tier in self.tiers.values() if not tier.is_generative]
         if len(question.split()) > _LONG_QUESTION_WORDS:
             return best, "auto: a long question"
         if match := _COMPOUND.search(question):
             return best, f"auto: the question asks for more than one fact ({match.group(0).lower()!r})"
         return cheapest, "auto: a short question for one fact"
+
+
+def generative_tiers(configured: Sequence[GenerateTier], num_replicas: int) -> list[Tier]:
+    """The operator's tiers. Each replica runs an engine of each."""
+    return [
+        Tier(tier.name, tier.description, tier.num_passages, tier.slots * num_replicas, tier.context_tokens)
+        for tier in configured
+    ]
 
 
 def builtin_tiers(fast_slots: int, deep_slots: int) -> list[Tier]:

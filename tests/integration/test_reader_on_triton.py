@@ -14,7 +14,7 @@ from gateway.generation.triton_reader import TritonReader
 from gateway.settings import load_settings
 from gateway.tensors import READER
 from gateway.triton import TritonClient
-from gateway.types import Delta, Passage
+from gateway.types import Delta, Inquiry, Passage, Sampling
 from tests.fakes.triton_process import MODELS, TritonProcess, free_port, running_triton
 
 MILL = (
@@ -45,9 +45,15 @@ async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
     await client.close()
 
 
-async def steps_of(reader: TritonReader, question: str, *passages: Passage, **options: object) -> list[Delta]:
-    options = {"max_tokens": None, "timeout_s": 20.0} | options
-    return [delta async for delta in reader.answer(question, passages, **options)]
+async def steps_of(
+    reader: TritonReader,
+    question: str,
+    *passages: Passage,
+    max_tokens: int | None = None,
+    timeout_s: float = 20.0,
+) -> list[Delta]:
+    inquiry = Inquiry(question=question, sampling=Sampling(max_tokens=max_tokens))
+    return [delta async for delta in reader.answer(inquiry, passages, timeout_s=timeout_s)]
 
 
 @pytest.mark.parametrize("mode", ["fast", "deep"])
@@ -113,7 +119,7 @@ async def test_a_caller_that_leaves_does_not_disturb_the_others(client: TritonCl
 
     async def leaves() -> None:
         async with aclosing(
-            reader.answer("What does copper conduct?", [passage(MILL)], max_tokens=None, timeout_s=20.0)
+            reader.answer(Inquiry(question="What does copper conduct?"), [passage(MILL)], timeout_s=20.0)
         ) as steps:
             async for _ in steps:
                 return

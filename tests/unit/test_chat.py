@@ -23,7 +23,7 @@ from gateway.errors import (
 )
 from gateway.metrics import Metrics
 from gateway.tiering.tiers import TierBook, builtin_tiers
-from gateway.types import Citation, Passage, Receipt, Tenant
+from gateway.types import Citation, Inquiry, Passage, Receipt, Sampling, Tenant, Turn
 from tests.fakes.engines import ScriptedAnswerer, ScriptedRetriever
 
 
@@ -144,6 +144,20 @@ async def test_every_way_to_fail_has_one_outcome_and_gives_the_slot_back(
         {"outcome": outcome, "cause": cause, "tier": bench.records[0].tier or "none"},
     )
     assert counted == 1
+
+
+async def test_the_tier_is_asked_with_the_conversation_and_the_sampling() -> None:
+    bench = Bench()
+    history, sampling = [Turn("user", "Hi"), Turn("assistant", "Hello")], Sampling(temperature=0.5, seed=7)
+    await bench.run(history=history, sampling=sampling)
+    assert bench.answerer.inquiries == [Inquiry(question="what?", history=history, sampling=sampling)]
+
+
+async def test_the_receipt_says_which_passages_the_tier_had_room_for() -> None:
+    bench = Bench()
+    bench.answerer.num_passages = 1
+    receipt = await bench.run()
+    assert [passage["in_prompt"] for passage in receipt.passages] == [True, False]
 
 
 @pytest.mark.parametrize("after", range(12), ids=str)

@@ -30,6 +30,12 @@ def test_every_grpc_status_has_an_error_of_ours(code: grpc.StatusCode) -> None:
         (grpc.StatusCode.INTERNAL, "boom", UpstreamError, "upstream_error"),
         (
             grpc.StatusCode.INTERNAL,
+            "Received RST_STREAM with error code 2",
+            UpstreamUnavailable,
+            "upstream_unavailable",
+        ),
+        (
+            grpc.StatusCode.INTERNAL,
             "Stub process 'embed_0_0' is not healthy.",
             UpstreamUnavailable,
             "replica_dead",

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import NotFound
-from gateway.tiering.tiers import TierBook, builtin_tiers
+from gateway.tier_config import GenerateTier
+from gateway.tiering.tiers import TierBook, builtin_tiers, generative_tiers
 
 BOOK = TierBook(builtin_tiers(8, 4))
 
@@ -34,3 +35,12 @@ def test_an_unknown_model_is_refused_with_the_choices() -> None:
     with pytest.raises(NotFound, match="auto, fast, deep") as refused:
         BOOK.choose("gpt-9", "hi")
     assert refused.value.code == "model_not_found"
+
+
+def test_a_generative_tier_is_there_by_name_and_auto_leaves_it_alone() -> None:
+    configured = [GenerateTier(name="small", checkpoint="/m", slots=3, context_tokens=2048)]
+    book = TierBook([*builtin_tiers(8, 4), *generative_tiers(configured, 2)])
+    tier, reason = book.choose("small", "hi")
+    assert (tier.slots, tier.context_tokens, tier.is_generative) == (6, 2048, True)
+    assert reason == "asked for by name"
+    assert book.choose("auto", "Compare Envoy and Redis")[0].name == "deep"

@@ -1,0 +1,105 @@
+"""Citations of a written answer: reads its `[n]` marks as they stream in and verifies each against its passage. Pure.
+
+A mark stays only if passage n was in the prompt and says something that the marked sentence says; it then points at
+the sentence of the passage that bears it out best. Any other mark is taken out of the text: one that leads nowhere
+is worse than none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gateway.generation.features import Piece, pieces
+from gateway.generation.terms import stem, words
+from gateway.types import Citation, Passage
+
+MAX_CLAIM_CHARS = 600  # of the answer, back from a mark, that are looked at
+MAX_MARK_CHARS = 40  # longer brackets are text
+
+# Every repetition is bounded, so that no text takes time out of proportion.
+_MARK = re.compile(r"[ \t]{0,3}\[(\d{1,3}(?:\s{0,2}[,;]\s{0,2}\d{1,3}){0,8})\]")
+_OPEN = re.compile(rf"[ \t]{{0,3}}(?:\[[\d\s,;]{{0,{MAX_MARK_CHARS}}})?\Z")  # what may be the start of a mark
+_SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’»)]*(?:\s|\Z)|\n")
+
+
+class Cited(NamedTuple):
+    """A stretch of the answer that ends with its marks; citations are theirs."""
+
+    text: str
+    citations: list[Citation]
+
+
+class CitationStream:
+    """One answer's text on its way through. passages: those in the prompt, numbered 1..n as given."""
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self._passages = passages
+        self._held = ""
+        self._said = ""
+
+    def feed(self, text: str) -> list[Cited]:
+        """What can be shown now. The start of what may be a mark waits for its rest."""
+        if not text:
+            return []
+        if not self._held and "[" not in text and not text.endswith((" ", "\t")):  # nearly every delta
+            self._said = (self._said + text)[-MAX_CLAIM_CHARS:]
+            return [Cited(text, [])]
+        text = self._held + text
+        found = _OPEN.search(text, max(0, len(text) - MAX_MARK_CHARS - 4))
+        end = found.start() if found else len(text)
+        self._held = text[end:]
+        return self._resolved(text[:end])
+
+    def finish(self) -> list[Cited]:
+        """What is left at the end of the answer."""
+        rest, self._held = self._held, ""
+        return self._resolved(rest)
+
+    def _resolved(self, text: str) -> list[Cited]:
+        out, at = [], 0
+        for mark in _MARK.finditer(text):
+            self._say(text[at : mark.start()])
+            numbers = dict.fromkeys(int(number) for number in re.findall(r"\d+", mark[1]))
+            citations = [each for number in numbers if (each := self._verified(number)) is not None]
+            gap = mark[0][: mark[0].index("[")] if citations else ""
+            shown = gap + "".join(f"[{each.passage}]" for each in citations)
+            out.append(Cited(text[at : mark.start()] + shown, citations))
+            at = mark.end()
+        if text[at:]:
+            self._say(text[at:])
+            out.append(Cited(text[at:], []))
+        return [each for each in out if each.text]
+
+    def _say(self, text: str) -> None:
+        self._said = (self._said + text)[-MAX_CLAIM_CHARS:]
+
+    def _verified(self, number: int) -> Citation | None:
+        if not 1 <= number <= len(self._passages):
+            return None
+        passage = self._passages[number - 1]
+        claim = _content(last_sentence(self._said))
+        best: Piece | None = None
+        most = 0.0
+        for piece in pieces(passage.text, passage.heading):
+            shared = claim & piece.stems
+            worth = sum(2.0 if each[:1].isdigit() else 1.0 for each in shared) / (4 + len(piece.stems)) ** 0.5
+            if worth > most:
+                best, most = piece, worth
+        if best is None:
+            return None
+        start = passage.start + best.start
+        return Citation(passage=number, start=start, end=start + len(best.text), text=best.text)
+
+
+def last_sentence(text: str) -> str:
+    """The sentence that a mark at the end of `text` speaks of: the one under way, or the one just ended."""
+    stripped = text.rstrip(" \t\n.!?。！？\"'”’»)")
+    ends = [found.end() for found in _SENTENCE_END.finditer(stripped)]
+    return stripped[ends[-1] :] if ends else stripped
+
+
+def _content(text: str) -> frozenset[str]:
+    """Stems of the words that say something; those of function words begin with `=`."""
+    return frozenset(each for word in words(text) if not (each := stem(word.text)).startswith("="))
