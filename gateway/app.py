@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,21 +18,27 @@ from gateway import tensors
 from gateway.admission.bounded import BoundedEmbedder, BoundedRetriever
 from gateway.admission.slots import SlotQueue
 from gateway.api.auth import Authenticator
+from gateway.api.grpc_door import GrpcDoor
 from gateway.api.routes import create_app
 from gateway.api.services import Services
 from gateway.chat import ChatPipeline
+from gateway.checkpoint.chat_format import ChatFormat
+from gateway.checkpoint.prepare import prepared_folder
 from gateway.embedding.export import TOKENIZER_FILE, prepare_embedder
 from gateway.embedding.tokens import SentenceTokenizer
+from gateway.generation.triton_generator import TritonGenerator
 from gateway.generation.triton_reader import TritonReader
 from gateway.lifecycle import Lifecycle, State
 from gateway.metrics import Metrics
+from gateway.ports import Answerer
 from gateway.retrieval.triton_models import TritonEmbedder, TritonRetriever
 from gateway.settings import Settings, load_settings
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
 from gateway.storage.recorder import Recorder
 from gateway.storage.redis_client import connect_redis
-from gateway.tiering.tiers import TierBook, builtin_tiers
+from gateway.tier_config import GenerateTier, generate_tiers
+from gateway.tiering.tiers import TierBook, builtin_tiers, generative_tiers
 from gateway.triton import TritonClient
 
 log = logging.getLogger("tidegate.app")
@@ -41,9 +48,17 @@ WATCH_EVERY_S = 1.0
 CUT_OFF_S = 2.0
 NUM_THREADS = 32  # for SQL and files: they wait more than they compute
 
+MakeGenerator = Callable[[TritonClient, GenerateTier, Settings], Awaitable[Answerer]]
 
-async def build(settings: Settings) -> tuple[Services, TritonClient]:
-    """Every part of a worker, connected lazily: none of them needs to be up yet."""
+
+async def build(
+    settings: Settings, make_generator: MakeGenerator | None = None
+) -> tuple[Services, TritonClient]:
+    """Every part of a worker, connected lazily: none of them needs to be up yet.
+
+    make_generator: the engine of each generative tier; by default TritonGenerator with its checkpoint's tokenizer.
+    """
+    make_generator = make_generator or _generator
     metrics, lifecycle = Metrics(), Lifecycle()
     database = Database(settings.sql_url)
     redis = connect_redis(settings)
@@ -56,7 +71,13 @@ async def build(settings: Settings) -> tuple[Services, TritonClient]:
     )
     retriever = BoundedRetriever(TritonRetriever(triton), retrieval_slots)
     recorder = Recorder(database, redis, metrics)
-    tiers = TierBook(builtin_tiers(settings.slots("fast"), settings.slots("deep")))
+    configured = generate_tiers(settings)
+    tiers = TierBook(
+        [
+            *builtin_tiers(settings.slots("fast"), settings.slots("deep")),
+            *generative_tiers(configured, settings.triton_replicas),
+        ]
+    )
     share = settings.num_workers  # until one global queue decides: every worker takes its part of the slots
     queues = {
         tier.name: SlotQueue(
@@ -69,7 +90,11 @@ async def build(settings: Settings) -> tuple[Services, TritonClient]:
     }
     pipeline = ChatPipeline(
         retriever=retriever,
-        answerers={"fast": TritonReader(triton, "fast"), "deep": TritonReader(triton, "deep")},
+        answerers={
+            "fast": TritonReader(triton, "fast"),
+            "deep": TritonReader(triton, "deep"),
+            **{tier.name: await make_generator(triton, tier, settings) for tier in configured},
+        },
         tiers=tiers,
         queues=queues,
         record=recorder,
@@ -94,9 +119,15 @@ async def build(settings: Settings) -> tuple[Services, TritonClient]:
     return services, triton
 
 
+async def _generator(triton: TritonClient, tier: GenerateTier, settings: Settings) -> TritonGenerator:
+    chat = await asyncio.to_thread(ChatFormat.load, prepared_folder(tier, settings.models_dir))
+    return TritonGenerator(triton, tier, chat)
+
+
 async def watch_parts(services: Services, triton: TritonClient) -> None:
     """Look after the neighbours; the worker becomes ready when Triton has answered once."""
     names = [model.name for model in tensors.MODELS]
+    names += [tier.name for tier in generate_tiers(services.settings)]
     while True:
         services.parts["triton"] = "ok" if await triton.ready(names) else "away"
         try:
@@ -126,10 +157,10 @@ async def follow_key_changes(services: Services) -> None:
             await asyncio.sleep(1.0)
 
 
-async def serve(settings: Settings, index: int) -> None:
+async def serve(settings: Settings, index: int, make_generator: MakeGenerator | None = None) -> None:
     """Start, serve, drain, stop."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(NUM_THREADS, "blocking"))
-    services, triton = await build(settings)
+    services, triton = await build(settings, make_generator)
     lifecycle = services.lifecycle
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -144,21 +175,24 @@ async def serve(settings: Settings, index: int) -> None:
         raise RuntimeError("Sanic made no server")
     await server.startup()
     await server.start_serving()
+    door = GrpcDoor(services)
+    await door.start(settings.worker_grpc_port(index))
     lifecycle.spawn(watch_parts(services, triton), "watch-parts")
     lifecycle.spawn(follow_key_changes(services), "follow-key-changes")
     lifecycle.spawn(services.recorder.run(), "recorder")
 
     await stop.wait()
-    await _shut_down(services, triton, server)
+    await _shut_down(services, triton, server, door)
 
 
-async def _shut_down(services: Services, triton: TritonClient, server: Any) -> None:
+async def _shut_down(services: Services, triton: TritonClient, server: Any, door: GrpcDoor) -> None:
     log.info("draining")
     await services.lifecycle.drain(services.settings.drain_s)
     server.close()
     services.lifecycle.state = State.STOPPED  # whoever is cut off now is not to blame for it
     for connection in list(server.connections):
         connection.close()
+    await door.stop()
     await services.lifecycle.drain(CUT_OFF_S)  # what was cut off records its outcome before the last flush
     await services.lifecycle.stop_tasks()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 log = logging.getLogger("tidegate.lifecycle")
@@ -22,11 +22,26 @@ class Lifecycle:
     """Counts open requests so that a drain can wait for them, and keeps background tasks alive."""
 
     def __init__(self) -> None:
-        self.state = State.STARTING
+        self._state = State.STARTING
+        self._followers: list[Callable[[State], None]] = []
         self.inflight = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
+        for follower in self._followers:
+            follower(state)
+
+    def on_change(self, follower: Callable[[State], None]) -> None:
+        """Tell the follower each state from now on."""
+        self._followers.append(follower)
 
     def __enter__(self) -> Lifecycle:
         self.inflight += 1

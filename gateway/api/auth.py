@@ -10,6 +10,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sanic import Request
 
@@ -28,8 +29,45 @@ _LOOPBACK_HOST = re.compile(r"(localhost|127(?:\.\d{1,3}){3}|\[::1\])(:\d+)?\Z",
 _ANONYMOUS = Tenant(keys.DEFAULT_TENANT)
 
 
+@dataclass(frozen=True)
+class Caller:
+    """What a door knows of who calls. peer: address of the other end. None = the caller said no such thing.
+
+    host: the name by which the caller reached us. own_origin: host and port of pages that may speak without a key.
+    """
+
+    authorization: str | None
+    peer: str
+    host: str
+    own_origin: str | None = None
+    origin: str | None = None
+    fetch_site: str = "none"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the caller is on this machine."""
+        try:
+            return ipaddress.ip_address(self.peer).is_loopback
+        except ValueError:
+            return False
+
+
+def http_caller(request: Request) -> Caller:
+    """The peer is the one that Envoy saw, or ours where no Envoy is in front."""
+    headers = request.headers
+    host = headers.getone("host", "")
+    return Caller(
+        authorization=headers.getone("authorization", None),
+        peer=headers.getone(PEER_HEADER, request.ip),
+        host=host,
+        own_origin=host,
+        origin=headers.getone("origin", None),
+        fetch_site=headers.getone("sec-fetch-site", "none"),
+    )
+
+
 class Authenticator:
-    """Finds the tenant of a request."""
+    """Finds the tenant of a caller."""
 
     def __init__(
         self, settings: Settings, database: Database, clock: Callable[[], float] = time.monotonic
@@ -40,15 +78,14 @@ class Authenticator:
         self._generation = 0
         self._cache: dict[str, tuple[float, Tenant | None]] = {}
 
-    async def tenant(self, request: Request) -> Tenant:
+    async def tenant(self, caller: Caller) -> Tenant:
         """The caller's tenant.
 
         Raises: Unauthenticated (no key, bad key), Forbidden (anonymous call that a web page of another origin made).
         """
-        header = request.headers.getone("authorization", None)
-        if header is None:
-            return self._anonymous(request)
-        scheme, _, key = header.partition(" ")
+        if caller.authorization is None:
+            return self._anonymous(caller)
+        scheme, _, key = caller.authorization.partition(" ")
         if scheme.lower() != "bearer" or not _KEY_SHAPE.match(key.strip()):
             raise Unauthenticated("The Authorization header does not hold a tidegate key (Bearer tg-…).")
         found = await self._find(keys.hash_key(key.strip()))
@@ -56,16 +93,12 @@ class Authenticator:
             raise Unauthenticated("The API key is unknown or revoked.")
         return found
 
-    async def admin(self, request: Request) -> Tenant:
+    async def admin(self, caller: Caller) -> Tenant:
         """As `tenant`, for admin routes. Raises also: Forbidden without an admin key."""
-        tenant = await self.tenant(request)
+        tenant = await self.tenant(caller)
         if not tenant.is_admin:
             raise Forbidden("This route needs an admin key (`tidegate keys create --admin`).")
         return tenant
-
-    def is_local(self, request: Request) -> bool:
-        """Whether the caller is on this machine."""
-        return _from_loopback(request)
 
     def forget_all(self) -> None:
         """Drop what is cached: a key was made or revoked somewhere."""
@@ -90,23 +123,12 @@ class Authenticator:
         with self._database.read() as conn:
             return keys.find_key(conn, key_hash)
 
-    def _anonymous(self, request: Request) -> Tenant:
-        if not (self._open_to_loopback and _from_loopback(request)):
+    def _anonymous(self, caller: Caller) -> Tenant:
+        if not (self._open_to_loopback and caller.is_local):
             raise Unauthenticated("An API key is needed: send it as `Authorization: Bearer tg-…`.")
         # A web page of another site, or a name that was rebound to loopback, must not speak for the person here.
-        host = request.headers.getone("host", "")
-        origin = request.headers.getone("origin", None)
-        foreign_origin = origin is not None and origin.partition("://")[2] != host
-        cross_site = request.headers.getone("sec-fetch-site", "none") not in {"none", "same-origin"}
-        if not _LOOPBACK_HOST.match(host) or foreign_origin or cross_site:
+        foreign_origin = caller.origin is not None and caller.origin.partition("://")[2] != caller.own_origin
+        cross_site = caller.fetch_site not in {"none", "same-origin"}
+        if not _LOOPBACK_HOST.match(caller.host) or foreign_origin or cross_site:
             raise Forbidden("Without an API key only pages and programs of this machine may call.")
         return _ANONYMOUS
-
-
-def _from_loopback(request: Request) -> bool:
-    """True when the peer that Envoy saw, or ours where no Envoy is in front, is loopback."""
-    address = request.headers.getone(PEER_HEADER, request.ip)
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from typing import Any
 
 import msgspec
 from sanic import HTTPResponse, Request
 
-from gateway.api.collections import collection_ids
-from gateway.api.decode import clean_text, json_body, read_body
+from gateway.api.auth import http_caller
+from gateway.api.decode import json_body, read_body
 from gateway.api.errors import to_response, to_tidegate
 from gateway.api.schemas import ChatBody
 from gateway.api.services import Services
 from gateway.api.sse import DONE, EventStream
+from gateway.api.validation import chat_request, new_request_id, refuse_while_draining
 from gateway.chat import ChatRequest
-from gateway.errors import ClientGone, InvalidRequest, Rejected, TidegateError
-from gateway.lifecycle import State
-from gateway.types import Citation, Passage, Receipt, Tenant
+from gateway.errors import ClientGone, TidegateError
+from gateway.types import Citation, Passage, Receipt
 
 _BODY = msgspec.json.Decoder(ChatBody)
 _json = msgspec.json.Encoder().encode
@@ -28,16 +27,13 @@ REQUEST_ID_HEADER = "x-request-id"
 
 async def completions(request: Request, services: Services) -> HTTPResponse | None:
     """One question. Whatever ends it, it is counted once: here until it is a request, by the pipeline after."""
-    received, request_id = time.monotonic(), f"chatcmpl-{secrets.token_hex(16)}"
+    received, request_id = time.monotonic(), new_request_id()
     try:
-        if services.lifecycle.state is not State.READY:
-            raise Rejected(
-                "The service is stopping; ask again in a moment.", code="draining", retry_after_s=2
-            )
-        tenant = await services.auth.tenant(request)
+        refuse_while_draining(services)
+        tenant = await services.auth.tenant(http_caller(request))
         await read_body(request, services.settings.max_body_bytes)
         body = json_body(request, _BODY)
-        chat = await _validated(body, tenant, services, received, request_id)
+        chat = await chat_request(body, tenant, services, received=received, request_id=request_id)
     except (Exception, asyncio.CancelledError) as error:
         services.pipeline.refuse(request_id, received, error)
         raise
@@ -45,61 +41,6 @@ async def completions(request: Request, services: Services) -> HTTPResponse | No
         if body.stream:
             return await _stream(request, services, chat, body)
         return await _whole(services, chat)
-
-
-async def _validated(
-    body: ChatBody, tenant: Tenant, services: Services, received: float, request_id: str
-) -> ChatRequest:
-    """A pipeline request from the wire's. Raises: InvalidRequest, NotFound."""
-    settings = services.settings
-    if field := body.unsupported():
-        raise InvalidRequest(
-            f"{field} is not supported by this service.", code="unsupported_value", param=field
-        )
-    if len(body.messages) > settings.max_messages:
-        raise InvalidRequest(
-            f"messages has {len(body.messages)} entries; the limit is {settings.max_messages}.",
-            code="too_many_messages",
-            param="messages",
-        )
-    for index, message in enumerate(body.messages):
-        clean_text(message.text(), f"messages[{index}].content", max_chars=settings.max_question_chars)
-    question = next((m.text() for m in reversed(body.messages) if m.role == "user"), "").strip()
-    if not question:
-        raise InvalidRequest(
-            "messages holds no user message with text.", code="no_question", param="messages"
-        )
-    extension = body.tidegate
-    if extension.filters is not None:
-        raise InvalidRequest(
-            "tidegate.filters is not supported yet.", code="unsupported_value", param="tidegate.filters"
-        )
-    if extension.deadline_ms is not None and extension.deadline_ms <= 0:
-        raise InvalidRequest(
-            "tidegate.deadline_ms has passed already; it counts milliseconds from now.",
-            code="deadline_expired",
-            param="tidegate.deadline_ms",
-        )
-    services.pipeline.tiers.choose(
-        body.model, question
-    )  # an unknown model is told before anything else is done
-    timeout_s = settings.request_timeout_s
-    if extension.deadline_ms is not None:
-        timeout_s = min(timeout_s, extension.deadline_ms / 1000)
-    return ChatRequest(
-        id=request_id,
-        tenant=tenant,
-        model=body.model,
-        question=question,
-        collections=await collection_ids(services, tenant, extension.collections),
-        top_k=extension.top_k,
-        priority=extension.priority,
-        max_tokens=body.max_completion_tokens or body.max_tokens,
-        received=received,
-        deadline=received + timeout_s,
-        has_own_deadline=timeout_s < settings.request_timeout_s,
-        created=int(time.time()),
-    )
 
 
 class _Collector:

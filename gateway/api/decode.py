@@ -80,18 +80,29 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        text = str(error)
-        match = _PLACE.search(text)
-        place = match["place"] if match else None
-        message = _PLACE.sub("", text)
-        where = f" (at {place})" if place else ""
-        raise InvalidRequest(f"{message}{where}.", code="invalid_value", param=place) from None
+        raise _invalid(error) from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.", code="invalid_json") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not valid UTF-8.", code="invalid_json") from None
+
+
+def convert(fields: dict[str, Any], kind: type[T]) -> T:
+    """What another protocol says in `fields`, as `kind`. Raises: InvalidRequest, the same as `decode` does."""
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _invalid(error: msgspec.ValidationError) -> InvalidRequest:
+    text = str(error)
+    match = _PLACE.search(text)
+    place = match["place"] if match else None
+    where = f" (at {place})" if place else ""
+    return InvalidRequest(f"{_PLACE.sub('', text)}{where}.", code="invalid_value", param=place)
 
 
 def clean_text(text: str, param: str, *, max_chars: int) -> str:

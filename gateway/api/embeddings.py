@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sanic import HTTPResponse, Request
 
+from gateway.api.auth import http_caller
 from gateway.api.decode import clean_text, json_body
 from gateway.api.schemas import EmbeddingsBody
 from gateway.api.services import Services
@@ -24,7 +25,7 @@ ROWS_AT_ONCE = 64  # encoded before the loop gets a turn
 
 
 async def embeddings(request: Request, services: Services) -> HTTPResponse:
-    await services.auth.tenant(request)
+    await services.auth.tenant(http_caller(request))
     body = json_body(request, _BODY)
     texts = _texts(body, services.settings.max_question_chars)
     deadline = time.monotonic() + TIMEOUT_S

@@ -58,10 +58,9 @@ def to_tidegate(error: BaseException) -> TidegateError:
 
 def headers_of(error: TidegateError) -> dict[str, str]:
     headers = {"cache-control": "no-store"}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    elif error.status in {429, 503}:
-        headers["retry-after"] = "1"
+    delay_s = error.delay_s()
+    if delay_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(delay_s)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return headers

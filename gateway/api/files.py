@@ -9,6 +9,7 @@ import msgspec
 from sanic import HTTPResponse, Request
 from sanic.response import ResponseStream, file_stream
 
+from gateway.api.auth import http_caller
 from gateway.api.decode import page_limit, page_order
 from gateway.api.services import Services
 from gateway.api.uploads import receive
@@ -50,7 +51,7 @@ def no_file(file_id: str) -> NotFound:
 
 
 async def create(request: Request, services: Services) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     file_id = f"file-{secrets.token_hex(12)}"
     with services.lifecycle:
         writer = await asyncio.to_thread(services.blobs.open_writer, tenant.tenant_id, file_id)
@@ -81,7 +82,7 @@ async def create(request: Request, services: Services) -> HTTPResponse:
 
 
 async def list_files(request: Request, services: Services) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     limit, order = page_limit(request, 100), page_order(request)
     purpose, after = request.args.get("purpose"), request.args.get("after")
 
@@ -96,7 +97,7 @@ async def list_files(request: Request, services: Services) -> HTTPResponse:
 
 
 async def _row(request: Request, services: Services, file_id: str) -> FileRow:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
 
     def look_up() -> FileRow | None:
         with services.database.read() as conn:
@@ -125,7 +126,7 @@ async def content(request: Request, services: Services, file_id: str) -> Respons
 
 
 async def delete(request: Request, services: Services, file_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
 
     def remove() -> bool:
         with services.database.write() as conn:

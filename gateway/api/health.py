@@ -6,6 +6,7 @@ import msgspec
 from sanic import HTTPResponse, Request
 
 from gateway import __version__
+from gateway.api.auth import http_caller
 from gateway.api.services import Services
 from gateway.lifecycle import State
 
@@ -27,6 +28,6 @@ async def metrics(request: Request, services: Services) -> HTTPResponse:
 
     Open to this machine, like the worker's port itself; from elsewhere it needs an admin key.
     """
-    if not services.auth.is_local(request):
-        await services.auth.admin(request)
+    if not http_caller(request).is_local:
+        await services.auth.admin(http_caller(request))
     return HTTPResponse(services.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")

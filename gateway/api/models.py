@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from sanic import HTTPResponse, Request
 
+from gateway.api.auth import http_caller
 from gateway.api.services import Services
 from gateway.errors import NotFound
 from gateway.tensors import EMBEDDING_DIM, EMBEDDING_MODEL
@@ -24,6 +25,8 @@ def _models(services: Services) -> list[dict[str, object]]:
             "slots": tier.slots,
             "num_passages": tier.num_passages,
         }
+        if tier.is_generative:
+            about["context_tokens"] = tier.context_tokens
         rows.append(_model(tier.name, about))
     rows.append(
         _model(
@@ -39,13 +42,13 @@ def _model(name: str, about: dict[str, object]) -> dict[str, object]:
 
 
 async def list_models(request: Request, services: Services) -> HTTPResponse:
-    await services.auth.tenant(request)
+    await services.auth.tenant(http_caller(request))
     reply = {"object": "list", "data": _models(services)}
     return HTTPResponse(msgspec.json.encode(reply), content_type="application/json")
 
 
 async def get_model(request: Request, services: Services, model: str) -> HTTPResponse:
-    await services.auth.tenant(request)
+    await services.auth.tenant(http_caller(request))
     for row in _models(services):
         if row["id"] == model:
             return HTTPResponse(msgspec.json.encode(row), content_type="application/json")

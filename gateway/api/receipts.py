@@ -8,6 +8,7 @@ import re
 import msgspec
 from sanic import HTTPResponse, Request
 
+from gateway.api.auth import http_caller
 from gateway.api.services import Services
 from gateway.errors import NotFound
 from gateway.storage import ledger
@@ -16,7 +17,7 @@ _ID = re.compile(r"chatcmpl-[0-9a-f]{32}\Z")
 
 
 async def get_receipt(request: Request, services: Services, receipt_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     found = None
     if _ID.match(receipt_id):
         found = await services.recorder.find(tenant.tenant_id, receipt_id)
@@ -27,7 +28,7 @@ async def get_receipt(request: Request, services: Services, receipt_id: str) -> 
 
 async def get_usage(request: Request, services: Services) -> HTTPResponse:
     """The tenant's tokens and requests by tier, from the ledger."""
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
 
     def look_up() -> object:
         with services.database.read() as conn:

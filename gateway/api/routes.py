@@ -9,6 +9,7 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic.response import BaseHTTPResponse
 
 from gateway.api import chat, embeddings, files, health, models, receipts, vector_stores
+from gateway.api.auth import http_caller
 from gateway.api.decode import discard_body, read_body
 from gateway.api.errors import handle
 from gateway.api.services import Services
@@ -98,7 +99,7 @@ def _add(
     async def route(request: Request, **kwargs: str) -> Any:
         try:
             if has_body and not reads_itself:
-                await services.auth.tenant(request)
+                await services.auth.tenant(http_caller(request))
                 await read_body(request, services.settings.max_body_bytes)
             return await handler(request, services, **kwargs)
         except TidegateError:

@@ -14,6 +14,8 @@ Key = Annotated[str, Meta(max_length=64, pattern=_NO_NUL)]
 Value = Annotated[str, Meta(max_length=512, pattern=_NO_NUL)]
 Metadata = Annotated[dict[Key, Value], Meta(max_length=16)]
 Attributes = Annotated[dict[Key, Value | float | bool], Meta(max_length=16)]
+Refs = Annotated[list[Id], Meta(max_length=64)]  # collections, by id or name
+Stop = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class TextPart(Struct, forbid_unknown_fields=True):
@@ -43,7 +45,7 @@ class StreamOptions(Struct):
 class Extension(Struct, forbid_unknown_fields=True):
     """The `tidegate` object of a chat request (DESIGN: contracts)."""
 
-    collections: Annotated[list[Id], Meta(max_length=64)] = []
+    collections: Refs = []
     top_k: Annotated[int, Meta(ge=1, le=64)] | None = None
     filters: Any = None
     priority: Literal["interactive", "standard", "batch"] = "interactive"
@@ -61,13 +63,14 @@ class ChatBody(Struct, forbid_unknown_fields=True):
     max_completion_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     n: Annotated[int, Meta(ge=1, le=1)] | None = None
     tidegate: Extension = msgspec.field(default_factory=Extension)
-    # Sampling has no meaning for quoted answers; accepted within OpenAI's ranges.
+    # Sampling has no meaning for quoted answers.
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: Stop | Annotated[list[Stop], Meta(max_length=16)] | None = None
+    # Accepted within OpenAI's ranges, without effect.
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    seed: int | None = None
-    stop: str | Annotated[list[str], Meta(max_length=16)] | None = None
     user: str | None = None
     safety_identifier: str | None = None
     metadata: Metadata | None = None
@@ -154,14 +157,27 @@ class AttributesBody(Struct, forbid_unknown_fields=True):
     attributes: Attributes | None = None
 
 
+Score = Annotated[float, Meta(ge=0, le=1)]
+NumResults = Annotated[int, Meta(ge=1, le=50)]
+
+
 class RankingOptions(Struct):
     ranker: str | None = None
-    score_threshold: Annotated[float, Meta(ge=0, le=1)] | None = None
+    score_threshold: Score | None = None
 
 
 class SearchBody(Struct, forbid_unknown_fields=True):
     query: str | Annotated[list[str], Meta(min_length=1, max_length=16)]
-    max_num_results: Annotated[int, Meta(ge=1, le=50)] = 10
+    max_num_results: NumResults = 10
     filters: Any = None
     ranking_options: RankingOptions | None = None
     rewrite_query: bool | None = None
+
+
+class RetrieveBody(Struct, forbid_unknown_fields=True):
+    """A gRPC `Retrieve`: a search over several collections at once."""
+
+    query: str
+    collections: Refs = []
+    top_k: NumResults = 10
+    score_threshold: Score = 0.0

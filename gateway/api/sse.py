@@ -17,6 +17,10 @@ from gateway.errors import ClientGone, TidegateError
 
 FIRST_KEEPALIVE_S = 0.8  # the promise is 1 s
 NOTICE_S = 0.02
+WINDOW_S = (
+    0.025  # events that follow one another faster than this share a write; the first of them never waits
+)
+WINDOW_BYTES = 16_384  # as much shares one write
 MAX_STALL_S = 30.0  # a reader that takes nothing for this long is gone
 HIGH_WATER_BYTES = 65_536  # Sanic's write buffer: above it a write waits for the reader
 KEEPALIVE = b": keep-alive\n\n"
@@ -35,8 +39,11 @@ class EventStream:
         self._keepalive_s = keepalive_s
         self._headers = _HEADERS | headers
         self._response: HTTPResponse | None = None
-        self._pending = bytearray()
+        self._pending = bytearray()  # events that wait for the next write
         self._next_id = 0
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._flush_task: asyncio.Task[None] | None = None
+        self._is_gone = False
         self._timer: asyncio.TimerHandle | None = None
         self._tick_task: asyncio.Task[None] | None = None
         self._last_write = 0.0
@@ -55,6 +62,9 @@ class EventStream:
             self._timer.cancel()
         if self._tick_task is not None:
             self._tick_task.cancel()
+        self._stop_flush()
+        if self._flush_task is not None:
+            self._flush_task.cancel()
 
     def event(self, data: bytes) -> bytes:
         """Frame one event. `data` is JSON, so it holds no line break that could forge another event."""
@@ -69,14 +79,43 @@ class EventStream:
             self._timer = self._loop.call_later(NOTICE_S, self._tick)
 
     async def send(self, data: bytes) -> None:
-        """One event, written with whatever waits. Raises: ClientGone."""
-        await self.write(self.event(data))
+        """One event: written at once, or within WINDOW_S together with those that follow it closely.
+
+        Waits while the reader is slow. Raises: ClientGone.
+        """
+        if self._is_gone:
+            raise ClientGone("the reader left")
+        if self._response is None or self._loop.time() - self._last_write >= WINDOW_S:
+            await self.write(self.event(data))
+            return
+        self._pending += self.event(data)
+        if len(self._pending) >= WINDOW_BYTES:
+            await self.write(b"")
+        elif self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(WINDOW_S, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_timer = None
+        if self._pending and (self._flush_task is None or self._flush_task.done()):
+            self._flush_task = self._loop.create_task(self._write_pending())
+
+    async def _write_pending(self) -> None:
+        try:
+            await self.write(b"")
+        except ClientGone:
+            self._is_gone = True  # the request's own task learns it from its next event
+
+    def _stop_flush(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
 
     async def write(self, frames: bytes) -> None:
         """Ready frames in one write. Raises: ClientGone when the reader left or takes nothing for MAX_STALL_S."""
         if self._pending:
             frames = bytes(self._pending) + frames
             self._pending.clear()
+        self._stop_flush()
         try:
             if self._response is None:
                 self._response = await self._request.respond(
@@ -93,7 +132,7 @@ class EventStream:
 
     async def fail(self, error: TidegateError) -> None:
         """End a started stream with one well-formed error event."""
-        await self.send(msgspec.json.encode({"error": error.body()}))
+        await self.write(self.event(msgspec.json.encode({"error": error.body()})))
 
     async def close(self) -> None:
         if self._response is not None:

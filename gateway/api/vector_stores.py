@@ -10,6 +10,7 @@ import msgspec
 import sqlalchemy as sa
 from sanic import HTTPResponse, Request
 
+from gateway.api.auth import http_caller
 from gateway.api.decode import clean_text, json_body, page_limit, page_order
 from gateway.api.files import no_file, page, reply
 from gateway.api.schemas import (
@@ -20,6 +21,7 @@ from gateway.api.schemas import (
     VectorStoreUpdate,
 )
 from gateway.api.services import Services
+from gateway.api.validation import query_text
 from gateway.errors import InvalidRequest, NotFound
 from gateway.storage import catalog
 from gateway.storage.catalog import AttachmentRow, CollectionRow, FileCounts
@@ -100,7 +102,7 @@ async def _shown(services: Services, rows: list[CollectionRow]) -> list[dict[str
 
 
 async def create(request: Request, services: Services) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     body = json_body(request, _CREATE)
     if body.expires_after is not None:
         raise InvalidRequest(
@@ -121,7 +123,7 @@ async def create(request: Request, services: Services) -> HTTPResponse:
 
 
 async def list_stores(request: Request, services: Services) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     limit, order = page_limit(request), page_order(request)
     after, before = request.args.get("after"), request.args.get("before")
     rows, has_more = await reading(
@@ -134,7 +136,7 @@ async def list_stores(request: Request, services: Services) -> HTTPResponse:
 
 
 async def get(request: Request, services: Services, store_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     row = await reading(services, lambda conn: catalog.get_collection(conn, tenant.tenant_id, store_id))
     if row is None:
         raise no_store(store_id)
@@ -142,7 +144,7 @@ async def get(request: Request, services: Services, store_id: str) -> HTTPRespon
 
 
 async def update(request: Request, services: Services, store_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     body = json_body(request, _UPDATE)
     if body.expires_after is not None:
         raise InvalidRequest(
@@ -162,7 +164,7 @@ async def update(request: Request, services: Services, store_id: str) -> HTTPRes
 
 
 async def delete(request: Request, services: Services, store_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     if not await writing(services, lambda conn: catalog.delete_collection(conn, tenant.tenant_id, store_id)):
         raise no_store(store_id)
     services.collection_ids.clear()
@@ -170,7 +172,7 @@ async def delete(request: Request, services: Services, store_id: str) -> HTTPRes
 
 
 async def attach(request: Request, services: Services, store_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     body = json_body(request, _ATTACH)
 
     def work(conn: sa.Connection) -> AttachmentRow:
@@ -184,7 +186,7 @@ async def attach(request: Request, services: Services, store_id: str) -> HTTPRes
 
 
 async def list_attachments(request: Request, services: Services, store_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     limit, order = page_limit(request), page_order(request)
     status, after, before = (request.args.get(name) for name in ("filter", "after", "before"))
     if status is not None and status not in STATUSES:
@@ -209,7 +211,7 @@ async def list_attachments(request: Request, services: Services, store_id: str) 
 
 
 async def get_attachment(request: Request, services: Services, store_id: str, file_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     row = await reading(
         services, lambda conn: catalog.get_attachment(conn, tenant.tenant_id, store_id, file_id)
     )
@@ -221,7 +223,7 @@ async def get_attachment(request: Request, services: Services, store_id: str, fi
 async def update_attachment(
     request: Request, services: Services, store_id: str, file_id: str
 ) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     body = json_body(request, _ATTRIBUTES)
     row = await writing(
         services,
@@ -235,7 +237,7 @@ async def update_attachment(
 
 
 async def detach(request: Request, services: Services, store_id: str, file_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     if not await writing(
         services, lambda conn: catalog.detach_file(conn, tenant.tenant_id, store_id, file_id)
     ):
@@ -244,15 +246,12 @@ async def detach(request: Request, services: Services, store_id: str, file_id: s
 
 
 async def search(request: Request, services: Services, store_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(request)
+    tenant = await services.auth.tenant(http_caller(request))
     body = json_body(request, _SEARCH)
     if body.filters is not None:
         raise InvalidRequest("filters is not supported yet.", code="unsupported_value", param="filters")
     queries = [body.query] if isinstance(body.query, str) else body.query
-    limit = services.settings.max_question_chars
-    query = "\n".join(clean_text(text, "query", max_chars=limit) for text in queries).strip()
-    if not query:
-        raise InvalidRequest("query is empty.", param="query")
+    query = query_text(queries, services.settings.max_question_chars)
     row = await reading(services, lambda conn: catalog.get_collection(conn, tenant.tenant_id, store_id))
     if row is None:
         raise no_store(store_id)

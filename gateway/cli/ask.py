@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,13 +26,14 @@ from gateway.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from gateway.cli.client import Api, Target
+    from gateway.cli.client import Target
 
 _EPILOG = """\b
 Examples:
   tidegate ask "How long is a stream kept alive?"
   tidegate ask -c handbook --model deep "Who may approve a refund, and up to which sum?"
   cat question.txt | tidegate ask --json -
+  tidegate ask --grpc "What does it cost?"
 
 \b
 Exit codes: 0 answered (also when the documents do not hold the answer), 1 failed, 2 wrong usage,
@@ -60,6 +62,9 @@ def ask(
         bool, typer.Option("--sources/--no-sources", help="Print the quoted sources after the answer.")
     ] = True,
     as_json: JsonOption = False,
+    over_grpc: Annotated[
+        bool, typer.Option("--grpc", help="Ask over gRPC instead of HTTP; the same port, the same answer.")
+    ] = False,
     url: UrlOption = None,
     key: KeyOption = None,
     var: VarOption = None,
@@ -70,7 +75,12 @@ def ask(
     text = _question(question)
     target = resolve_target(settings_of(var), url, key)
     answer = Answer()
-    asyncio.run(_stream(target, text, collection, model, answer, is_shown=not as_json))
+    ask_over = _over_grpc if over_grpc else _over_http
+    asyncio.run(
+        _stream(
+            ask_over, target, text, collection=collection, model=model, answer=answer, is_shown=not as_json
+        )
+    )
     if as_json:
         print_json(answer.as_dict())
         return
@@ -109,14 +119,14 @@ class Answer:
             self.is_done = True
             return ""
         try:
-            chunk = json.loads(data)
-            return self._take(chunk)
+            return self.take_chunk(json.loads(data))
         except (ValueError, TypeError, AttributeError, LookupError):
             raise CommandFailed(
                 f"The service sent an event that cannot be read: {printable(data[:80])!r}."
             ) from None
 
-    def _take(self, chunk: dict[str, Any]) -> str:
+    def take_chunk(self, chunk: dict[str, Any]) -> str:
+        """One chunk object; the new text in it. Raises: CommandFailed for an error."""
         if chunk.get("error"):
             raise CommandFailed(printable(str(chunk["error"]["message"])))
         extension = chunk.get("tidegate") or {}
@@ -175,52 +185,86 @@ def _waiting(extension: dict[str, Any]) -> str:
     return {"retrieving": "Searching the documents", "generating": "Writing"}.get(str(stage), "")
 
 
+Pieces = AsyncIterator[str]  # new text; empty while the request waits
+
+
+async def _over_http(
+    target: Target, question: str, collections: list[str], model: str, answer: Answer
+) -> Pieces:
+    from gateway.cli.client import Api
+
+    extension: dict[str, Any] = {"events": True}
+    if collections:
+        extension["collections"] = collections
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "stream": True,
+        "tidegate": extension,
+    }
+    async with Api(target) as api, api.stream("/v1/chat/completions", body) as events:
+        async for event in events:
+            yield answer.take(event.data)
+            if answer.is_done:
+                return
+
+
+async def _over_grpc(
+    target: Target, question: str, collections: list[str], model: str, answer: Answer
+) -> Pieces:
+    from gateway.cli.grpc_client import chat
+
+    chunks = chat(target, question=question, model=model, collections=collections)
+    async with contextlib.aclosing(chunks):  # type: ignore[type-var]
+        async for chunk in chunks:
+            yield answer.take_chunk(chunk)
+            answer.is_done = answer.receipt is not None
+
+
 async def _stream(
-    target: Target, question: str, collection: list[str] | None, model: str, answer: Answer, *, is_shown: bool
+    ask_over: Callable[[Target, str, list[str], str, Answer], Pieces],
+    target: Target,
+    question: str,
+    *,
+    collection: list[str] | None,
+    model: str,
+    answer: Answer,
+    is_shown: bool,
 ) -> None:
     from gateway.cli.client import Api, collection_ids
 
-    extension: dict[str, Any] = {"events": True}
-    async with Api(target) as api:
-        if collection:
-            extension["collections"] = await collection_ids(api, collection)
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": question}],
-            "stream": True,
-            "tidegate": extension,
-        }
-        with console(stderr=True).status("Waiting for the service") as status:
-            await _follow(api, body, answer, is_shown=is_shown, tell=status.update, clear=status.stop)
+    collections: list[str] = []
+    if collection:
+        async with Api(target) as api:
+            collections = await collection_ids(api, collection)
+    with console(stderr=True).status("Waiting for the service") as status:
+        pieces = ask_over(target, question, collections, model, answer)
+        async with contextlib.aclosing(pieces):  # type: ignore[type-var]
+            await _follow(pieces, answer, is_shown=is_shown, tell=status.update, clear=status.stop)
     if not answer.is_done:
         raise CommandFailed(f"The connection to {target.url} ended before the answer did.")
 
 
 async def _follow(
-    api: Api,
-    body: dict[str, Any],
+    pieces: Pieces,
     answer: Answer,
     *,
     is_shown: bool,
     tell: Callable[[str], None],
     clear: Callable[[], None],
 ) -> None:
-    async with api.stream("/v1/chat/completions", body) as events:
-        async for event in events:
-            try:
-                text = answer.take(event.data)
-            except CommandFailed:
-                if is_shown and answer.text:
-                    print()  # the error starts on a line of its own
-                raise
+    try:
+        async for text in pieces:
             if text:
                 clear()
                 if is_shown:
                     print(printable(text), end="", flush=True)
             elif answer.waiting:
                 tell(answer.waiting)
-            if answer.is_done:
-                return
+    except CommandFailed:
+        if is_shown and answer.text:
+            print()  # the error starts on a line of its own
+        raise
 
 
 def _print_sources(answer: Answer) -> None:

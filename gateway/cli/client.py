@@ -53,7 +53,7 @@ def resolve_target(
     if parts is None:
         raise CommandFailed(f"--url {address!r} is not an http:// or https:// address.", ExitCode.USAGE)
     chosen = key or environ.get(KEY_VARIABLE, "")
-    if not chosen and (url is None or _is_loopback(parts)):
+    if not chosen and (url is None or is_loopback(parts)):
         chosen = _development_key(settings)
     if not chosen.isascii() or not chosen.isprintable():
         raise CommandFailed(
@@ -85,7 +85,8 @@ def _split(address: str) -> str | None:
     return parts.hostname if parts.scheme in {"http", "https"} else None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether the name or address can only mean this machine."""
     if host == "localhost":
         return True
     try:
@@ -230,7 +231,7 @@ class Api:
             headers=headers,
             timeout=httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             # a proxy cannot reach our loopback
-            trust_env=not (target.is_direct or _is_loopback(_split(target.url) or "")),
+            trust_env=not (target.is_direct or is_loopback(_split(target.url) or "")),
         )
 
     async def __aenter__(self) -> Self:

@@ -153,8 +153,51 @@ def test_without_a_network_it_is_uv_that_cannot_be_fetched(
     assert not (sandbox.root / ".venv" / ".complete").exists()
 
 
+def test_the_conversions_environment_is_apart_and_a_second_run_is_instant(
+    sandbox: Sandbox, good_python: dict[str, str]
+) -> None:
+    _needs_python_311()
+    sandbox.with_uv()
+    assert sandbox.run("convert", **good_python).returncode == 0
+    assert sandbox.run("convert", **good_python).returncode == 0
+    (asked,) = sandbox.asked()
+    assert "requirements/convert.txt" in asked
+    assert f"--python {sandbox.root}/.venv/convert/bin/python" in asked
+    assert not (sandbox.root / ".venv" / ".complete").exists()
+
+
+def test_where_the_index_lacks_the_build_for_cpus_pytorchs_own_is_asked(
+    sandbox: Sandbox, good_python: dict[str, str]
+) -> None:
+    _needs_python_311()
+    sandbox.put(
+        sandbox.root / ".venv" / "bootstrap" / "bin" / "uv",
+        UV.format(log=sandbox.log) + 'case "$*" in *--torch-backend*) ;; *) exit 1 ;; esac\n',
+    )
+    assert sandbox.run("convert", **good_python).returncode == 0
+    first, second = sandbox.asked()
+    assert "--torch-backend cpu" not in first
+    assert second.endswith("--require-hashes requirements/convert.txt --torch-backend cpu")
+
+
+def test_an_environment_that_cannot_be_made_is_one_sentence_and_not_complete(
+    sandbox: Sandbox, good_python: dict[str, str]
+) -> None:
+    _needs_python_311()
+    sandbox.put(sandbox.root / ".venv" / "bootstrap" / "bin" / "uv", "#!/bin/sh\nexit 1\n")
+    done = sandbox.run("convert", **good_python)
+    assert done.returncode == 1
+    assert "the packages could not be installed (see above): check the network" in done.stderr
+    assert not (sandbox.root / ".venv" / "convert" / ".complete").exists()
+
+
+def _needs_python_311() -> None:
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("torch's CPU build is pinned for Python 3.11 only")
+
+
 def test_an_unknown_profile_is_refused(sandbox: Sandbox) -> None:
-    assert "the profile is serve or dev, not 'prod'" in sandbox.run("prod").stderr
+    assert "the profile is serve, dev or convert, not 'prod'" in sandbox.run("prod").stderr
 
 
 @pytest.mark.parametrize(
@@ -165,7 +208,7 @@ def test_a_level_that_fails_or_holds_no_test_fails_the_run(
 ) -> None:
     level = f"PYTEST=sh -c 'exit {pytest_ends_with}'"
     done = subprocess.run(
-        ["make", "--old-file=setup", "test", "LEVELS=one two", level],
+        ["make", "--old-file=setup", "--old-file=convert-env", "test", "LEVELS=one two", level],
         cwd=ROOT,
         capture_output=True,
         text=True,

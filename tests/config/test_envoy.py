@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 from supervisor.options import ServerOptions
 
 from gateway import errors
@@ -59,7 +61,17 @@ def test_every_worker_and_replica_is_an_endpoint(tmp_path: Path) -> None:
         name: [endpoint["address"]["socket_address"]["port_value"] for endpoint in endpoints]  # type: ignore[index]
         for name, endpoints in found.items()
     }
-    assert ports == {"gateway": [20010, 20011], "triton": [20300, 20304, 20308]}
+    assert ports == {
+        "gateway": [20010, 20011],
+        "gateway_grpc": [20600, 20601],
+        "triton": [20300, 20304, 20308],
+    }
+
+
+def test_both_doors_of_a_worker_are_judged_by_its_http_side(tmp_path: Path) -> None:
+    _, config = prepared(tmp_path, gateway_workers=2)
+    asked = [endpoint["health_check_config"]["port_value"] for endpoint in clusters(config)["gateway_grpc"]]  # type: ignore[index]
+    assert asked == [20010, 20011]
 
 
 def test_replicas_are_judged_by_their_guards(tmp_path: Path) -> None:
@@ -83,6 +95,16 @@ def test_envoys_own_errors_use_our_codes() -> None:
     for reply in render.LOCAL_REPLIES:
         assert issubclass(reply.error, errors.TidegateError)
         assert reply.op == "GE" or reply.status in {reply.error.status, 431}
+
+
+@pytest.mark.parametrize("reply", render.LOCAL_REPLIES, ids=lambda reply: f"{reply.op}-{reply.status}")
+def test_envoys_own_grpc_errors_have_our_details(reply: render.LocalReply) -> None:
+    padding = "=" * (-len(reply.grpc_details) % 4)
+    status = status_pb2.Status.FromString(base64.b64decode(reply.grpc_details + padding))
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(info)
+    assert (status.code, status.message, info.reason) == (reply.grpc_code, reply.message, reply.code)
+    assert any(detail.Unpack(retry) for detail in status.details) == bool(reply.retry_after_s)
 
 
 def test_supervisord_reads_its_configuration(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A gateway's whole HTTP side on a real socket, with real SQLite and Redis, over scripted engines."""
+"""A gateway's two doors, HTTP and gRPC, on real sockets, with real SQLite and Redis, over scripted engines."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sanic import Sanic
 
 from gateway.admission.slots import SlotQueue
 from gateway.api.auth import Authenticator
+from gateway.api.grpc_door import GrpcDoor
 from gateway.api.routes import create_app
 from gateway.api.services import Services
 from gateway.chat import ChatPipeline
@@ -32,6 +33,8 @@ from gateway.storage.recorder import Recorder
 from gateway.storage.redis_client import connect_redis
 from gateway.tiering.tiers import TierBook, builtin_tiers
 from tests.fakes.engines import HashEmbedder, ScriptedAnswerer, ScriptedRetriever
+
+MAX_STALL_S = 0.5  # the gRPC door's patience with a reader that takes nothing
 
 
 def free_port() -> int:
@@ -58,6 +61,7 @@ class Gateway:
     keys: dict[str, str]
     client: httpx.AsyncClient
     queue: SlotQueue
+    grpc_port: int
 
     def auth(self, tenant: str = "acme") -> dict[str, str]:
         return {"authorization": f"Bearer {self.keys[tenant]}"}
@@ -156,9 +160,12 @@ async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
     await server.start_serving()
     services.lifecycle.state = State.READY
     services.lifecycle.spawn(recorder.run(), "recorder")
+    door = GrpcDoor(services, max_stall_s=MAX_STALL_S)
+    grpc_port = await door.start(0)
     url = f"http://127.0.0.1:{settings.port}"
     async with httpx.AsyncClient(base_url=url, timeout=20) as client:
-        yield Gateway(url, settings, services, retriever, fast, deep, made, client, queues["fast"])
+        yield Gateway(url, settings, services, retriever, fast, deep, made, client, queues["fast"], grpc_port)
+    await door.stop()
     server.close()
     for connection in list(server.connections):
         connection.close()

@@ -1,0 +1,220 @@
+"""tidegate.v1.ChatService: the chat pipeline over gRPC, in the event loop of the HTTP API.
+
+A thin adapter: bytes to the structs that HTTP uses, the same checks, the same pipeline, errors to statuses. Calls are
+taken as raw streams of bytes, so that a caller is known before its message is read, and a message that is none gets
+our answer instead of the library's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from gateway.api.auth import PEER_HEADER, Caller
+from gateway.api.collections import collection_ids
+from gateway.api.decode import BODY_TIMEOUT_S
+from gateway.api.errors import to_tidegate
+from gateway.api.grpc_errors import to_status
+from gateway.api.grpc_messages import chat_body, done_event, retrieve_body, retrieve_response
+from gateway.api.grpc_stream import MAX_STALL_S, Context, EventWriter
+from gateway.api.services import Services
+from gateway.api.validation import chat_request, new_request_id, query_text, refuse_while_draining
+from gateway.api.vector_stores import SEARCH_TIMEOUT_S
+from gateway.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    InvalidRequest,
+    PayloadTooLarge,
+    TidegateError,
+    UpstreamTimeout,
+)
+from gateway.lifecycle import State
+from gateway.proto import chat_pb2
+from gateway.types import Scope
+
+log = logging.getLogger("tidegate.grpc")
+
+HOST_HEADER = "x-tidegate-host"  # the :authority that Envoy saw: grpcio does not show it to handlers
+REQUEST_ID_KEY = "x-request-id"
+SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
+HARD_LIMIT = 4  # times max_body_bytes: what is above is refused by the library, without a code of ours
+MAX_METADATA_BYTES = 20_480  # above Envoy's cap
+# Our own end of a call comes this much before the caller's, so that it gets our answer and not its own timer's.
+DEADLINE_MARGIN_S = 0.02
+DEADLINE_MARGIN_SHARE = 0.1  # and no more than this of a short one
+GOODBYE_S = 1.0  # a reader that takes nothing does not take a status either
+
+Method = Callable[[Context, float, str], Awaitable[None]]
+
+
+class GrpcDoor:
+    """The gRPC server of one worker. max_stall_s: how long a reader may take nothing (seconds)."""
+
+    def __init__(self, services: Services, *, max_stall_s: float = MAX_STALL_S) -> None:
+        self._services = services
+        self._max_stall_s = max_stall_s
+        self._server: Any = None
+        self._health = health.HealthServicer()
+
+    async def start(self, port: int, host: str = "127.0.0.1") -> int:
+        """Serve; the port that was bound. Raises: RuntimeError when it is taken."""
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", HARD_LIMIT * self._services.settings.max_body_bytes),
+                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.so_reuseport", 0),  # a second process must not bind beside us
+            )
+        )
+        methods = {"Chat": _handler(self._chat), "Retrieve": _handler(self._retrieve)}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), self._server)
+        bound = int(self._server.add_insecure_port(f"{host}:{port}"))
+        await self._tell_health(self._services.lifecycle.state)
+        self._services.lifecycle.on_change(self._follow)
+        await self._server.start()
+        return bound
+
+    async def stop(self) -> None:
+        """Refuse new calls and cut off those that are open."""
+        if self._server is not None:
+            await self._server.stop(None)
+
+    def _follow(self, state: State) -> None:
+        if state is not State.STOPPED:
+            self._services.lifecycle.spawn(self._tell_health(state), "grpc-health")
+
+    async def _tell_health(self, state: State) -> None:
+        serving = health_pb2.HealthCheckResponse.ServingStatus
+        status = serving.SERVING if state is State.READY else serving.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    async def _chat(self, context: Context, received: float, request_id: str) -> None:
+        """One question. Whatever ends it, it is counted once: here until it is a request, by the pipeline after."""
+        services = self._services
+        try:
+            left_s = _left_s(context)
+            refuse_while_draining(services)
+            tenant = await services.auth.tenant(_caller(context))
+            data = await _read(context, services.settings.max_body_bytes)
+            body = chat_body(data, max_messages=services.settings.max_messages, deadline_s=left_s)
+            chat = await chat_request(body, tenant, services, received=received, request_id=request_id)
+        except (Exception, asyncio.CancelledError) as error:
+            services.pipeline.refuse(request_id, received, error)
+            raise
+        writer = EventWriter(context, request_id, events=body.tidegate.events, max_stall_s=self._max_stall_s)
+        with services.lifecycle:
+            async with writer:
+                try:
+                    receipt = await services.pipeline.run(chat, writer)
+                except ClientGone:
+                    raise
+                except TidegateError:
+                    await writer.settle()
+                    raise
+                await writer.finish(done_event(receipt))
+
+    async def _retrieve(self, context: Context, received: float, request_id: str) -> None:
+        services = self._services
+        left_s = _left_s(context)
+        refuse_while_draining(services)
+        tenant = await services.auth.tenant(_caller(context))
+        body = retrieve_body(await _read(context, services.settings.max_body_bytes))
+        query = query_text([body.query], services.settings.max_question_chars)
+        ids = await collection_ids(services, tenant, body.collections)
+        scope = Scope(tenant_id=tenant.tenant_id, collections=ids, k=body.top_k)
+        timeout_s = SEARCH_TIMEOUT_S if left_s is None else min(SEARCH_TIMEOUT_S, left_s)
+        with services.lifecycle:
+            try:
+                found = await services.retriever.retrieve(query, scope, timeout_s=timeout_s)
+            except UpstreamTimeout as error:
+                if timeout_s < SEARCH_TIMEOUT_S:
+                    raise DeadlineExceeded("The request's deadline has passed.", param="deadline") from error
+                raise
+            total_ms = round((time.monotonic() - received) * 1000, 2)
+            await context.write(retrieve_response(found, body.score_threshold, total_ms))
+
+
+def _handler(method: Method) -> Any:
+    async def answer(_: object, context: Context) -> None:
+        received, request_id = time.monotonic(), new_request_id()
+        context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+        try:
+            await method(context, received, request_id)
+        except Exception as error:  # noqa: BLE001  the edge: to_tidegate logs what is not ours
+            await _refuse(context, to_tidegate(error), request_id)
+
+    return grpc.stream_stream_rpc_method_handler(answer)
+
+
+async def _refuse(context: Context, error: TidegateError, request_id: str) -> None:
+    """End the call with the error's status. A reader that takes nothing gets it later, or never."""
+    if error.detail:
+        log.info("%s: %s", error.code, error.detail)
+    status = rpc_status.to_status(to_status(error))
+    metadata = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
+    try:
+        async with asyncio.timeout(GOODBYE_S):
+            await context.abort(status.code, status.details, metadata)
+    except (
+        TimeoutError,
+        grpc.aio.InternalError,
+    ):  # waits in the library for its reader, or has none any more
+        raise asyncio.CancelledError from None
+
+
+async def _read(context: Context, max_bytes: int) -> bytes:
+    """The call's one message. Raises: InvalidRequest (there is none), PayloadTooLarge, DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            data = await context.read()
+    except TimeoutError:
+        raise DeadlineExceeded("The message did not arrive in time.", code="request_timeout") from None
+    if data is grpc.aio.EOF:
+        await asyncio.sleep(0)  # a call that is cancelled, by us for its size or by its client, ends here
+        raise InvalidRequest("The call holds no message.", code="no_message")
+    if len(data) > max_bytes:
+        raise PayloadTooLarge(f"The message is larger than {max_bytes} bytes (TIDEGATE_MAX_BODY_BYTES).")
+    return bytes(data)
+
+
+def _left_s(context: Context) -> float | None:
+    """Seconds that our answer may take; None = the caller set no deadline. Raises: DeadlineExceeded."""
+    left_s: float | None = context.time_remaining()
+    if left_s is None:
+        return None
+    if left_s <= 0:
+        raise DeadlineExceeded("The request's deadline has passed.", param="deadline")
+    return left_s - min(DEADLINE_MARGIN_S, left_s * DEADLINE_MARGIN_SHARE)
+
+
+def _caller(context: Context) -> Caller:
+    """No page of ours speaks gRPC: a call with an `origin` comes from another one."""
+    metadata: dict[str, Any] = {}
+    for key, value in context.invocation_metadata() or ():
+        metadata.setdefault(key, value)
+    return Caller(
+        authorization=metadata.get("authorization"),
+        peer=metadata.get(PEER_HEADER) or peer_address(context.peer()),
+        host=metadata.get(HOST_HEADER, "localhost"),  # absent on our own port, which is loopback only
+        origin=metadata.get("origin"),
+        fetch_site=metadata.get("sec-fetch-site", "none"),
+    )
+
+
+def peer_address(peer: str) -> str:
+    """`ipv4:127.0.0.1:5` or `ipv6:%5B::1%5D:5` -> the address alone."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")

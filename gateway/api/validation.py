@@ -1,0 +1,121 @@
+"""A chat request checked and made ready for the pipeline: the same rules for every door.
+
+Owns what a value may be beyond its type, and the sentences that refuse it. Refuses to know HTTP and gRPC.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from gateway.api.collections import collection_ids
+from gateway.api.decode import clean_text
+from gateway.api.schemas import ChatBody, Message
+from gateway.api.services import Services
+from gateway.chat import ChatRequest
+from gateway.errors import InvalidRequest, Rejected
+from gateway.lifecycle import State
+from gateway.types import Sampling, Tenant, Turn
+
+# A tool's words are the client's own memory; `developer` is the newer name of `system`.
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+def new_request_id() -> str:
+    return f"chatcmpl-{secrets.token_hex(16)}"
+
+
+def refuse_while_draining(services: Services) -> None:
+    """Raises: Rejected unless this worker takes requests."""
+    if services.lifecycle.state is not State.READY:
+        raise Rejected("The service is stopping; ask again in a moment.", code="draining", retry_after_s=2)
+
+
+async def chat_request(
+    body: ChatBody, tenant: Tenant, services: Services, *, received: float, request_id: str
+) -> ChatRequest:
+    """A pipeline request from the wire's. received: monotonic seconds. Raises: InvalidRequest, NotFound."""
+    settings, extension = services.settings, body.tidegate
+    _refuse_unsupported(body)
+    if len(body.messages) > settings.max_messages:
+        raise too_many_messages(settings.max_messages)
+    for index, message in enumerate(body.messages):
+        clean_text(message.text(), f"messages[{index}].content", max_chars=settings.max_question_chars)
+    history, question = _conversation(body.messages)
+    if extension.deadline_ms is not None and extension.deadline_ms <= 0:
+        raise InvalidRequest(
+            "tidegate.deadline_ms has passed already; it counts milliseconds from now.",
+            code="deadline_expired",
+            param="tidegate.deadline_ms",
+        )
+    # an unknown model is told before anything else is done
+    services.pipeline.tiers.choose(body.model, question)
+    timeout_s = settings.request_timeout_s
+    if extension.deadline_ms is not None:
+        timeout_s = min(timeout_s, extension.deadline_ms / 1000)
+    return ChatRequest(
+        id=request_id,
+        tenant=tenant,
+        model=body.model,
+        question=question,
+        history=history,
+        sampling=_sampling(body),
+        collections=await collection_ids(services, tenant, extension.collections),
+        top_k=extension.top_k,
+        priority=extension.priority,
+        received=received,
+        deadline=received + timeout_s,
+        has_own_deadline=timeout_s < settings.request_timeout_s,
+        created=int(time.time()),
+    )
+
+
+def too_many_messages(limit: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"messages has more than {limit} entries (TIDEGATE_MAX_MESSAGES).",
+        code="too_many_messages",
+        param="messages",
+    )
+
+
+def query_text(texts: list[str], max_chars: int) -> str:
+    """What a search looks for. Raises: InvalidRequest for nothing, for too much and for NULs."""
+    query = "\n".join(clean_text(text, "query", max_chars=max_chars) for text in texts).strip()
+    if not query:
+        raise InvalidRequest("query is empty.", param="query")
+    return query
+
+
+def _refuse_unsupported(body: ChatBody) -> None:
+    field = body.unsupported()
+    if field is not None:
+        raise InvalidRequest(
+            f"{field} is not supported by this service.", code="unsupported_value", param=field
+        )
+    if body.tidegate.filters is not None:
+        raise InvalidRequest(
+            "tidegate.filters is not supported yet.", code="unsupported_value", param="tidegate.filters"
+        )
+
+
+def _conversation(messages: list[Message]) -> tuple[list[Turn], str]:
+    """What was said before the question, and the question: the last user message. What follows it is left out."""
+    last = next((at for at in reversed(range(len(messages))) if messages[at].role == "user"), None)
+    question = messages[last].text().strip() if last is not None else ""
+    if not question:
+        raise InvalidRequest(
+            "messages holds no user message with text.", code="no_question", param="messages"
+        )
+    earlier = [(_ROLES.get(message.role), message.text()) for message in messages[:last]]
+    return [Turn(role, text) for role, text in earlier if role and text.strip()], question
+
+
+def _sampling(body: ChatBody) -> Sampling:
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    return Sampling(
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        stop=stop,
+    )
