@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import psutil
 
 from perf.service import Service
 
-Profile = dict[str, dict[str, float]]  # texts' length -> process -> microseconds per text
+Profile = dict[str, dict[str, float]]  # arm -> process -> microseconds per text, token or chunk
+
+_PARTS = {  # word of a command -> name in a profile
+    "tritonserver": "tritonserver",
+    "redis-server": "redis-server",
+    "gateway.app": "gateway",
+    "perf.relay_worker": "gateway",
+    "gateway.ingest_app": "ingest",
+    "supervise.guard": "guard",
+    "perf.relay_guard": "guard",
+}
+_STUB_MODEL = re.compile(r"python_backend_stub .*?/([\w-]+)/\d+/model\.py")
 
 
 def processor_seconds(service: Service) -> dict[str, float]:
@@ -14,7 +27,7 @@ def processor_seconds(service: Service) -> dict[str, float]:
     out: dict[str, float] = {"client": _seconds(psutil.Process())}
     for process in psutil.Process(service.pid).children(recursive=True):
         try:
-            name = _name(process.cmdline())
+            name = name_of(process.cmdline())
             if name:
                 out[name] = out.get(name, 0.0) + _seconds(process)
         except psutil.Error:
@@ -23,7 +36,7 @@ def processor_seconds(service: Service) -> dict[str, float]:
 
 
 def spent(before: dict[str, float], after: dict[str, float], count: int) -> dict[str, float]:
-    """Microseconds per text, largest first; below 1 left out."""
+    """Microseconds for each of `count`, largest first; below 1 left out."""
     used = {name: (after[name] - before.get(name, 0.0)) / count * 1e6 for name in after}
     return {
         name: round(value, 1) for name, value in sorted(used.items(), key=lambda item: -item[1]) if value >= 1
@@ -35,12 +48,12 @@ def _seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _name(command: list[str]) -> str:
+def name_of(command: list[str]) -> str:
+    """What a process is called in a profile; "" = not a part of the service."""
     words = " ".join(command)
-    for model in ("embed", "search", "reader"):
-        if "python_backend_stub" in words and f"/{model}/" in words:
-            return f"stub {model}"
-    for part in ("tritonserver", "redis-server", "gateway.app", "gateway.ingest_app", "supervise.guard"):
-        if part in words:
-            return part
+    if found := _STUB_MODEL.search(words):
+        return f"stub {found[1]}"
+    for word, name in _PARTS.items():
+        if word in words:
+            return name
     return "envoy" if "envoy" in (command[0] if command else "") else ""

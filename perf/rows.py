@@ -1,7 +1,8 @@
 """Raw rows and what is computed from them. Pure: `python -m perf.rows FILE` summarises an old run again.
 
 A row is one request: arm, round, intended_s (when the open-loop schedule wanted it sent), sent_s, done_s, count
-(texts or requests it stands for). latency = done - intended, so a stalled client shows; service = done - sent.
+(texts, requests or chunks it stands for), first_s (a stream's first text; 0 = no stream). latency = done - intended, so
+a stalled client shows; service = done - sent; to_first = first - sent.
 """
 
 from __future__ import annotations
@@ -24,10 +25,15 @@ class Row:
     sent_s: float
     done_s: float
     count: int = 1
+    first_s: float = 0.0
 
     @property
     def latency_ms(self) -> float:
         return (self.done_s - self.intended_s) * 1000
+
+    @property
+    def to_first_ms(self) -> float:
+        return (self.first_s - self.sent_s) * 1000
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
@@ -59,8 +65,14 @@ def latencies(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
     }
 
 
+def to_first(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+    """p50, p90, p99 (ms) of the first text, by arm; streams only."""
+    streams = [row for row in rows if row.first_s]
+    return latencies(Row(row.arm, row.round, row.sent_s, row.sent_s, row.first_s) for row in streams)
+
+
 def rates(rows: Iterable[Row]) -> dict[str, list[float]]:
-    """Texts per second of each round, by arm."""
+    """Counts per second of each round, by arm."""
     spans: dict[tuple[str, int], list[float]] = {}
     for row in rows:
         span = spans.setdefault((row.arm, row.round), [row.sent_s, row.done_s, 0.0])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,15 +34,19 @@ class Service:
         return f"http://127.0.0.1:{self.settings.port}"
 
     @property
+    def key(self) -> str:
+        return secret(self.settings, "dev-key")
+
+    @property
     def headers(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {secret(self.settings, 'dev-key')}"}
+        return {"authorization": f"Bearer {self.key}"}
 
 
 @contextmanager
 def running_service(**explicit: object) -> Iterator[Service]:
     """A ready service with the sample collection. explicit: settings that differ from the environment's."""
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
-        settings = _settings(Path(folder), explicit)
+        settings = free_settings(Path(folder), **explicit)
         log = Path(folder) / "up.log"
         outside = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
         with log.open("wb") as output:
@@ -58,17 +65,39 @@ def running_service(**explicit: object) -> Iterator[Service]:
             process.wait(60)
 
 
-def _settings(var: Path, explicit: dict[str, object]) -> Settings:
-    for port in range(33_000, 60_000, 800):
+def free_settings(var: Path, **explicit: object) -> Settings:
+    """Settings of an instance in that folder, on a block of ports that is free now."""
+    blocks = range(33_000, 60_000, 800)
+    for port in random.sample(blocks, len(blocks)):  # two benchmarks that start at once do not meet
         settings = load_settings(var=var, port=port, **explicit)
         if all(_is_free(taken) for taken in all_ports(settings).values()):
             return settings
     raise RuntimeError("no free block of ports")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_answering(url: str) -> bool:
+    """Whether a GET gets 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,0 +1,372 @@
+"""Token relay: what a stream of 64 chunks costs on its way through the service, beside the bare parts and LiteLLM.
+
+One gateway worker, the whole pipeline (retrieval, prompt, slots, ids, keep-alive, receipt); every stream is checked
+chunk by chunk. Arms, interleaved in one run:
+
+    bare      the model `relay` on Triton, read by a grpc.aio client that does nothing but check and count (the floor)
+    service   the same streams as server-sent events: Envoy, gateway worker, Envoy, Triton; every chunk its own event
+    upstream  an OpenAI-compatible server that plays prepared bytes (LiteLLM's floor)
+    litellm   the same streams through the LiteLLM proxy in front of that upstream
+
+relay_rate    chunks/s at 32 streams, rounds of each arm in turn
+relay_first   time to the first chunk at concurrency 1; `parts` is `retrieve`, then `bare`: what the service calls
+relay_paced   some hundred streams at 20 tokens/s each, tokens coalesced as in service: gateway processor time a token
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import random
+import statistics
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import uvloop
+from tritonclient.grpc import service_pb2_grpc
+
+from gateway.retrieval.triton_models import TritonRetriever
+from gateway.tensors import generate_model
+from gateway.triton import TritonClient, fill, make_plan
+from gateway.types import Scope
+from perf import litellm_proxy, rows
+from perf.litellm_proxy import Proxy
+from perf.profile import processor_seconds, spent
+from perf.relay_service import TIER, relay_service
+from perf.relay_text import CHUNKS, NUM_CHUNKS
+from perf.rows import Row
+from perf.service import Service
+from perf.streams import BrokenStream, StreamClient, Times, check, check_ids, check_joined
+
+NUM_STREAMS = 32
+QUESTION = "What happens when a Triton replica dies?"
+EACH = "coalesce_ms=0"  # what the model reads in a question: every token in a message of its own
+GAP_MS = 50
+PACED = f"gap_ms={GAP_MS}"  # 20 tokens/s; they share messages by the service's own rule
+PY_SPY = litellm_proxy.ENVIRONMENT / "bin" / "py-spy"
+SPY_S, SPY_HZ = 5, 100
+_RAW_CHUNKS = [len(text).to_bytes(4, "little") + text.encode() for text in CHUNKS]
+
+Ask = Callable[[], Awaitable[Times]]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured. num_paced: streams at 20 tokens/s; each asks paced_turns times."""
+
+    num_rounds: int = 5
+    round_s: float = 4.0
+    num_first: int = 150
+    num_paced: int = 300
+    paced_turns: int = 3
+
+
+QUICK = Size(num_rounds=1, round_s=0.5, num_first=5, num_paced=20, paced_turns=1)
+
+
+@dataclass
+class Measured:
+    rows: list[Row] = field(default_factory=list)
+    profile: dict[str, dict[str, float]] = field(default_factory=dict)  # arm -> process -> us per chunk
+    stacks: str = ""
+
+
+class Bare:
+    """A grpc.aio consumer of the model over raw stubs."""
+
+    def __init__(self, target: str) -> None:
+        self._channel = grpc.aio.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)])
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        inputs = {"prompt": f"{QUESTION} {EACH}", "max_tokens": np.array([NUM_CHUNKS], np.int32)}
+        self._request = fill(make_plan(generate_model(TIER), inputs, 1), inputs)
+
+    async def ask(self) -> Times:
+        """One stream. Raises: BrokenStream."""
+        sent_s, first_s, number = time.perf_counter(), 0.0, 0
+        call = self._stub.ModelStreamInfer(timeout=60)
+        await call.write(self._request)
+        await call.done_writing()
+        while (message := await call.read()) is not grpc.aio.EOF:
+            contents = message.infer_response.raw_output_contents
+            if number >= NUM_CHUNKS or not contents or contents[0] != _RAW_CHUNKS[number]:
+                raise BrokenStream(f"message {number} is {message.error_message or contents}")
+            first_s = first_s or time.perf_counter()
+            number += 1
+        if number != NUM_CHUNKS:
+            raise BrokenStream(f"{number} chunks for {NUM_CHUNKS}")
+        return Times(sent_s, first_s, time.perf_counter())
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class Http:
+    """Streams of one HTTP server, a connection for each client. verify: raises BrokenStream for a wrong body."""
+
+    def __init__(self, clients: list[StreamClient], verify: Callable[[bytes], None]) -> None:
+        self._clients = clients
+        self._verify = verify
+
+    @classmethod
+    async def connect(
+        cls,
+        port: int,
+        body: dict[str, Any],
+        headers: dict[str, str],
+        verify: Callable[[bytes], None],
+        count: int,
+    ) -> Http:
+        calls = (StreamClient.connect(port, litellm_proxy.PATH, body, headers) for _ in range(count))
+        return cls([await call for call in calls], verify)
+
+    def asks(self) -> list[Ask]:
+        return [self._asking(client) for client in self._clients]
+
+    def _asking(self, client: StreamClient) -> Ask:
+        async def ask() -> Times:
+            times, body = await client.ask()
+            self._verify(body)
+            return times
+
+        return ask
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+
+
+def body_of(knobs: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": f"{QUESTION} {knobs}"}]
+    return {"model": TIER, "stream": True, "max_tokens": NUM_CHUNKS, "messages": messages}
+
+
+def check_plain(body: bytes) -> None:
+    check(body, CHUNKS)
+
+
+def check_ours(body: bytes) -> None:
+    check(body, CHUNKS)
+    check_ids(body)
+
+
+def check_paced(body: bytes) -> None:
+    check_joined(body, CHUNKS)
+    check_ids(body)
+
+
+async def measure(service: Service, proxy: Proxy | None, size: Size) -> Measured:
+    triton = f"127.0.0.1:{service.settings.triton_ports(0)[0]}"
+    bare = Bare(triton)
+    port, headers = service.settings.port, service.headers
+    https = {"service": await Http.connect(port, body_of(EACH), headers, check_ours, NUM_STREAMS)}
+    if proxy is not None:
+        for name, port in (("upstream", proxy.upstream_port), ("litellm", proxy.port)):
+            https[name] = await Http.connect(port, body_of(EACH), proxy.headers, check_plain, NUM_STREAMS)
+    arms = {"bare": [bare.ask] * NUM_STREAMS, **{name: http.asks() for name, http in https.items()}}
+    out = Measured()
+    try:
+        for asks in arms.values():  # warm every path before anything counts
+            await asyncio.gather(*(ask() for ask in asks))
+        await _rates(service, arms, size, out)
+        await _first_chunks(triton, arms, size, out)
+        out.stacks = await _stacks(service, arms["service"]) if size is not QUICK else ""
+        await _paced(service, size, out)
+    finally:
+        await bare.close()
+        for http in https.values():
+            http.close()
+    return out
+
+
+async def _rates(service: Service, arms: dict[str, list[Ask]], size: Size, out: Measured) -> None:
+    used: dict[str, Counter[str]] = {name: Counter() for name in arms}
+    for number in range(size.num_rounds):
+        for name, asks in arms.items():
+            before = processor_seconds(service)
+            found = await _round(f"relay_rate/{name}", number, asks, size.round_s)
+            used[name].update(
+                {part: value - before.get(part, 0) for part, value in processor_seconds(service).items()}
+            )
+            out.rows += found
+    for name, seconds in used.items():
+        num_chunks = sum(row.count for row in out.rows if row.arm == f"relay_rate/{name}")
+        out.profile[name] = spent({}, seconds, num_chunks)
+
+
+async def _round(arm: str, number: int, asks: list[Ask], round_s: float) -> list[Row]:
+    """Every client asks again and again; streams that began in time are followed to their end."""
+    out: list[Row] = []
+    end = time.perf_counter() + round_s
+
+    async def client(ask: Ask) -> None:
+        while time.perf_counter() < end:
+            out.append(_row(arm, number, await ask()))
+
+    await asyncio.gather(*(client(ask) for ask in asks))
+    return out
+
+
+def _row(arm: str, number: int, times: Times) -> Row:
+    return Row(arm, number, times.sent_s, times.sent_s, times.done_s, NUM_CHUNKS, times.first_s)
+
+
+async def _first_chunks(triton: str, arms: dict[str, list[Ask]], size: Size, out: Measured) -> None:
+    client = TritonClient(triton)
+    retriever, scope = TritonRetriever(client), Scope(tenant_id="default", k=8)
+
+    async def parts() -> Times:
+        sent_s = time.perf_counter()
+        await retriever.retrieve(QUESTION, scope, timeout_s=10)
+        return (await arms["bare"][0]())._replace(sent_s=sent_s)
+
+    singles = {name: asks[0] for name, asks in arms.items()} | {"parts": parts}
+    rng = random.Random(0)
+    for slot in range(size.num_first):
+        for name in rng.sample(sorted(singles), len(singles)):
+            out.rows.append(_row(f"relay_first/{name}", slot, await singles[name]()))
+    await client.close()
+
+
+async def _paced(service: Service, size: Size, out: Measured) -> None:
+    """Streams that begin at random moments of one stream's length, each several times over."""
+    body = body_of(PACED)
+    http = await Http.connect(service.settings.port, body, service.headers, check_paced, size.num_paced)
+    rng = random.Random(0)
+    stream_s = NUM_CHUNKS * GAP_MS / 1000
+
+    async def client(ask: Ask) -> None:
+        await asyncio.sleep(rng.uniform(0, stream_s))
+        for turn in range(size.paced_turns):
+            out.rows.append(_row("relay_paced/service", turn, await ask()))
+
+    before = processor_seconds(service)
+    try:
+        await asyncio.gather(*(client(ask) for ask in http.asks()))
+    finally:
+        http.close()
+    num_tokens = size.num_paced * size.paced_turns * NUM_CHUNKS
+    out.profile["paced"] = spent(before, processor_seconds(service), num_tokens)
+
+
+async def _stacks(service: Service, asks: list[Ask]) -> str:
+    """Stacks of the worker under load as py-spy saw them, one a line with its count; "" where it may not look."""
+    worker = next(
+        each for each in psutil.Process(service.pid).children() if "perf.relay_worker" in each.cmdline()
+    )
+    path = service.settings.run_dir / "stacks"
+    argv = [str(PY_SPY), "record", "--pid", str(worker.pid), "--format", "raw", "--output", str(path)]
+    argv += ["--duration", str(SPY_S), "--rate", str(SPY_HZ), "--gil"]
+    if not PY_SPY.exists():
+        return ""
+    spy = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    await _round("", 0, asks, SPY_S + 1)
+    await spy.wait()
+    return path.read_text() if path.exists() else ""
+
+
+def summarise(measured: Measured) -> dict[str, Any]:
+    """Rates, ratios and added times from the rows alone; the profile as it was taken."""
+    rates = rows.rates(_part(measured, "relay_rate"))
+    first = rows.to_first(_part(measured, "relay_first"))
+    p50 = {arm: row["p50"] for arm, row in first.items()}
+    shares = {"service / bare": rows.ratio(rates["service"], rates["bare"])}
+    added = {"service - bare": p50["service"] - p50["bare"], "service - parts": p50["service"] - p50["parts"]}
+    if "litellm" in rates:
+        shares["service / litellm"] = rows.ratio(rates["service"], rates["litellm"])
+        added["litellm - upstream"] = p50["litellm"] - p50["upstream"]
+    paced = _part(measured, "relay_paced")
+    took_s = max(row.done_s for row in paced) - min(row.sent_s for row in paced)
+    return {
+        "chunks_per_s": {arm: statistics.median(values) for arm, values in rates.items()},
+        "ratio": {name: {"median": mid, "q1": low, "q3": high} for name, (mid, low, high) in shares.items()},
+        "first_chunk_ms": first,
+        "added_first_chunk_p50_ms": added,
+        "retrieval_p50_ms": p50["parts"] - p50["bare"],
+        "paced": {
+            "streams": sum(row.round == 0 for row in paced),
+            "tokens_per_s": sum(row.count for row in paced) / took_s,
+            "first_chunk_ms": rows.to_first(paced)["service"],
+        },
+        "processor_us_per_chunk": measured.profile,
+    }
+
+
+def _part(measured: Measured, scenario: str) -> list[Row]:
+    """Its rows, their arms without its name."""
+    named = [(row, *row.arm.split("/")) for row in measured.rows]
+    return [replace(row, arm=arm) for row, part, arm in named if part == scenario]
+
+
+def show(summary: dict[str, Any]) -> None:
+    print(f"\ntoken relay, {NUM_STREAMS} streams of {NUM_CHUNKS} chunks (chunks/s, median of rounds)")
+    for arm, value in summary["chunks_per_s"].items():
+        profile = ", ".join(f"{name} {us:.0f}" for name, us in summary["processor_us_per_chunk"][arm].items())
+        print(f"  {arm:9} {value:8.0f}   processor us per chunk: {profile}")
+    for name, share in summary["ratio"].items():
+        target = {"service / bare": 0.7, "service / litellm": 15}[name]
+        print(
+            f"  {name:18} {share['median']:6.2f}  ({share['q1']:.2f} to {share['q3']:.2f}; target >= {target})"
+        )
+    print("\nfirst chunk at concurrency 1 (ms)")
+    for arm, row in sorted(summary["first_chunk_ms"].items()):
+        print(f"  {arm:9} p50 {row['p50']:7.2f}  p90 {row['p90']:7.2f}  p99 {row['p99']:7.2f}")
+    added = summary["added_first_chunk_p50_ms"]
+    for name, value in added.items():
+        print(f"  {name:18} p50 {value:6.2f} ms")
+    print(
+        f"  retrieval itself   p50 {summary['retrieval_p50_ms']:6.2f} ms   (target of `service - bare` <= 3)"
+    )
+    paced, profile = summary["paced"], summary["processor_us_per_chunk"]["paced"]
+    print(f"\n{paced['streams']} streams at {1000 // GAP_MS} tokens/s, coalesced as in service")
+    print(
+        f"  {paced['tokens_per_s']:.0f} tokens/s; gateway {profile.get('gateway', 0):.1f} us a token (target <= 15)"
+    )
+    print("  processor us per token: " + ", ".join(f"{name} {us:.1f}" for name, us in profile.items()))
+    print(
+        f"  first chunk p50 {paced['first_chunk_ms']['p50']:.0f} ms, p99 {paced['first_chunk_ms']['p99']:.0f} ms"
+    )
+
+
+def run(size: Size) -> Measured:
+    """The service and, where it is installed, the LiteLLM proxy, both measured in this process."""
+    installed = litellm_proxy.is_installed()
+    if not installed:
+        print("LiteLLM is left out: its environment is not there (scripts/tools litellm)")
+    with relay_service() as service, litellm_proxy.litellm_proxy() if installed else nullcontext() as proxy:
+        return uvloop.run(measure(service, proxy, size))
+
+
+def keep(folder: Path, measured: Measured) -> None:
+    """Rows and stacks, compressed."""
+    rows.write(folder / "relay.jsonl.gz", measured.rows)
+    if measured.stacks:
+        with gzip.open(folder / "relay-worker-stacks.txt.gz", "wt") as file:
+            file.write(measured.stacks)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="seconds, not minutes: shows that it works")
+    parser.add_argument("--out", type=Path, help="folder for rows and stacks; nothing is kept without it")
+    args = parser.parse_args()
+    measured = run(QUICK if args.quick else Size())
+    if args.out:
+        keep(args.out, measured)
+    show(summarise(measured))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

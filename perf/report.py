@@ -1,0 +1,116 @@
+"""The results block of perf/README.md, from a kept summary: `python -m perf.report [FOLDER]`. No number is typed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).with_name("README.md")
+LATEST = Path(__file__).parent / "results" / "latest"
+BEGIN, END = "<!-- results: written by perf/report.py -->", "<!-- end of results -->"
+
+
+def block(summary: dict[str, Any]) -> str:
+    """Markdown of every scenario that the summary has."""
+    env = summary["environment"]
+    machine = f"{env['cores']} cores ({env['cpu']}), Python {env['python']}"
+    parts = [f"`perf/results/latest`: {machine}, {env['date']}, load before {float(env['load_before']):.1f}."]
+    if "added_latency" in summary:
+        parts += [_added(summary["added_latency"]), _retrieve(summary["retrieve_rate"])]
+    if "relay" in summary:
+        parts += [_relay(summary["relay"]), _first(summary["relay"]), _paced(summary["relay"])]
+    if "generate" in summary:
+        parts.append(_generate(summary["generate"]))
+    return "\n\n".join(parts)
+
+
+def inserted(page: str, text: str) -> str:
+    """The page with the text between its marks. Raises: ValueError without marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"the page has no {BEGIN} … {END}")
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+
+
+def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *lines])
+
+
+def _added(added: dict[str, Any]) -> str:
+    lines = [(arm, f"{row['p50']:.1f}", f"{row['p99']:.1f}") for arm, row in added["latency_ms"].items()]
+    lines += [
+        (f"**{name}**", f"**{value:.1f}** (target 3)", "") for name, value in added["added_p50_ms"].items()
+    ]
+    return "**Added latency**, a trivial question, one at a time (ms)\n\n" + _table(
+        ("arm", "p50", "p99"), lines
+    )
+
+
+def _retrieve(rate: dict[str, Any]) -> str:
+    per_s, share = rate["texts_per_s"], rate["share_of_batch_loop"]
+    lines = []
+    for arm, value in per_s.items():
+        name, _, tokens = arm.partition("/")
+        told = f"{share[arm]['median']:.2f} (target 0.80)" if arm in share else "floor"
+        lines.append((f"about {tokens}", name, f"{value:.0f}", told))
+    heads = ("tokens per text", "arm", "texts/s", "share")
+    return "**`retrieve` at 32 clients** (median of rounds)\n\n" + _table(heads, lines)
+
+
+def _relay(relay: dict[str, Any]) -> str:
+    profile = relay["processor_us_per_chunk"]
+    lines = []
+    for arm, value in relay["chunks_per_s"].items():
+        spent = ", ".join(f"{part} {us:.0f}" for part, us in profile[arm].items() if us >= 5)
+        lines.append((arm, f"{value:.0f}", spent))
+    shares = "; ".join(
+        f"{name} = **{share['median']:.2f}** (target {target}; quartiles {share['q1']:.2f} to {share['q3']:.2f})"
+        for (name, share), target in zip(relay["ratio"].items(), (0.7, 15), strict=False)
+    )
+    heads = ("arm", "chunks/s", "processor us per chunk")
+    return f"**Token relay**, 32 streams of 64 chunks (median of rounds): {shares}\n\n" + _table(heads, lines)
+
+
+def _first(relay: dict[str, Any]) -> str:
+    lines = [
+        (arm, f"{row['p50']:.1f}", f"{row['p90']:.1f}", f"{row['p99']:.1f}")
+        for arm, row in relay["first_chunk_ms"].items()
+    ]
+    added = ", ".join(f"{name} **{value:.1f}**" for name, value in relay["added_first_chunk_p50_ms"].items())
+    told = f"p50s: {added}; retrieval itself is {relay['retrieval_p50_ms']:.1f} of it (target 3)"
+    return f"**First chunk** at concurrency 1 (ms); {told}\n\n" + _table(("arm", "p50", "p90", "p99"), lines)
+
+
+def _paced(relay: dict[str, Any]) -> str:
+    paced, spent = relay["paced"], relay["processor_us_per_chunk"]["paced"]
+    parts = ", ".join(f"{part} {us:.0f}" for part, us in spent.items())
+    return (
+        f"**{paced['streams']} streams at 20 tokens/s each**, coalesced as in service: "
+        f"{paced['tokens_per_s']:.0f} tokens/s; "
+        f"gateway **{spent.get('gateway', 0.0):.1f} us** a token (target 15). All parts (us): {parts}."
+    )
+
+
+def _generate(generate: dict[str, Any]) -> str:
+    lines = []
+    for arm, value in generate["tokens_per_s"].items():
+        share = generate["share_of_engine"].get(arm)
+        name, _, streams = arm.partition("/")
+        lines.append(
+            (streams, name, f"{value:.0f}", f"{share['median']:.2f} (target 0.90)" if share else "floor")
+        )
+    heads = ("streams", "arm", "tokens/s", "share")
+    return "**Generative tier**, 135M random weights in bf16 (median of rounds)\n\n" + _table(heads, lines)
+
+
+def write(folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    README.write_text(inserted(README.read_text(), block(summary)))
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else LATEST)
