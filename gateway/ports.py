@@ -50,7 +50,7 @@ class Answerer(Protocol):
 
 
 class GenerationParams(msgspec.Struct, frozen=True, kw_only=True):
-    """max_tokens: of the whole output, those already in `continuation_ids` included. temperature 0 = greedy.
+    """max_tokens: new ones, beyond those of the prompt. temperature 0 = greedy.
 
     seed: None = the engine's choice. ignore_eos: go on to max_tokens (for measurements).
     """

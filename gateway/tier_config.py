@@ -30,7 +30,7 @@ class GenerateTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     slots: requests that one Triton replica works on at once. context_tokens: prompt and answer together; slots x
     context_tokens is the cache that is set aside. max_tokens: of an answer whose request names none. num_threads:
-    0 = all cores. weights: how they are kept; f32 alone is exact. rank: quality among the generative tiers.
+    0 = all cores. weights: how they are kept; f32 alone is exact.
     """
 
     checkpoint: str

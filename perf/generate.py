@@ -49,8 +49,8 @@ Generate = Callable[[str], Awaitable[int]]  # a prompt -> how many tokens were m
 
 @dataclass(frozen=True)
 class Size:
-    num_rounds: int = 4
-    num_tokens: int = 96
+    num_rounds: int = 3
+    num_tokens: int = 64
 
 
 QUICK = Size(num_rounds=1, num_tokens=8)

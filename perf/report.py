@@ -17,7 +17,10 @@ def block(summary: dict[str, Any]) -> str:
     """Markdown of every scenario that the summary has."""
     env = summary["environment"]
     machine = f"{env['cores']} cores ({env['cpu']}), Python {env['python']}"
-    parts = [f"`perf/results/latest`: {machine}, {env['date']}, load before {float(env['load_before']):.1f}."]
+    speed = f", a million additions in Python took {env['loop_ms']} ms" if "loop_ms" in env else ""
+    parts = [
+        f"`perf/results/latest`: {machine}, {env['date']}, load before {float(env['load_before']):.1f}{speed}."
+    ]
     if "added_latency" in summary:
         parts += [_added(summary["added_latency"]), _retrieve(summary["retrieve_rate"])]
     if "relay" in summary:

@@ -24,7 +24,7 @@ from gateway.api.auth import PEER_HEADER, Caller
 from gateway.api.collections import collection_ids
 from gateway.api.decode import BODY_TIMEOUT_S
 from gateway.api.errors import to_tidegate
-from gateway.api.grpc_errors import to_status
+from gateway.api.grpc_errors import to_status, too_large
 from gateway.api.grpc_messages import chat_body, done_event, retrieve_body, retrieve_response
 from gateway.api.grpc_stream import MAX_STALL_S, Context, EventWriter
 from gateway.api.services import Services
@@ -34,7 +34,6 @@ from gateway.errors import (
     ClientGone,
     DeadlineExceeded,
     InvalidRequest,
-    PayloadTooLarge,
     TidegateError,
     UpstreamTimeout,
 )
@@ -47,7 +46,8 @@ log = logging.getLogger("tidegate.grpc")
 HOST_HEADER = "x-tidegate-host"  # the :authority that Envoy saw: grpcio does not show it to handlers
 REQUEST_ID_KEY = "x-request-id"
 SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
-HARD_LIMIT = 4  # times max_body_bytes: what is above is refused by the library, without a code of ours
+# Above max_body_bytes: what is larger still is refused by the library before it is in memory; Envoy adds our code.
+HARD_LIMIT_BYTES = 65_536
 MAX_METADATA_BYTES = 20_480  # above Envoy's cap
 # Our own end of a call comes this much before the caller's, so that it gets our answer and not its own timer's.
 DEADLINE_MARGIN_S = 0.02
@@ -70,7 +70,10 @@ class GrpcDoor:
         """Serve; the port that was bound. Raises: RuntimeError when it is taken."""
         self._server = grpc.aio.server(
             options=(
-                ("grpc.max_receive_message_length", HARD_LIMIT * self._services.settings.max_body_bytes),
+                (
+                    "grpc.max_receive_message_length",
+                    self._services.settings.max_body_bytes + HARD_LIMIT_BYTES,
+                ),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.so_reuseport", 0),  # a second process must not bind beside us
@@ -187,7 +190,7 @@ async def _read(context: Context, max_bytes: int) -> bytes:
         await asyncio.sleep(0)  # a call that is cancelled, by us for its size or by its client, ends here
         raise InvalidRequest("The call holds no message.", code="no_message")
     if len(data) > max_bytes:
-        raise PayloadTooLarge(f"The message is larger than {max_bytes} bytes (TIDEGATE_MAX_BODY_BYTES).")
+        raise too_large(max_bytes)
     return bytes(data)
 
 

@@ -47,6 +47,10 @@ def field_name(param: str | None) -> str | None:
     return _FIELD_NAMES.get(name, name)
 
 
+def too_large(max_bytes: int) -> errors.PayloadTooLarge:
+    return errors.PayloadTooLarge(f"The message is larger than {max_bytes} bytes (TIDEGATE_MAX_BODY_BYTES).")
+
+
 def to_status(error: errors.TidegateError) -> Any:
     """A google.rpc.Status: public text, ErrorInfo, and RetryInfo where trying again may help."""
     param = field_name(error.param)

@@ -7,6 +7,7 @@ checkpoint: it runs in jinja's immutable sandbox. Refuses to know the runtime.
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class ChatFormat:
         self.num_tokens = max(num_tokens, int(tokenizer.get_vocab_size()))
         self._template = _environment().from_string(template)
         self._special_tokens = special_tokens
+        self._marks = _mark_pattern(tokenizer)
 
     @classmethod
     def load(cls, folder: Path) -> ChatFormat:
@@ -69,11 +71,14 @@ class ChatFormat:
     def render(self, messages: list[dict[str, str]]) -> str:
         """The prompt that asks for the assistant's next message.
 
+        What looks like a special token in a message is broken up: a document or a caller that spells the mark of a
+        turn's end must not be able to end one.
         Raises: ValueError with the template's own words when it refuses these messages.
         """
+        harmless = [{**each, "content": self._marks.sub(_broken_up, each["content"])} for each in messages]
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._special_tokens
+                messages=harmless, add_generation_prompt=True, **self._special_tokens
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise ValueError(f"the checkpoint's chat template refuses these messages ({error})") from error
@@ -89,6 +94,20 @@ class ChatFormat:
     def count_many(self, texts: list[str]) -> list[int]:
         found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [len(encoding) for encoding in found]
+
+
+def _mark_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
+    """Matches every special token as it is spelled; nothing when there is none."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    marks = sorted(
+        (token.content for token in added if token.special and token.content), key=len, reverse=True
+    )
+    return re.compile("|".join(map(re.escape, marks)) or r"(?!)")
+
+
+def _broken_up(mark: re.Match[str]) -> str:
+    """Nothing is taken out: what stands around it could close up to another one."""
+    return f"{mark[0][:1]} {mark[0][1:]}"
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

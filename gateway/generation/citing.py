@@ -21,7 +21,7 @@ MAX_MARK_CHARS = 40  # longer brackets are text
 # Every repetition is bounded, so that no text takes time out of proportion.
 _MARK = re.compile(r"[ \t]{0,3}\[(\d{1,3}(?:\s{0,2}[,;]\s{0,2}\d{1,3}){0,8})\]")
 _OPEN = re.compile(rf"[ \t]{{0,3}}(?:\[[\d\s,;]{{0,{MAX_MARK_CHARS}}})?\Z")  # what may be the start of a mark
-_SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’»)]*(?:\s|\Z)|\n")
+_SENTENCE_END = re.compile(r"(?<![.!?。！？])[.!?。！？]++[\"'”’»)]*+(?:\s|\Z)|\n")
 
 
 class Cited(NamedTuple):

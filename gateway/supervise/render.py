@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from gateway import errors
-from gateway.api.grpc_errors import to_status
+from gateway.api.grpc_errors import to_status, too_large
 from gateway.settings import Settings
 from gateway.supervise.assets import Assets, package_parent
 from gateway.supervise.binaries import find_envoy, find_redis
@@ -104,6 +104,7 @@ def render_envoy(settings: Settings, assets: Assets) -> str:
         max_heap_bytes=ENVOY_HEAP_BYTES,
         max_upload_bytes=settings.max_file_bytes + MIB,
         local_replies=LOCAL_REPLIES,
+        too_large=LocalReply("EQ", 413, errors.PayloadTooLarge, too_large(settings.max_body_bytes).message),
     )
 
 

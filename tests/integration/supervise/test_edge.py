@@ -11,9 +11,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 import pytest_asyncio
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from gateway.settings import Settings, load_settings
 from gateway.supervise import render
@@ -124,7 +127,7 @@ async def both_healthy(settings: Settings) -> None:
         while time.monotonic() < deadline_s:
             with contextlib.suppress(httpx.HTTPError):
                 url = f"http://127.0.0.1:{settings.envoy_admin_port}/clusters"
-                if (await client.get(url)).text.count("::health_flags::healthy") == 2:
+                if (await client.get(url)).text.count("::health_flags::healthy") == 4:  # two doors
                     return
             await asyncio.sleep(0.05)
     raise AssertionError("Envoy did not find both workers healthy")
@@ -141,6 +144,22 @@ async def test_http1_and_http2_share_the_port(edge: Edge) -> None:
         answer = await client.get("/v1/models")
     assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
     assert answer.headers["server"] == "tidegate"
+
+
+async def test_without_a_ready_worker_a_grpc_call_gets_our_code_and_a_delay(edge: Edge) -> None:
+    for worker in edge.workers:
+        worker.is_ready = False
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.settings.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_stream("/tidegate.v1.ChatService/Chat")(b"", timeout=10).read()
+    status = rpc_status.from_call(caught.value)
+    assert status is not None
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(retry)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert (info.reason, retry.retry_delay.seconds) == ("upstream_unavailable", 1)
+    assert caught.value.details() == "The service is not ready for this request; try again."
 
 
 async def test_without_a_ready_worker_the_refusal_is_ours(edge: Edge, client: httpx.AsyncClient) -> None:

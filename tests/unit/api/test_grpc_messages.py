@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from contextlib import suppress
 from typing import get_args, get_type_hints
 
@@ -97,6 +99,22 @@ def test_what_the_parser_takes_the_count_takes_too(data: bytes) -> None:
     except InvalidRequest as error:
         refusal = error.message
     assert refusal is None or "wire type" in refusal
+
+
+@pytest.mark.parametrize("entry", [b"\x12\x00", b"\x12\x02\x08\x03"], ids=["empty", "user"])
+def test_a_million_messages_cost_as_much_as_the_limit(entry: bytes) -> None:
+    """Parsing them would take 46 MiB and 70 ms."""
+    data = entry * 1_000_000
+    tracemalloc.start()
+    cpu_s = time.process_time()
+    with pytest.raises(InvalidRequest) as caught:
+        check_size(data, max_messages=1000)
+    cpu_s = time.process_time() - cpu_s
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.code == "too_many_messages"
+    assert peak_bytes < 100_000
+    assert cpu_s < 0.05
 
 
 def test_other_entries_are_bounded_too() -> None:
