@@ -28,6 +28,7 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 Value: TypeAlias = bytes | str | Sequence[bytes] | npt.NDArray[Any]
 Array: TypeAlias = npt.NDArray[Any]
 Outputs: TypeAlias = dict[str, Array | list[bytes]]
+Layout: TypeAlias = tuple[tuple[str, str], ...]  # name and dtype of each output of an answer
 Read = TypeVar("Read")
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -131,6 +132,7 @@ class Plan(NamedTuple):
     tensors: tuple[Tensor, ...]  # in the order of the template's inputs
     output_dtypes: dict[str, str]
     required_outputs: frozenset[str]
+    layouts: dict[Layout, tuple[str, ...]]  # of answers that were found to fit, with their outputs' names
 
 
 class TritonClient:
@@ -292,7 +294,7 @@ def make_plan(model: Model, names: Iterable[str], batch: int) -> Plan:
         template.parameters["triton_enable_empty_final_response"].bool_param = True
     dtypes = {tensor.name: tensor.dtype for tensor in model.outputs}
     required = frozenset(tensor.name for tensor in model.outputs if not tensor.optional)
-    return Plan(model, batch, template, tensors, dtypes, required)
+    return Plan(model, batch, template, tensors, dtypes, required, {})
 
 
 def fill(plan: Plan, inputs: Mapping[str, Value]) -> Any:
@@ -324,18 +326,27 @@ def _encode(tensor: Tensor, value: Value, batch: int) -> bytes:
 
 def read_raw(plan: Plan, answer: Any) -> dict[str, bytes]:
     """Outputs by name, as they came over the wire. Raises: UpstreamProtocolError as `read_outputs`."""
-    model, dtypes, raws = plan.model.name, plan.output_dtypes, answer.raw_output_contents
-    if len(raws) != len(answer.outputs):
-        raise _protocol_error(f"{model}: {len(answer.outputs)} outputs but {len(raws)} contents")
-    outputs: dict[str, bytes] = {}
-    for output, raw in zip(answer.outputs, raws, strict=True):
-        name = output.name
-        if dtypes.get(name) != output.datatype:
-            raise _protocol_error(f"{model}: unexpected output {name} of {output.datatype}")
-        outputs[name] = raw
-    if len(outputs) != len(dtypes) and (missing := plan.required_outputs - outputs.keys()):
-        raise _protocol_error(f"{model}: outputs missing: {sorted(missing)}")
-    return outputs
+    layout = tuple([(output.name, output.datatype) for output in answer.outputs])
+    names = plan.layouts.get(layout)
+    if names is None:  # a model has one or two: each is judged once, not with every token
+        names = plan.layouts[layout] = _names_of(plan, layout)
+    raws = list(answer.raw_output_contents)
+    if len(raws) != len(names):
+        raise _protocol_error(f"{plan.model.name}: {len(names)} outputs but {len(raws)} contents")
+    return dict(zip(names, raws, strict=True))
+
+
+def _names_of(plan: Plan, layout: Layout) -> tuple[str, ...]:
+    """Raises: UpstreamProtocolError when these are not outputs of the model, or lack one that it must give."""
+    model, known = plan.model.name, plan.output_dtypes.items()
+    unexpected = [f"{name} of {dtype}" for name, dtype in layout if (name, dtype) not in known]
+    if unexpected:
+        raise _protocol_error(f"{model}: unexpected output {unexpected[0]}")
+    names = tuple(name for name, _ in layout)
+    missing = plan.required_outputs - set(names)
+    if missing or len(set(names)) != len(names):
+        raise _protocol_error(f"{model}: outputs missing or doubled: {sorted(missing or names)}")
+    return names
 
 
 def read_outputs(plan: Plan, answer: Any) -> Outputs:

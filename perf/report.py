@@ -17,7 +17,11 @@ def block(summary: dict[str, Any]) -> str:
     """Markdown of every scenario that the summary has."""
     env = summary["environment"]
     machine = f"{env['cores']} cores ({env['cpu']}), Python {env['python']}"
-    speed = f", a million additions in Python took {env['loop_ms']} ms" if "loop_ms" in env else ""
+    speed = (
+        f", a million additions {env['loop_ms']} ms, a matrix product {env['matmul_ms']} ms"
+        if "loop_ms" in env
+        else ""
+    )
     parts = [
         f"`perf/results/latest`: {machine}, {env['date']}, load before {float(env['load_before']):.1f}{speed}."
     ]

@@ -168,7 +168,7 @@ async def _stream(
         try:
             receipt = await services.pipeline.run(chat, sink)
             wants_usage = body.stream_options is not None and body.stream_options.include_usage
-            await stream.write(sink.last(receipt, include_usage=wants_usage))
+            await stream.write(sink.last(receipt, include_usage=wants_usage), is_last=True)
         except ClientGone:
             raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001  the edge: to_tidegate logs what is not ours
@@ -176,7 +176,6 @@ async def _stream(
             if not stream.started:
                 return _refusal(ours, chat)
             await stream.fail(ours)
-        await stream.close()
     return None
 
 

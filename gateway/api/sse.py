@@ -110,8 +110,11 @@ class EventStream:
             self._flush_timer.cancel()
             self._flush_timer = None
 
-    async def write(self, frames: bytes) -> None:
-        """Ready frames in one write. Raises: ClientGone when the reader left or takes nothing for MAX_STALL_S."""
+    async def write(self, frames: bytes, *, is_last: bool = False) -> None:
+        """Ready frames in one write; is_last: the stream ends with them.
+
+        Raises: ClientGone when the reader left or takes nothing for MAX_STALL_S.
+        """
         if self._pending:
             frames = bytes(self._pending) + frames
             self._pending.clear()
@@ -121,8 +124,11 @@ class EventStream:
                 self._response = await self._request.respond(
                     content_type="text/event-stream; charset=utf-8", headers=self._headers
                 )
-            async with asyncio.timeout(MAX_STALL_S):
-                await self._response.send(frames)
+            if self._is_keeping_up():
+                await self._response.send(frames, end_stream=is_last)
+            else:
+                async with asyncio.timeout(MAX_STALL_S):
+                    await self._response.send(frames, end_stream=is_last)
         except TimeoutError:
             self._abort()
             raise ClientGone("the reader took nothing for too long") from None
@@ -132,11 +138,12 @@ class EventStream:
 
     async def fail(self, error: TidegateError) -> None:
         """End a started stream with one well-formed error event."""
-        await self.write(self.event(msgspec.json.encode({"error": error.body()})))
+        await self.write(self.event(msgspec.json.encode({"error": error.body()})), is_last=True)
 
-    async def close(self) -> None:
-        if self._response is not None:
-            await self._response.send(end_stream=True)
+    def _is_keeping_up(self) -> bool:
+        """Whether the reader took all there was, so that a write cannot have to wait."""
+        transport: Any = self._request.transport
+        return transport is not None and transport.get_write_buffer_size() == 0
 
     def _abort(self) -> None:
         transport: Any = self._request.transport
