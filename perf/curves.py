@@ -77,9 +77,9 @@ def _panel(axes: Any, name: str, points: list[Point]) -> None:
     p50, p99 = [point.p50_ms for point in points], [point.p99_ms for point in points]
     axes.plot(rates, p99, "o-", color=TAIL, lw=1.3, ms=3.5, mfc="white")
     axes.plot(rates, p50, "o-", color=MEDIAN, lw=2, ms=4.5)
-    for label, values, color in (("p50", p50, MEDIAN), ("p99", p99, TAIL)):
+    for label, values, color, up in (("p50", p50, MEDIAN, 0), ("p99", p99, TAIL, 5)):
         at = (rates[-1], values[-1])
-        axes.annotate(label, at, (7, 0), **_NEAR, va="center", fontsize=8, color=color, weight="bold")
+        axes.annotate(label, at, (7, up), **_NEAR, va="center", fontsize=8, color=color, weight="bold")
     for point in points:
         at = (point.requests_per_s, point.p50_ms)
         axes.annotate(str(point.concurrency), at, (5, -5), **_NEAR, va="top", fontsize=7.5, color=MEDIAN)

@@ -10,7 +10,8 @@ chunk by chunk. Arms, interleaved in one run:
 
 relay_rate    chunks/s at 32 streams, rounds of each arm in turn
 relay_first   time to the first chunk at concurrency 1; `parts` is `retrieve`, then `bare`: what the service calls
-relay_paced   some hundred streams at 20 tokens/s each, tokens coalesced as in service: gateway processor time a token
+relay_paced   some hundred streams at 20 tokens/s each, tokens coalesced as in service: gateway processor time a token,
+              over whole streams of 64 tokens (`paced`), and between the first and the last token (`steady`)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import asyncio
 import gzip
 import random
+import re
 import statistics
 import subprocess
 import time
@@ -43,7 +45,7 @@ from perf import litellm_proxy, rows
 from perf.litellm_proxy import Proxy
 from perf.profile import processor_seconds, spent
 from perf.relay_service import TIER, relay_service
-from perf.relay_text import CHUNKS, NUM_CHUNKS
+from perf.relay_text import CHUNKS, NUM_CHUNKS, chunk
 from perf.rows import Row
 from perf.service import Service
 from perf.streams import BrokenStream, StreamClient, Times, check, check_ids, check_joined
@@ -55,6 +57,7 @@ GAP_MS = 50
 PACED = f"gap_ms={GAP_MS}"  # 20 tokens/s; they share messages by the service's own rule
 PY_SPY = litellm_proxy.ENVIRONMENT / "bin" / "py-spy"
 SPY_S, SPY_HZ = 5, 100
+TEXT = re.compile(rb" w\d{3}")
 _RAW_CHUNKS = [len(text).to_bytes(4, "little") + text.encode() for text in CHUNKS]
 
 Ask = Callable[[], Awaitable[Times]]
@@ -69,9 +72,10 @@ class Size:
     num_first: int = 150
     num_paced: int = 300
     paced_turns: int = 3
+    steady_s: float = 6.0
 
 
-QUICK = Size(num_rounds=1, round_s=0.5, num_first=5, num_paced=20, paced_turns=1)
+QUICK = Size(num_rounds=1, round_s=0.5, num_first=5, num_paced=20, paced_turns=1, steady_s=0.5)
 
 
 @dataclass
@@ -145,9 +149,9 @@ class Http:
             client.close()
 
 
-def body_of(knobs: str) -> dict[str, Any]:
+def body_of(knobs: str, num_tokens: int = NUM_CHUNKS) -> dict[str, Any]:
     messages = [{"role": "user", "content": f"{QUESTION} {knobs}"}]
-    return {"model": TIER, "stream": True, "max_tokens": NUM_CHUNKS, "messages": messages}
+    return {"model": TIER, "stream": True, "max_tokens": num_tokens, "messages": messages}
 
 
 def check_plain(body: bytes) -> None:
@@ -181,6 +185,7 @@ async def measure(service: Service, proxy: Proxy | None, size: Size) -> Measured
         await _first_chunks(triton, arms, size, out)
         out.stacks = await _stacks(service, arms["service"]) if size is not QUICK else ""
         await _paced(service, size, out)
+        await _steady(service, size, out)
     finally:
         await bare.close()
         for http in https.values():
@@ -258,6 +263,43 @@ async def _paced(service: Service, size: Size, out: Measured) -> None:
     out.profile["paced"] = spent(before, processor_seconds(service), num_tokens)
 
 
+async def _steady(service: Service, size: Size, out: Measured) -> None:
+    """The middle of long streams: every one has its first chunk already, none has its last."""
+    start_s = 3.0
+    num_tokens = int((start_s + 2 * size.steady_s + 2.0) * 1000 / GAP_MS)
+    expected = [chunk(number) for number in range(num_tokens)]
+    calls = (
+        StreamClient.connect(
+            service.settings.port, litellm_proxy.PATH, body_of(PACED, num_tokens), service.headers
+        )
+        for _ in range(size.num_paced)
+    )
+    clients = [await call for call in calls]
+    rng = random.Random(0)
+
+    async def stream(client: StreamClient) -> None:
+        await asyncio.sleep(rng.uniform(0, start_s))
+        _, body = await client.ask()
+        check_joined(body, expected)
+
+    def num_received() -> int:
+        return sum(len(TEXT.findall(client.received())) for client in clients)
+
+    async with asyncio.TaskGroup() as group:
+        for client in clients:
+            group.create_task(stream(client))
+        await asyncio.sleep(start_s + 2.0)
+        if not all(TEXT.search(client.received()) for client in clients):
+            raise BrokenStream("a stream has no first chunk yet, when the middle of all is to be measured")
+        before, count = processor_seconds(service), num_received()
+        await asyncio.sleep(size.steady_s)
+        out.profile["steady"] = spent(before, processor_seconds(service), num_received() - count)
+        if any(b"[DONE]" in client.received() for client in clients):
+            raise BrokenStream("a stream ended while its middle was measured")
+    for client in clients:
+        client.close()
+
+
 async def _stacks(service: Service, asks: list[Ask]) -> str:
     """Stacks of the worker under load as py-spy saw them, one a line with its count; "" where it may not look."""
     worker = next(
@@ -330,6 +372,10 @@ def show(summary: dict[str, Any]) -> None:
     print(f"\n{paced['streams']} streams at {1000 // GAP_MS} tokens/s, coalesced as in service")
     print(
         f"  {paced['tokens_per_s']:.0f} tokens/s; gateway {profile.get('gateway', 0):.1f} us a token (target <= 15)"
+    )
+    steady = summary["processor_us_per_chunk"]["steady"]
+    print(
+        f"  while they stream (without what a request costs once): gateway {steady.get('gateway', 0):.1f} us a token"
     )
     print("  processor us per token: " + ", ".join(f"{name} {us:.1f}" for name, us in profile.items()))
     print(

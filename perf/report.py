@@ -93,12 +93,15 @@ def _first(relay: dict[str, Any]) -> str:
 
 
 def _paced(relay: dict[str, Any]) -> str:
-    paced, spent = relay["paced"], relay["processor_us_per_chunk"]["paced"]
+    paced, profile = relay["paced"], relay["processor_us_per_chunk"]
+    spent, steady = profile["paced"], profile["steady"]
     parts = ", ".join(f"{part} {us:.0f}" for part, us in spent.items())
     return (
         f"**{paced['streams']} streams at 20 tokens/s each**, coalesced as in service: "
         f"{paced['tokens_per_s']:.0f} tokens/s; "
-        f"gateway **{spent.get('gateway', 0.0):.1f} us** a token (target 15). All parts (us): {parts}."
+        f"gateway **{spent.get('gateway', 0.0):.1f} us** a token over whole streams of 64 tokens, "
+        f"**{steady.get('gateway', 0.0):.1f} us** between first and last token (target 15). All parts of whole streams "
+        f"(us): {parts}."
     )
 
 

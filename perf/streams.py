@@ -100,6 +100,10 @@ class StreamClient(asyncio.Protocol):
             self._ended = None
         return Times(sent_s, self._first_s, done_s), unframed(b"".join(self._parts))
 
+    def received(self) -> bytes:
+        """What has come of the running stream so far, with its framing."""
+        return b"".join(self._parts)
+
     async def lost(self) -> None:
         """Returns when the connection is closed."""
         await self._lost.wait()

@@ -33,7 +33,8 @@ def test_every_figure_of_the_relay_is_told_beside_its_target() -> None:
     text = block(summary())
     assert "service / bare = **0.80** (target 0.7" in text
     assert "service / litellm = **16.00** (target 15" in text
-    assert "gateway **50.0 us** a token (target 15)" in text
+    assert "gateway **50.0 us** a token over whole streams" in text
+    assert "**50.0 us** between first and last token (target 15)" in text
     assert "| 32 | grpc | 50 | 1.00 (target 0.90) |" in text
 
 

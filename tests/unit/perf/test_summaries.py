@@ -21,7 +21,7 @@ def measured(*, with_litellm: bool = True) -> Measured:
     found += [
         Row("relay_paced/service", turn, turn, turn, turn + 4, NUM_CHUNKS, turn + 0.1) for turn in range(2)
     ]
-    profile = {arm: {"gateway": 50.0} for arm in [*TOOK_S, "paced"]}
+    profile = {arm: {"gateway": 50.0} for arm in [*TOOK_S, "paced", "steady"]}
     return Measured(found, profile)
 
 
