@@ -25,6 +25,7 @@ pytestmark = pytest.mark.timeout(600)
 
 QUESTION = "What does Envoy do?"
 CONTEXT_TOKENS = 1800
+LONG_TOKENS = 800  # about a second of work
 SLOTS = 2
 NUM_REPLICAS = 2
 
@@ -50,6 +51,17 @@ def writing(
         gateway_workers=1,
         queue_max=64,
     )
+
+
+@pytest.fixture(scope="module")
+def long_question(writing: Service) -> str:
+    """One whose greedy answer goes on for LONG_TOKENS: random weights may end an answer anywhere."""
+    for number in range(20):
+        question = f"{QUESTION} {number}"
+        reply = ask(writing, question=question, max_tokens=LONG_TOKENS)
+        if reply["choices"][0]["finish_reason"] == "length":
+            return question
+    raise AssertionError("every answer ended early")
 
 
 def body(model: str = "small", question: str = QUESTION, **extra: Any) -> dict[str, Any]:
@@ -184,18 +196,18 @@ def pending(service: Service) -> float:
     return total
 
 
-async def test_a_client_that_leaves_frees_the_engines_slot(writing: Service) -> None:
+async def test_a_client_that_leaves_frees_the_engines_slot(writing: Service, long_question: str) -> None:
     headers = {"authorization": f"Bearer {writing.api_key}"}
 
     def is_running(count: int) -> bool:
         return engine_count(writing, "tidegate_generate_running") == count
 
     async with httpx.AsyncClient(base_url=writing.base_url, headers=headers, timeout=60) as client:
-        asked = body(max_tokens=900, stream=True)  # more than a second of work
+        asked = body(question=long_question, max_tokens=LONG_TOKENS, stream=True)
         async with client.stream("POST", "/v1/chat/completions", json=asked) as reply:
-            async for line in reply.aiter_lines():
-                if line.startswith("data: {"):
-                    break
+            lines = reply.aiter_lines()  # held: an iterator that is dropped closes the connection
+            while not (await anext(lines)).startswith("data: {"):
+                pass
             await asyncio.to_thread(wait_for, lambda: is_running(1), 1, "the engine at work")
     left_s = await asyncio.to_thread(wait_for, lambda: is_running(0), 1, "the free slot")
     assert left_s < 0.5
@@ -214,10 +226,11 @@ def busiest(stubs: list[psutil.Process], since: Callable[[psutil.Process], float
     return max(stubs, key=lambda stub: sum(stub.cpu_times()[:2]) - since(stub))
 
 
-async def test_an_answer_survives_its_replica(writing: Service) -> None:
+async def test_an_answer_survives_its_replica(writing: Service, long_question: str) -> None:
     """The stub that writes is killed in mid-stream: the text goes on on the other replica as if nothing were."""
-    asked = body(max_tokens=400)
-    expected = text_of(await asyncio.to_thread(lambda: ask(writing, max_tokens=400)))
+    asked = body(question=long_question, max_tokens=LONG_TOKENS)
+    options = {"question": long_question, "max_tokens": LONG_TOKENS}
+    expected = text_of(await asyncio.to_thread(lambda: ask(writing, **options)))
     before = {stub.pid: sum(stub.cpu_times()[:2]) for stub in engine_stubs(writing, "small")}
     headers = {"authorization": f"Bearer {writing.api_key}"}
     text, killed = "", 0.0
