@@ -74,9 +74,10 @@ def _relay(relay: dict[str, Any]) -> str:
     for arm, value in relay["chunks_per_s"].items():
         spent = ", ".join(f"{part} {us:.0f}" for part, us in profile[arm].items() if us >= 5)
         lines.append((arm, f"{value:.0f}", spent))
+    targets = {"service / bare": "target 0.7; ", "service / litellm": "target 15; "}
     shares = "; ".join(
-        f"{name} = **{share['median']:.2f}** (target {target}; quartiles {share['q1']:.2f} to {share['q3']:.2f})"
-        for (name, share), target in zip(relay["ratio"].items(), (0.7, 15), strict=False)
+        f"{name} = **{share['median']:.2f}** ({targets.get(name, '')}quartiles {share['q1']:.2f} to {share['q3']:.2f})"
+        for name, share in relay["ratio"].items()
     )
     heads = ("arm", "chunks/s", "processor us per chunk")
     return f"**Token relay**, 32 streams of 64 chunks (median of rounds): {shares}\n\n" + _table(heads, lines)
