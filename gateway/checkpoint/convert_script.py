@@ -6,6 +6,7 @@ The last line of a failure is its cause. Code that a checkpoint carries is never
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -56,6 +57,7 @@ def compress(path: Path, weights: str, config: object) -> None:
     import nncf
     import openvino
 
+    nncf.set_log_level(logging.WARNING)  # its tables are no progress
     model = openvino.Core().read_model(path)
     if weights == "int8":
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
