@@ -13,6 +13,8 @@ import numpy as np
 import openai
 import pytest
 
+from tests.e2e.conftest import wait_for
+
 GUIDE = b"""# Harbour guide
 
 ## Opening hours
@@ -38,6 +40,8 @@ def store(client: openai.OpenAI) -> Iterator[str]:
         vector_store_id=made.id, file=("harbour.md", io.BytesIO(GUIDE)), poll_interval_ms=50
     )
     assert file.status == "completed", file.last_error
+    # Every `search` model follows the database within a moment (ARCHITECTURE: life of a document), not at once.
+    wait_for(lambda: client.vector_stores.search(made.id, query="pier").data, 1, "the guide in the index")
     yield made.id
     client.vector_stores.delete(made.id)
 
