@@ -32,6 +32,7 @@ from gateway.types import Passage, Scope
 from perf.checkpoint import random_tier, tiers_file
 from perf.curves import draw
 from perf.environment import environment
+from perf.overhead import QUESTIONS
 from perf.points import NUM_TOKENS, Point, merged, parse
 from perf.service import running_service
 
@@ -40,16 +41,6 @@ TOOL = ROOT / ".venv" / "perf-analyzer"
 RESULTS = Path(__file__).parent / "results" / "perf_analyzer"
 SCOPE = Scope(tenant_id="default", k=5)
 MEASURE_S = 180.0  # limit of one concurrency
-QUESTIONS = (
-    "What happens when a Triton replica dies?",
-    "How are documents split into chunks?",
-    "Which port does the edge listen on?",
-    "Who may call without an API key?",
-    "What does a receipt tell about a request?",
-    "How is a dead stub noticed by the guard?",
-    "Where are uploaded files kept on disk?",
-    "Why is numpy held below version two?",
-)
 CONCURRENCIES = (1, 2, 4, 8, 16, 32)
 
 Step = dict[str, list[Any]]  # one request: tensor -> values
