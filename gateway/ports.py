@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gateway.errors import InvalidRequest
 from gateway.types import Delta, Inquiry, Passage, Scope
 
 
@@ -26,6 +27,34 @@ class Retriever(Protocol):
         """Passages for a question, best first.
 
         Raises: UpstreamUnavailable, UpstreamTimeout, UpstreamProtocolError.
+        """
+        ...
+
+
+class SearchRequest(NamedTuple):
+    """embedding: [D] of scope.embedder, any length > 0. text: the question, for lexical search."""
+
+    embedding: npt.NDArray[np.float32]
+    text: str
+    scope: Scope
+
+
+class VectorStore(Protocol):
+    """What the model `search` asks: the corpus as one store keeps it. One thread may apply while others search."""
+
+    @property
+    def epoch(self) -> int:
+        """Everything committed up to here is searchable."""
+        ...
+
+    @property
+    def num_chunks(self) -> int: ...
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[bytes | InvalidRequest]:
+        """For each request the JSON list of its passages, best first, or what is wrong with that request.
+
+        Tenant, collections, embedder and filters bound what is found; an unknown or foreign collection finds nothing.
+        Raises: UpstreamError when the store is away.
         """
         ...
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 EMBEDDING_DIM = 384
-EMBEDDING_MODEL = "all-MiniLM-L6-v2"  # its name in the API
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+
+from gateway.filters import Filter
+
+DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"  # its name in the API
 
 
 class Outcome(enum.StrEnum):
@@ -27,7 +31,12 @@ class Tenant(msgspec.Struct, frozen=True):
 
 
 class Passage(msgspec.Struct, frozen=True, kw_only=True):
-    """A retrieved chunk with its score. Offsets are characters into the stored text of the file."""
+    """A retrieved chunk, or several neighbours merged into one passage, with its scores.
+
+    start, end: characters into the stored text of the file; text == stored[start:end]. chunk_id, ordinal: the chunk
+    that matched best; chunk_ids: all that the passage holds, in reading order. page: 1-based, of `start`;
+    0 = the format has no pages. A list of passages is in the order of rank_score, best first.
+    """
 
     chunk_id: int
     collection_id: str
@@ -38,15 +47,26 @@ class Passage(msgspec.Struct, frozen=True, kw_only=True):
     start: int
     end: int
     text: str
-    score: float  # cosine, -1..1
+    page: int = 0
+    chunk_ids: list[int] = []
+    lexical: float = 0.0  # BM25 of the best chunk, >= 0, no upper bound; 0 = no word in common
+    rank_score: float = 0.0  # what the order follows, 0..1
+    score: float  # cosine of the best chunk with the question, -1..1
 
 
-class Scope(msgspec.Struct, frozen=True, kw_only=True):
-    """What a search may see. `collections` empty = all of the tenant's."""
+class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a search may see. `collections` empty = all of the tenant's.
+
+    embedder: the model that made the embedding; vectors of other models are never compared with it. ranking: which
+    evidence orders the passages.
+    """
 
     tenant_id: str
     collections: list[str] = []
     k: int = 5
+    filters: Filter | None = None
+    ranking: Literal["hybrid", "dense", "lexical"] = "hybrid"
+    embedder: str = DEFAULT_EMBEDDER
 
 
 class Citation(msgspec.Struct, frozen=True, kw_only=True):

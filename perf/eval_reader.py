@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.generation import extractive
-from gateway.generation.terms import is_content, stem, words
+from gateway.language.terms import is_content, stem, words
 from gateway.settings import load_settings
 from gateway.types import Passage
 

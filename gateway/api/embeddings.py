@@ -16,7 +16,8 @@ from gateway.api.decode import clean_text, json_body
 from gateway.api.schemas import EmbeddingsBody
 from gateway.api.services import Services
 from gateway.errors import InvalidRequest, NotFound
-from gateway.tensors import EMBEDDING_DIM, EMBEDDING_MODEL
+from gateway.tensors import EMBEDDING_DIM
+from gateway.types import DEFAULT_EMBEDDER
 
 _BODY = msgspec.json.Decoder(EmbeddingsBody)
 MAX_TEXTS = 2048
@@ -39,7 +40,7 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
         await asyncio.sleep(0)
     reply = {
         "object": "list",
-        "model": EMBEDDING_MODEL,
+        "model": DEFAULT_EMBEDDER,
         "data": data,
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
@@ -52,14 +53,16 @@ def _row(index: int, vector: npt.NDArray[np.float32], encoding: str) -> msgspec.
 
 
 def _texts(body: EmbeddingsBody, max_chars: int) -> list[str]:
-    if body.model != EMBEDDING_MODEL:
+    if body.model != DEFAULT_EMBEDDER:
         raise NotFound(
-            f"The embedding model {body.model!r} does not exist; use {EMBEDDING_MODEL}.",
+            f"The embedding model {body.model!r} does not exist; use {DEFAULT_EMBEDDER}.",
             code="model_not_found",
             param="model",
         )
     if body.dimensions not in (None, EMBEDDING_DIM):
-        raise InvalidRequest(f"dimensions must be {EMBEDDING_DIM} for {EMBEDDING_MODEL}.", param="dimensions")
+        raise InvalidRequest(
+            f"dimensions must be {EMBEDDING_DIM} for {DEFAULT_EMBEDDER}.", param="dimensions"
+        )
     given = [body.input] if isinstance(body.input, str) else body.input
     if not given:
         raise InvalidRequest("input is empty.", param="input")

@@ -8,8 +8,9 @@ from sanic import HTTPResponse, Request
 from gateway.api.auth import http_caller
 from gateway.api.services import Services
 from gateway.errors import NotFound
-from gateway.tensors import EMBEDDING_DIM, EMBEDDING_MODEL
+from gateway.tensors import EMBEDDING_DIM
 from gateway.tiering.tiers import AUTO
+from gateway.types import DEFAULT_EMBEDDER
 
 CREATED = 1_763_769_600  # a fixed date: the models ship with the release
 
@@ -30,7 +31,7 @@ def _models(services: Services) -> list[dict[str, object]]:
         rows.append(_model(tier.name, about))
     rows.append(
         _model(
-            EMBEDDING_MODEL,
+            DEFAULT_EMBEDDER,
             {"kind": "embedding", "description": "Sentence embeddings.", "dim": EMBEDDING_DIM},
         )
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gateway.generation.features import Piece, pieces
-from gateway.generation.terms import stem, words
+from gateway.language.terms import stem, words
 from gateway.types import Citation, Passage
 
 MAX_CLAIM_CHARS = 600  # of the answer, back from a mark, that are looked at

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.generation.features import NAMES, Candidate, candidates, lexical
-from gateway.generation.question import read
-from gateway.generation.sentences import Kind
+from gateway.language.question import read
+from gateway.language.sentences import Kind
 from gateway.types import Citation, Delta, Passage
 
 # question, sentences -> cosine of each sentence with the question, shape [len(sentences)]

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gateway.generation.question import Question, Wanted, evidence
-from gateway.generation.sentences import Kind, Span, split
-from gateway.generation.terms import Word, inner_stems, stem, words
+from gateway.language.question import Question, Wanted, evidence
+from gateway.language.sentences import Kind, Span, split
+from gateway.language.terms import Word, inner_stems, stem, words
 from gateway.types import Passage
 
 NAMES = ("cover", "near", "linked", "evidence", "cosine", "passage", "length")

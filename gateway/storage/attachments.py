@@ -37,6 +37,8 @@ class AttachmentRow(msgspec.Struct, frozen=True):
     attempts: int
     lease_until: float
     created_at: int
+    replaces: str | None = None
+    epoch: int = 0  # of the last change of its attributes
 
 
 def attach_file(
@@ -101,7 +103,7 @@ def _refresh(
     again = [row.file_id for row in there.values() if row.status in {"failed", "cancelled"}]
     changes: list[tuple[list[str], dict[str, Any]]] = []
     if attributes:
-        changes.append((list(there), {"attributes": attributes}))
+        changes.append((list(there), {"attributes": attributes, "epoch": next_epoch(conn)}))
     if again:
         values = {"status": "in_progress", "error_code": None, "error_message": None}
         changes.append((again, values | {"attempts": 0, "lease_until": 0.0, "chunks_done": 0}))
@@ -166,8 +168,11 @@ def list_attachments(
 def update_attributes(
     conn: sa.Connection, tenant_id: str, collection_id: str, file_id: str, attributes: dict[str, Any]
 ) -> AttachmentRow | None:
-    """Replace the attributes. None when the file is not in the collection."""
-    return _update(conn, tenant_id, collection_id, file_id, {"attributes": attributes})
+    """Replace the attributes; searches see them from the next epoch. None when the file is not in the collection."""
+    if get_attachment(conn, tenant_id, collection_id, file_id) is None:
+        return None
+    changed = {"attributes": attributes, "epoch": next_epoch(conn)}
+    return _update(conn, tenant_id, collection_id, file_id, changed)
 
 
 def detach_file(conn: sa.Connection, tenant_id: str, collection_id: str, file_id: str) -> bool:

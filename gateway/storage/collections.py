@@ -15,6 +15,7 @@ from gateway.storage.ids import new_id
 from gateway.storage.match import among, equals
 from gateway.storage.paging import AnySelect, page
 from gateway.storage.schema import collection_files, collections
+from gateway.types import DEFAULT_EMBEDDER
 
 _MAX_SHOWN_CHARS = 80  # of a caller's own text inside an error
 
@@ -28,6 +29,8 @@ class CollectionRow(msgspec.Struct, frozen=True):
     metadata: dict[str, Any]
     epoch: int
     created_at: int
+    embedder: str = DEFAULT_EMBEDDER
+    next_embedder: str | None = None  # being changed to
 
 
 class FileCounts(msgspec.Struct):

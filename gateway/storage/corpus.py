@@ -17,9 +17,11 @@ import sqlalchemy as sa
 from gateway.storage.epochs import current_epoch, next_epoch, remove_chunks, stamp_collection
 from gateway.storage.paging import AnySelect
 from gateway.storage.schema import chunks, collection_files, files, removals
+from gateway.types import DEFAULT_EMBEDDER
 
 __all__ = [
     "ChunkRow",
+    "FileRow",
     "NewChunk",
     "RemovalRow",
     "Tail",
@@ -55,12 +57,13 @@ class WorkItem(msgspec.Struct):
 
 
 class NewChunk(msgspec.Struct, frozen=True):
-    """start and end: characters into the stored text, text == stored[start:end]."""
+    """start and end: characters into the stored text, text == stored[start:end]. page: 1-based; 0 = no pages."""
 
     start: int
     end: int
     text: str
     heading: str = ""
+    page: int = 0
 
 
 class ChunkRow(msgspec.Struct, frozen=True):
@@ -78,6 +81,8 @@ class ChunkRow(msgspec.Struct, frozen=True):
     heading: str
     vector: bytes
     epoch: int
+    page: int = 0
+    embedder: str = DEFAULT_EMBEDDER
 
 
 class RemovalRow(msgspec.Struct, frozen=True):
@@ -89,14 +94,26 @@ class RemovalRow(msgspec.Struct, frozen=True):
     file_id: str | None
 
 
+class FileRow(msgspec.Struct, frozen=True):
+    """What filters ask about a file of a collection. epoch: of the last change of its attributes."""
+
+    tenant_id: str
+    collection_id: str
+    file_id: str
+    attributes: dict[str, Any]
+    epoch: int
+
+
 class Tail(msgspec.Struct, frozen=True):
     """Changes up to `epoch`. Apply all removals first, then add the chunks: a chunk that some later removal
-    meant is not in the table any more, so it is never among them. more: ask again from `epoch` at once."""
+    meant is not in the table any more, so it is never among them. files: those published, or whose attributes
+    changed; their attributes hold for all of their chunks. more: ask again from `epoch` at once."""
 
     epoch: int
     chunks: list[ChunkRow]
     removals: list[RemovalRow]
     more: bool
+    files: list[FileRow] = []
 
 
 def has_work(conn: sa.Connection, *, now: float) -> bool:
@@ -182,6 +199,7 @@ def publish(
     if not _change(conn, item, **done):
         return None
     epoch = next_epoch(conn)
+    conn.execute(sa.update(collection_files).where(_is_item(item)).values(epoch=epoch))
     remove_chunks(conn, item.tenant_id, item.collection_id, item.file_id, epoch)
     if len(new):
         conn.execute(sa.insert(chunks), _rows(item, new, vectors, epoch))
@@ -217,15 +235,15 @@ def tail(conn: sa.Connection, after_epoch: int, *, limit: int) -> Tail:
     current = current_epoch(conn)
     if current <= after_epoch:
         return Tail(after_epoch, [], [], False)
-    bounds = (
-        _last_whole_epoch(conn, column, after_epoch, limit) for column in (chunks.c.epoch, removals.c.epoch)
-    )
+    columns = (chunks.c.epoch, removals.c.epoch, collection_files.c.epoch)
+    bounds = (_last_whole_epoch(conn, column, after_epoch, limit) for column in columns)
     upto = min((bound for bound in bounds if bound is not None), default=current)
     return Tail(
         upto,
         _chunks_between(conn, after_epoch, upto),
         _removals_between(conn, after_epoch, upto),
         more=upto < current,
+        files=_files_between(conn, after_epoch, upto),
     )
 
 
@@ -257,6 +275,8 @@ def _chunks_between(conn: sa.Connection, after: int, upto: int) -> list[ChunkRow
             table.heading,
             table.vector,
             table.epoch,
+            table.page,
+            table.embedder,
         )
         .join(files, files.c.id == table.file_id)
         .where(table.epoch > after, table.epoch <= upto)
@@ -274,9 +294,28 @@ def _removals_between(conn: sa.Connection, after: int, upto: int) -> list[Remova
     return [RemovalRow(*row) for row in conn.execute(query)]
 
 
+def _files_between(conn: sa.Connection, after: int, upto: int) -> list[FileRow]:
+    table = collection_files.c
+    query = (
+        sa.select(table.tenant_id, table.collection_id, table.file_id, table.attributes, table.epoch)
+        .where(table.epoch > after, table.epoch <= upto)
+        .order_by(table.epoch)
+    )
+    return [FileRow(*row) for row in conn.execute(query)]
+
+
 def _is_claimable(now: float) -> sa.ColumnElement[bool]:
     table = collection_files.c
     return sa.and_(table.status == "in_progress", table.lease_until < now)
+
+
+def _is_item(item: WorkItem) -> sa.ColumnElement[bool]:
+    table = collection_files.c
+    return sa.and_(
+        table.collection_id == item.collection_id,
+        table.file_id == item.file_id,
+        table.tenant_id == item.tenant_id,
+    )
 
 
 def _change(conn: sa.Connection, item: WorkItem, **values: Any) -> bool:
@@ -285,9 +324,7 @@ def _change(conn: sa.Connection, item: WorkItem, **values: Any) -> bool:
     change = (
         sa.update(collection_files)
         .where(
-            table.collection_id == item.collection_id,
-            table.file_id == item.file_id,
-            table.tenant_id == item.tenant_id,
+            _is_item(item),
             table.status == "in_progress",
             table.attempts == item.attempts,
             table.lease_until == item.lease_until,
@@ -313,6 +350,7 @@ def _rows(
             "heading": chunk.heading,
             "vector": stored[ordinal].tobytes(),
             "epoch": epoch,
+            "page": chunk.page,
         }
         for ordinal, chunk in enumerate(new)
     ]

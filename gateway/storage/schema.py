@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from gateway.types import DEFAULT_EMBEDDER
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -48,6 +50,10 @@ collections = sa.Table(
     sa.Column("metadata", sa.JSON, nullable=False, default=dict),
     sa.Column("epoch", sa.BigInteger, nullable=False, default=0),  # of its last change
     sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column(
+        "embedder", sa.String(64), nullable=False, server_default=DEFAULT_EMBEDDER
+    ),  # of what is searched
+    sa.Column("next_embedder", sa.String(64)),  # being changed to; its vectors gather in next_vectors
 )
 
 files = sa.Table(
@@ -83,6 +89,12 @@ collection_files = sa.Table(
         "lease_until", sa.Float, nullable=False, default=0.0
     ),  # unix seconds; a dead worker's lease runs out
     sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column(
+        "replaces", sa.String(64)
+    ),  # an older file, which leaves the collection as this one becomes searchable
+    sa.Column(
+        "epoch", sa.BigInteger, nullable=False, server_default="0", index=True
+    ),  # of the last change of its attributes
 )
 
 chunks = sa.Table(
@@ -99,8 +111,23 @@ chunks = sa.Table(
     sa.Column("heading", sa.String(500), nullable=False, default=""),
     sa.Column("vector", sa.LargeBinary, nullable=False),  # float32 little-endian, unit length
     sa.Column("epoch", sa.BigInteger, nullable=False, index=True),
+    sa.Column("page", sa.Integer, nullable=False, server_default="0"),  # 1-based; 0 = the format has no pages
+    sa.Column(
+        "embedder", sa.String(64), nullable=False, server_default=DEFAULT_EMBEDDER
+    ),  # what made the vector
     sa.UniqueConstraint("collection_id", "file_id", "ordinal"),
     sqlite_autoincrement=True,  # an id in a receipt must never come to mean another chunk
+)
+
+# Vectors of a collection's next embedder, built beside those that are searched until all chunks have one.
+next_vectors = sa.Table(
+    "next_vectors",
+    metadata,
+    sa.Column("chunk_id", sa.ForeignKey("chunks.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column(
+        "collection_id", sa.ForeignKey("collections.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    sa.Column("vector", sa.LargeBinary, nullable=False),  # as in chunks, of the next embedder's length
 )
 
 removals = sa.Table(
@@ -119,6 +146,47 @@ corpus_clock = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),  # always 1
     sa.Column("epoch", sa.BigInteger, nullable=False),
+)
+
+conversations = sa.Table(
+    "conversations",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),  # conv_…
+    sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False, index=True),
+    sa.Column("metadata", sa.JSON, nullable=False, default=dict),
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Column("updated_at", sa.Integer, nullable=False),
+)
+
+messages = sa.Table(
+    "messages",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),  # msg_…
+    sa.Column(
+        "conversation_id", sa.ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False),
+    sa.Column("ordinal", sa.Integer, nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),  # system, user, assistant
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("question", sa.Text),  # of a user's message: what was searched for in its place
+    sa.Column("annotations", sa.JSON, nullable=False, default=list),  # of an answer: its citations
+    sa.Column("receipt_id", sa.String(64)),  # of an answer
+    sa.Column("created_at", sa.Integer, nullable=False),
+    sa.UniqueConstraint("conversation_id", "ordinal"),
+)
+
+# Answers that the caller asked to keep (`store: true`).
+completions = sa.Table(
+    "completions",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),  # chatcmpl-…
+    sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False, index=True),
+    sa.Column("model", sa.String(64), nullable=False),
+    sa.Column("messages", sa.Text, nullable=False),  # JSON: what was asked
+    sa.Column("body", sa.Text, nullable=False),  # JSON: the completion object
+    sa.Column("metadata", sa.JSON, nullable=False, default=dict),
+    sa.Column("created_at", sa.Integer, nullable=False, index=True),
 )
 
 receipts = sa.Table(

@@ -20,13 +20,13 @@ import pytest
 import gateway.generation
 import gateway.ingest
 import gateway.tiering
-from gateway.generation import question
 from gateway.generation.extractive import ReaderParams, answer, num_tokens
 from gateway.generation.features import pieces
-from gateway.generation.sentences import split
-from gateway.generation.terms import stem, words
 from gateway.ingest.chunking import Style, chunk_text
 from gateway.ingest.parse import parse_file
+from gateway.language import question
+from gateway.language.sentences import split
+from gateway.language.terms import stem, words
 from gateway.tiering.tiers import AUTO, TierBook, builtin_tiers
 from gateway.types import Passage
 
@@ -100,7 +100,7 @@ def _patterns() -> Iterator[Any]:
                         yield pytest.param(value, method, id=f"{module.__name__[8:]}.{name}.{method}")
                     assert called, f"{module.__name__}.{name} is used in a way this test does not see"
     for wanted, cue in question._COMPILED:
-        yield pytest.param(cue, "search", id=f"generation.question.{wanted}.search")
+        yield pytest.param(cue, "search", id=f"language.question.{wanted}.search")
 
 
 def _modules(package: Any) -> Iterator[Any]:

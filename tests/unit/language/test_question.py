@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.generation.question import MAX_READ_CHARS, Wanted, evidence, read
-from gateway.generation.terms import stem, words
+from gateway.language.question import MAX_READ_CHARS, Wanted, evidence, read
+from gateway.language.terms import stem, words
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
-from gateway.generation.terms import Word, inner_stems, is_content, stem, word_set, words
+from gateway.language.terms import Word, inner_stems, is_content, stem, word_set, words
 
 MAX_READ_CHARS = 2000  # of a message: its start and its end, where a question stands
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.generation.sentences import MAX_SPAN_CHARS, Kind, split
+from gateway.language.sentences import MAX_SPAN_CHARS, Kind, split
 
 
 def texts(text: str, *kinds: Kind) -> list[str]:

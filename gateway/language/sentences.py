@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from gateway.generation.terms import word_set
+from gateway.language.terms import word_set
 
 MAX_SPAN_CHARS = 1000  # longer than any real sentence; text without full stops is cut at white space
 
