@@ -6,7 +6,8 @@ PYTEST := $(PYTHON) -m pytest -q
 # Test levels, in the order they run: what fails fast comes first.
 LEVELS := config unit contract integration e2e
 
-.PHONY: help setup convert-env run test check fmt bench perf-analyzer docs proto lock clean $(addprefix test-,$(LEVELS))
+.PHONY: help setup convert-env run test check fmt bench perf-analyzer docs proto lock clean eval \
+	$(addprefix test-,$(LEVELS))
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +65,9 @@ perf-analyzer: setup ## NVIDIA's perf_analyzer over every model, through Envoy; 
 	@scripts/bootstrap convert
 	@scripts/tools perf-analyzer
 	$(PYTHON) -m perf.perf_analyzer
+
+eval: setup ## Measure answers on labelled questions; FILE="questions.json" OPTIONS="--model deep --show-failures 20"
+	$(PYTHON) -m perf.evaluate $(FILE) -- $(OPTIONS)
 
 docs: setup ## Write docs/settings.md from the settings table
 	$(PYTHON) -m gateway settings --markdown > docs/settings.md

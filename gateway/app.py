@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvloop
 from redis.exceptions import RedisError
@@ -136,11 +137,26 @@ async def watch_parts(services: Services, triton: TritonClient) -> None:
             services.parts["redis"] = "ok"
         except (RedisError, OSError, TimeoutError):
             services.parts["redis"] = "away"
+        if services.settings.milvus_uri:
+            services.parts["milvus"] = await _milvus(services.settings.milvus_uri)
         if services.lifecycle.state is State.STARTING and services.parts["triton"] == "ok":
             services.lifecycle.state = State.READY
             log.info("ready")
         starting = services.lifecycle.state is State.STARTING
         await asyncio.sleep(0.1 if starting else WATCH_EVERY_S)
+
+
+async def _milvus(uri: str) -> str:
+    """Whether anybody listens there; what it answers is the business of the model `search`."""
+    address = urlsplit(uri)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(WATCH_EVERY_S):
+            _, writer = await asyncio.open_connection(address.hostname, port)
+    except (OSError, TimeoutError):
+        return "away"
+    writer.close()
+    return "ok"
 
 
 async def follow_key_changes(services: Services) -> None:

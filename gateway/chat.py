@@ -25,6 +25,8 @@ from gateway.errors import (
     TidegateError,
     UpstreamTimeout,
 )
+from gateway.filters import Filter
+from gateway.language.follow_up import resolve
 from gateway.metrics import Metrics
 from gateway.ports import Answerer, Retrieved, Retriever
 from gateway.tiering.tiers import Tier, TierBook
@@ -58,11 +60,14 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     collections: list[str] = []
     top_k: int | None = None
+    filters: Filter | None = None
     priority: str = "interactive"
     received: float
     deadline: float
     has_own_deadline: bool = False  # the caller's, else ours (TIDEGATE_REQUEST_TIMEOUT_S)
     created: int
+    conversation: str = ""  # the id of the stored one that this is a turn of
+    written: str = ""  # a follow-up as its caller wrote it; `question` is then what it means
 
 
 class Sink(Protocol):
@@ -112,9 +117,11 @@ class ChatPipeline:
 
         Raises: TidegateError for every failure (already recorded); CancelledError when the client left.
         """
-        receipt = Receipt(id=request.id, created=request.created, outcome=Outcome.FAILED)
+        receipt = Receipt(
+            id=request.id, created=request.created, outcome=Outcome.FAILED, conversation=request.conversation
+        )
         try:
-            await self._answer(request, sink, receipt)
+            await self._answer(_stand_alone(request, receipt), sink, receipt)
             receipt.outcome, receipt.stage = Outcome.COMPLETED, "done"
             return receipt
         except (asyncio.CancelledError, ClientGone):
@@ -178,6 +185,7 @@ class ChatPipeline:
             tenant_id=request.tenant.tenant_id,
             collections=request.collections,
             k=request.top_k or tier.num_passages,
+            filters=request.filters,
         )
         started = self._clock()
         try:
@@ -193,6 +201,8 @@ class ChatPipeline:
         self, request: ChatRequest, tier: Tier, passages: list[Passage], sink: Sink, receipt: Receipt
     ) -> None:
         inquiry = Inquiry(question=request.question, history=request.history, sampling=request.sampling)
+        if tier.is_generative and request.written:  # who writes has the conversation before it
+            inquiry = msgspec.structs.replace(inquiry, question=request.written, meant=request.question)
         answer = self._answerers[tier.name].answer(inquiry, passages, timeout_s=self._left(request))
         try:
             async for delta in answer:
@@ -222,6 +232,8 @@ class ChatPipeline:
             metrics.queue_s.labels(tier).observe(receipt.queue_ms / 1000)
         metrics.tokens.labels(tier, "input").inc(receipt.usage.prompt_tokens)
         metrics.tokens.labels(tier, "output").inc(receipt.usage.completion_tokens)
+        if receipt.unsupported_citations:
+            metrics.unsupported_citations.labels(tier).inc(receipt.unsupported_citations)
         log.info(
             "outcome=%s cause=%s stage=%s tier=%s total_ms=%s id=%s",
             receipt.outcome, receipt.cause or "-", receipt.stage, tier, receipt.total_ms, receipt.id,
@@ -248,6 +260,15 @@ class ChatPipeline:
         )
 
 
+def _stand_alone(request: ChatRequest, receipt: Receipt) -> ChatRequest:
+    """The request with a question that says all; tier, search and quotes go by that."""
+    asked = resolve(request.question, request.history)
+    if not asked.is_follow_up:
+        return request
+    receipt.question, receipt.question_reason = asked.question, asked.reason
+    return msgspec.structs.replace(request, question=asked.question, written=request.question)
+
+
 def _outcome(error: TidegateError, stage: str) -> Outcome:
     if isinstance(error, Evicted | DeadlineExceeded):
         return Outcome.REJECTED if stage in BEFORE_QUEUE else Outcome.EVICTED
@@ -267,6 +288,7 @@ def _shown(number: int, passage: Passage) -> dict[str, object]:
         "score": round(passage.score, 4),
         "start": passage.start,
         "end": passage.end,
+        "page": passage.page,
         "text": passage.text,
         "in_prompt": True,
         "cited": False,
@@ -277,6 +299,7 @@ def _account(receipt: Receipt, delta: Delta) -> None:
     if delta.num_passages >= 0:
         for passage in receipt.passages[delta.num_passages :]:
             passage["in_prompt"] = False
+    receipt.unsupported_citations += delta.num_unsupported
     for citation in delta.citations:
         receipt.passages[citation.passage - 1]["cited"] = True
     if delta.finish_reason:

@@ -12,18 +12,25 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.errors import UpstreamUnavailable
+from gateway.ingest.reembed import Reembedder
 from gateway.ingest.worker import IngestWorker
+from gateway.priority import give_way
+from gateway.retrieval.stores import Feed, open_feed
 from gateway.retrieval.triton_models import TritonEmbedder
 from gateway.settings import Settings, load_settings
 from gateway.storage import ledger
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
 from gateway.storage.redis_client import connect_redis
+from gateway.tensors import EMBED_PASSAGES
 from gateway.triton import TritonClient
 
 log = logging.getLogger("tidegate.ingest_app")
 
 WAKE_CHANNEL = "tidegate:ingest"
+# Questions come first. But a little only: a worker without the processor would hold the database's write lock, for
+# which the gateway waits. (Its model has no such lock and gives way entirely.)
+NICENESS = 5
 RETRY_S = 1.0
 STALE_PART_S = 24 * 3600.0  # longer than any upload
 PRUNE_EVERY_S = 3600.0
@@ -40,17 +47,25 @@ async def serve(settings: Settings) -> None:
     database, blobs = Database(settings.sql_url), BlobStore(settings.files_dir)
     triton, redis = TritonClient(settings.triton_target), connect_redis(settings)
     beside = {asyncio.create_task(_listen(redis, wake))}
+    feed: Feed | None = None
     try:
         await asyncio.to_thread(blobs.remove_stale_parts, STALE_PART_S)
         if await _migrated(database, stop):
+            feed = open_feed(settings, database)
+            if feed is not None:
+                feed.start()
             log.info("ready")
             beside.add(asyncio.create_task(_prune_receipts(database)))
-            worker = IngestWorker(database, blobs, TritonEmbedder(triton), settings)
+            embedder = TritonEmbedder(triton, model=EMBED_PASSAGES)
+            beside.add(asyncio.create_task(Reembedder(database, embedder, settings).run(stop)))
+            worker = IngestWorker(database, blobs, embedder, settings)
             await worker.run(stop, wake)
     finally:
         for task in beside:
             task.cancel()
         await asyncio.wait(beside)
+        if feed is not None:
+            await asyncio.to_thread(feed.close)
         await redis.aclose()
         await triton.close()
         database.close()
@@ -109,6 +124,7 @@ def main() -> int:
         stream=sys.stderr,
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins
+    give_way(NICENESS)
     asyncio.run(serve(settings))
     return 0
 

@@ -61,6 +61,12 @@ class Metrics:
         self.waiting = Gauge(
             "tidegate_waiting", "Requests waiting for a slot.", ["tier"], registry=self.registry
         )
+        self.unsupported_citations = Counter(
+            "tidegate_unsupported_citations",
+            "Marks [n] of written answers that no passage bore out and that were taken out.",
+            ["tier"],
+            registry=self.registry,
+        )
         self.dropped_records = Counter(
             "tidegate_dropped_records", "Receipts lost because SQL was away too long.", registry=self.registry
         )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.errors import InvalidRequest
-from gateway.types import Delta, Inquiry, Passage, Scope
+from gateway.types import DEFAULT_EMBEDDER, Delta, Inquiry, Passage, Scope
 
 
 class Retrieved(msgspec.Struct, frozen=True):
@@ -54,14 +54,22 @@ class VectorStore(Protocol):
         """For each request the JSON list of its passages, best first, or what is wrong with that request.
 
         Tenant, collections, embedder and filters bound what is found; an unknown or foreign collection finds nothing.
+        The passages are candidates for reranking: single chunks, at least NUM_CANDIDATES of them where there are as
+        many, however small k is; copies of a text are given once. Ties go to the lower chunk id.
         Raises: UpstreamError when the store is away.
         """
         ...
 
+    def embedders(self, scope: Scope) -> list[str]:
+        """Embedders other than the scope's of which its collections hold chunks, sorted; filters do not matter."""
+        ...
+
 
 class Embedder(Protocol):
-    async def embed(self, texts: Sequence[str], *, role: str, timeout_s: float) -> npt.NDArray[np.float32]:
-        """Unit vectors, shape [len(texts), D], in order. role is `query` or `passage`."""
+    async def embed(
+        self, texts: Sequence[str], *, role: str, timeout_s: float, embedder: str = DEFAULT_EMBEDDER
+    ) -> npt.NDArray[np.float32]:
+        """Unit vectors, shape [len(texts), D], in order. role is `query` or `passage`; embedder: the model's name."""
         ...
 
 

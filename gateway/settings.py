@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 PREFIX = "TIDEGATE_"
 
@@ -100,6 +101,24 @@ class Settings:
     )
     triton_replicas: int = _setting(1, "Triton processes behind the balancer.", minimum=1, maximum=64)
     database_url: str = _setting("", "SQLAlchemy URL; empty = SQLite in the var folder.", secret=True)
+    vector_store: str = _setting(
+        "faiss",
+        "Where vectors are searched: `faiss`, in the model `search` itself; or `milvus:URI`, with the URI "
+        "http://host:19530 or http://host:19530/database.",
+    )
+    milvus_token: str = _setting("", "Milvus token (`user:password` or an API key).", secret=True)
+    milvus_timeout_s: float = _setting(
+        3.0, "Longest wait for one call of Milvus while searching (seconds).", minimum=0.1, maximum=8
+    )
+    snapshot_chunks: int = _setting(
+        10_000,
+        "Changed chunks after which `search` saves its FAISS index for the next start; of a large corpus a tenth. "
+        "0 = never.",
+        minimum=0,
+    )
+    index_threads: int = _setting(
+        0, "Threads that build a graph over a large collection; 0 = half of the cores.", minimum=0, maximum=1024
+    )
     redis_url: str = _setting("", "Redis URL; empty = our own redis-server in the var folder.", secret=True)
     redis_server: str = _setting(
         "", "Path of redis-server; empty = the one on PATH if it is >= 7, else the bundled one."
@@ -111,6 +130,11 @@ class Settings:
         "auto",
         "Embedding arithmetic: `auto` takes bf16 where the processor has it, else f32.",
         choices=("auto", "bf16", "f32"),
+    )
+    embedders: str = _setting(
+        "",
+        "Further embedding models for collections, as NAME=FOLDER,NAME=FOLDER: folders of BERT sentence encoders "
+        "(Hugging Face form). A name stands for one model for ever; see docs/embedders.md.",
     )
     embed_threads: int = _setting(
         0, "Threads of the embedding runtime; 0 = all cores.", minimum=0, maximum=1024
@@ -149,6 +173,9 @@ class Settings:
     max_body_bytes: int = _setting(4 * 2**20, "Largest JSON body (bytes).", minimum=1024)
     max_file_bytes: int = _setting(64 * 2**20, "Largest uploaded file (bytes).", minimum=1024)
     max_messages: int = _setting(1000, "Most messages in one chat request.", minimum=1)
+    max_conversation_messages: int = _setting(
+        2000, "Most messages that one stored conversation may hold.", minimum=2
+    )
     max_question_chars: int = _setting(
         32_000, "Longest text of one message (characters).", minimum=1, maximum=32_000
     )
@@ -167,6 +194,9 @@ class Settings:
         150, "Text shared by neighbouring chunks (characters).", minimum=0, maximum=5000
     )
     ingest_batch: int = _setting(32, "Chunks embedded in one call while ingesting.", minimum=1, maximum=512)
+    ingest_max_pages: int = _setting(
+        2000, "Most pages of a PDF that is read; a longer one fails.", minimum=1, maximum=100_000
+    )
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -177,6 +207,7 @@ class Settings:
             raise SettingsError(
                 f"TIDEGATE_HOST={self.host} is not loopback: set TIDEGATE_AUTH=required as well."
             )
+        _check_vector_store(self.vector_store)
 
     # Derived values. Ports: one block of 100 above the public port.
 
@@ -216,8 +247,19 @@ class Settings:
         return self.database_url or f"sqlite:///{self.var / 'tidegate.db'}"
 
     @property
+    def milvus_uri(self) -> str:
+        """Empty when FAISS is the vector store."""
+        kind, _, uri = self.vector_store.partition(":")
+        return uri if kind == "milvus" else ""
+
+    @property
     def files_dir(self) -> Path:
         return self.var / "files"
+
+    @property
+    def search_dir(self) -> Path:
+        """Work folders of the search processes and the snapshot that they start from."""
+        return self.var / "search"
 
     @property
     def models_dir(self) -> Path:
@@ -257,6 +299,28 @@ def _check(spec: Any, value: Any) -> None:
         raise SettingsError(f"{name}={shown} is above the maximum {meta['maximum']}.")
 
 
+def _check_vector_store(value: str) -> None:
+    """Raises: SettingsError. The URI may hold no secret: it is shown by `doctor` and in logs."""
+    kind, _, uri = value.partition(":")
+    if value == "faiss" or (kind == "milvus" and uri.endswith(".db") and "://" not in uri):
+        return
+    name = PREFIX + "VECTOR_STORE"
+    if kind != "milvus":
+        raise SettingsError(f"{name}={value!r} is not `faiss` or `milvus:URI`.")
+    try:
+        parts = urlsplit(uri)
+        is_url = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        is_url = False
+    if not is_url:
+        raise SettingsError(f"{name}: what follows `milvus:` is not a URL such as http://127.0.0.1:19530.")
+    if parts.username or parts.password or parts.query:
+        raise SettingsError(
+            f"{name}: the URL may only name scheme, host, port and database; "
+            f"credentials belong in {PREFIX}MILVUS_TOKEN."
+        )
+
+
 # Given as text because empty means "none"; children run in other folders, so they are made absolute.
 _PATHS = ("redis_server", "envoy_bin", "triton_home", "checkpoint", "tiers_file", "convert_python")
 
@@ -285,5 +349,8 @@ def load_settings(environ: Mapping[str, str] | None = None, **explicit: Any) -> 
             values[name] = str(_path(values[name]))
     if values.get("database_url"):
         values["database_url"] = _absolute_sqlite(values["database_url"])
+    kind, _, uri = values.get("vector_store", "").partition(":")
+    if kind == "milvus" and uri.endswith(".db") and "://" not in uri:
+        values["vector_store"] = f"milvus:{_path(uri)}"
     values["var"] = Path(values.get("var", Path("var"))).expanduser().absolute()
     return Settings(**values)

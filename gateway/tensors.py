@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-EMBEDDING_DIM = 384
+EMBEDDING_DIM = 384  # of the default embedder
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Model:
-    """One Triton model. repository: folder under model_repository/."""
+    """One Triton model. repository: folder under model_repository/.
+
+    background: runs at the lowest priority, so that it may be silent for minutes while others are busy.
+    """
 
     name: str
     repository: str
@@ -30,35 +33,57 @@ class Model:
     max_batch_size: int
     decoupled: bool = False
     ensemble: bool = False
+    background: bool = False
 
 
-# text -> unit-length sentence embedding. role is `query` or `passage` (same encoder today, kept for asymmetric ones).
+# text -> unit-length sentence embedding, as long as the embedder makes it. role: `query` (when absent) or `passage`, for
+# models that tell them apart. embedder: a name of TIDEGATE_EMBEDDERS, absent or empty = the default one. The rows of one
+# request agree on both.
 EMBED = Model(
     "embed",
     "retrieval",
-    inputs=(Tensor("text", "BYTES"), Tensor("role", "BYTES", optional=True)),
-    outputs=(Tensor("embedding", "FP32", (EMBEDDING_DIM,)),),
+    inputs=(
+        Tensor("text", "BYTES"),
+        Tensor("role", "BYTES", optional=True),
+        Tensor("embedder", "BYTES", optional=True),
+    ),
+    outputs=(Tensor("embedding", "FP32", (-1,)),),
     max_batch_size=32,
 )
 
+# The same for ingest: in a process of its own that gives way to the others.
+EMBED_PASSAGES = replace(EMBED, name="embed_passages", background=True)
+
 # embedding + scope (JSON of types.Scope) -> passages (JSON list of types.Passage, best first) and timings.
-# text is the question, for lexical search beside the vector. embedding passes through for the ensemble.
+# text is the question, for lexical search beside the vector. embedding passes through for the ensemble. embedders:
+# JSON list of the other embedders of which the scope's collections hold chunks.
 SEARCH = Model(
     "search",
     "retrieval",
-    inputs=(Tensor("embedding", "FP32", (EMBEDDING_DIM,)), Tensor("text", "BYTES"), Tensor("scope", "BYTES")),
-    outputs=(Tensor("passages", "BYTES"), Tensor("search_ms", "FP32")),
+    inputs=(Tensor("embedding", "FP32", (-1,)), Tensor("text", "BYTES"), Tensor("scope", "BYTES")),
+    outputs=(Tensor("passages", "BYTES"), Tensor("search_ms", "FP32"), Tensor("embedders", "BYTES")),
     max_batch_size=32,
 )
 
+# candidates of a search -> the scope.k passages that the question gets, reordered by what their sentences say.
+RERANK = Model(
+    "rerank",
+    "retrieval",
+    inputs=(Tensor("text", "BYTES"), Tensor("candidates", "BYTES"), Tensor("scope", "BYTES")),
+    outputs=(Tensor("passages", "BYTES"),),
+    max_batch_size=32,
+)
+
+# embed -> search -> rerank
 RETRIEVE = Model(
     "retrieve",
     "retrieval",
-    inputs=(Tensor("text", "BYTES"), Tensor("scope", "BYTES")),
+    inputs=(Tensor("text", "BYTES"), Tensor("scope", "BYTES"), Tensor("embedder", "BYTES", optional=True)),
     outputs=(
-        Tensor("embedding", "FP32", (EMBEDDING_DIM,)),
+        Tensor("embedding", "FP32", (-1,)),
         Tensor("passages", "BYTES"),
         Tensor("search_ms", "FP32"),
+        Tensor("embedders", "BYTES"),
     ),
     max_batch_size=32,
     ensemble=True,
@@ -81,7 +106,7 @@ READER = Model(
     decoupled=True,
 )
 
-MODELS = (EMBED, SEARCH, RETRIEVE, READER)  # always there; a generative tier adds `generate_model(its name)`
+MODELS = (EMBED, EMBED_PASSAGES, SEARCH, RERANK, RETRIEVE, READER)  # always there; a generative tier adds `generate_model(its name)`
 
 # One folder, `tiers/generate`, is the model of every generative tier: Triton loads it once under each tier's name.
 TIERS_REPOSITORY = "tiers"

@@ -64,6 +64,11 @@ _PROTOCOL = (
 )
 _FAILED = (UpstreamError, "upstream_error", "The model server failed to process the request.")
 _DEAD = (UpstreamUnavailable, "replica_dead", "A model process has died and is being replaced.")
+_STORE_AWAY = (
+    UpstreamUnavailable,
+    "vector_store_unavailable",
+    "The vector store is not available right now; try again shortly.",
+)
 _ABSENT = (UpstreamUnavailable, "model_not_ready", "The model is not loaded yet.")
 
 STATUS_ERRORS: dict[grpc.StatusCode, tuple[type[UpstreamError], str, str]] = {
@@ -89,6 +94,7 @@ STATUS_ERRORS: dict[grpc.StatusCode, tuple[type[UpstreamError], str, str]] = {
 _GRPC_ERRORS = (("triton_grpc_error", "true"),)  # a stream's error is a gRPC status, not a message
 _IS_FINAL = "triton_final_response"
 _DEAD_STUB_MARKS = ("Stub process", "is not healthy")
+_STORE_MARK = "vector_store_"  # the codes by which the model `search` says that its store does not answer
 _CUT_OFF_MARK = "RST_STREAM"  # how the balancer passes on that a replica's connection broke in mid-stream
 
 
@@ -99,6 +105,8 @@ def map_status(code: grpc.StatusCode, details: str, model: str) -> UpstreamError
         kind, word, message = _DEAD
     elif code is grpc.StatusCode.INTERNAL and _CUT_OFF_MARK in details:
         kind, word, message = _UNAVAILABLE
+    elif code is grpc.StatusCode.UNAVAILABLE and _STORE_MARK in details:
+        kind, word, message = _STORE_AWAY
     return kind(message, code=word, detail=f"{model}: {code.name}: {details}")
 
 

@@ -82,10 +82,14 @@ class Citation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One message of a conversation. role: system, user or assistant."""
+    """One message of a conversation. role: system, user or assistant.
+
+    question: of a user's message, what was searched for in its place; empty = the text, or not known.
+    """
 
     role: str
     text: str
+    question: str = ""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,9 +106,13 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tier is asked: the question, what was said before it (oldest first), how to choose the words."""
+    """What a tier is asked: the question, what was said before it (oldest first), how to choose the words.
+
+    meant: a follow-up as it stands alone, where `question` is as it was written; empty = the question stands alone.
+    """
 
     question: str
+    meant: str = ""
     history: list[Turn] = []
     sampling: Sampling = Sampling()
 
@@ -118,6 +126,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     num_input_tokens: int = 0
     num_output_tokens: int = 0  # so far
     num_passages: int = -1  # of the retrieved ones, how many the tier had room for; -1 = not said
+    num_unsupported: int = 0  # [n] marks taken out since the delta before
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -144,3 +153,9 @@ class Receipt(msgspec.Struct, kw_only=True):
     passages: list[dict[str, Any]] = []
     usage: Usage = Usage()
     finish_reason: str = ""
+    question: str = (
+        ""  # what was searched for, where it is not what was written: a follow-up that was completed
+    )
+    question_reason: str = ""
+    conversation: str = ""  # the stored one that the request belongs to
+    unsupported_citations: int = 0  # [n] marks that no passage bears out, taken out of the answer

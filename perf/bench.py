@@ -2,6 +2,7 @@
 
 overhead   what the service adds to the bare parts (perf/overhead.py)
 relay      what a token costs on its way, beside a bare gRPC client and LiteLLM (perf/relay.py)
+ingest     what ingest costs: its rate, the latency beside it, its memory (perf/ingest.py)
 generate   what Triton costs a generative tier (perf/generate.py)
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from perf import generate, overhead, relay, report, rows
+from perf import generate, ingest, overhead, relay, report, rows
 from perf.environment import environment
 
 
@@ -46,9 +47,19 @@ def run_generate(out: Path, quick: bool) -> dict[str, Any]:
     return {"generate": summary}
 
 
+def run_ingest(out: Path, quick: bool) -> dict[str, Any]:
+    rate, latency, memory = ingest.run(ingest.QUICK if quick else ingest.Size())
+    rows.write(out / "ingest_rate.jsonl.gz", rate)
+    rows.write(out / "ingest_latency.jsonl.gz", latency)
+    summary = ingest.summarise(rate, latency, memory)
+    ingest.show(summary)
+    return summary
+
+
 SCENARIOS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "overhead": run_overhead,
     "relay": run_relay,
+    "ingest": run_ingest,
     "generate": run_generate,
 }
 

@@ -29,6 +29,8 @@ def block(summary: dict[str, Any]) -> str:
         parts += [_added(summary["added_latency"]), _retrieve(summary["retrieve_rate"])]
     if "relay" in summary:
         parts += [_relay(summary["relay"]), _first(summary["relay"]), _paced(summary["relay"])]
+    if "ingest_rate" in summary:
+        parts.append(_ingest(summary))
     if "generate" in summary:
         parts.append(_generate(summary["generate"]))
     return "\n\n".join(parts)
@@ -103,6 +105,23 @@ def _paced(relay: dict[str, Any]) -> str:
         f"gateway **{spent.get('gateway', 0.0):.1f} us** a token over whole streams of 64 tokens, "
         f"**{steady.get('gateway', 0.0):.1f} us** between first and last token (target 15). All parts of whole streams "
         f"(us): {parts}."
+    )
+
+
+def _ingest(summary: dict[str, Any]) -> str:
+    rate, latency, memory = (summary[f"ingest_{name}"] for name in ("rate", "latency", "memory"))
+    per_s, share, ratio = rate["chunks_per_s"], rate["share_of_batch_loop"], latency["ratio"]
+    lines = [
+        (arm, f"{row['p50']:.1f}", f"{row['p95']:.1f}", f"{row['p99']:.1f}")
+        for arm, row in latency["latency_ms"].items()
+    ]
+    resident = ", ".join(f"{at // 1000}k {mib:.0f}" for at, mib in memory["resident_mib"])
+    return (
+        f"**Ingest**: {per_s['ingest']:.0f} chunks/s beside {per_s['batch']:.0f} of the model's own batch loop = "
+        f"**{share['median']:.2f}** (target 0.85; quartiles {share['q1']:.2f} to {share['q3']:.2f}). A question "
+        f"meanwhile, p95 **{ratio['p95']:.2f}** x idle (target 1.5), p50 {ratio['p50']:.2f} x. Resident memory of the "
+        f"worker over {memory['num_chunks']} chunks with made-up vectors (MiB): {resident}; peak "
+        f"{memory['peak_mib']:.0f}.\n\n" + _table(("a question, ms", "p50", "p95", "p99"), lines)
     )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gateway.admission.slots import SlotQueue
 from gateway.ports import Embedder, Retrieved, Retriever
-from gateway.types import Scope
+from gateway.types import DEFAULT_EMBEDDER, Scope
 
 
 class BoundedRetriever:
@@ -35,8 +35,10 @@ class BoundedEmbedder:
     def __init__(self, embedder: Embedder, slots: SlotQueue) -> None:
         self._embedder, self._slots = embedder, slots
 
-    async def embed(self, texts: Sequence[str], *, role: str, timeout_s: float) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, texts: Sequence[str], *, role: str, timeout_s: float, embedder: str = DEFAULT_EMBEDDER
+    ) -> npt.NDArray[np.float32]:
         deadline = time.monotonic() + timeout_s
         with await self._slots.acquire(band="standard", deadline=deadline):
             left_s = max(deadline - time.monotonic(), 0.001)
-            return await self._embedder.embed(texts, role=role, timeout_s=left_s)
+            return await self._embedder.embed(texts, role=role, timeout_s=left_s, embedder=embedder)

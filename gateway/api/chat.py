@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import msgspec
 from sanic import HTTPResponse, Request
 
+from gateway.api.answers import Transcript, annotation, completion, finish_reason, usage
 from gateway.api.auth import http_caller
 from gateway.api.decode import json_body, read_body
 from gateway.api.errors import to_response, to_tidegate
+from gateway.api.memory import is_kept, keep
 from gateway.api.schemas import ChatBody
 from gateway.api.services import Services
 from gateway.api.sse import DONE, EventStream
@@ -40,56 +41,18 @@ async def completions(request: Request, services: Services) -> HTTPResponse | No
     with services.lifecycle:
         if body.stream:
             return await _stream(request, services, chat, body)
-        return await _whole(services, chat)
+        return await _whole(services, chat, body)
 
 
-class _Collector:
-    """A sink that keeps the answer for a reply in one piece."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.annotations: list[dict[str, Any]] = []
-        self._length = 0
-
-    def chosen(self, tier: str) -> None:
-        """Nobody watches."""
-
-    async def stage(self, name: str) -> None:
-        """Nobody watches."""
-
-    def waiting(self, position: int, eta_s: float) -> None:
-        """Nobody watches."""
-
-    async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None:
-        self.parts.append(text)
-        self._length += len(text)
-        self.annotations += [_annotation(citation, passages, self._length) for citation in citations]
-
-
-async def _whole(services: Services, chat: ChatRequest) -> HTTPResponse:
-    sink = _Collector()
+async def _whole(services: Services, chat: ChatRequest, body: ChatBody) -> HTTPResponse:
+    answer = Transcript()
     try:
-        receipt = await services.pipeline.run(chat, sink)
+        receipt = await services.pipeline.run(chat, answer)
+        await keep(services, chat, body, receipt, answer)
     except TidegateError as error:
         return _refusal(error, chat)
-    message = {
-        "role": "assistant",
-        "content": "".join(sink.parts),
-        "refusal": None,
-        "annotations": sink.annotations,
-    }
-    reply = {
-        "id": chat.id,
-        "object": "chat.completion",
-        "created": chat.created,
-        "model": receipt.tier,
-        "choices": [
-            {"index": 0, "message": message, "finish_reason": _finish_reason(receipt), "logprobs": None}
-        ],
-        "usage": _usage(receipt),
-        "tidegate": {"receipt": receipt},
-    }
-    return HTTPResponse(_json(reply), content_type="application/json", headers={REQUEST_ID_HEADER: chat.id})
+    reply = _json(completion(chat, receipt, answer))
+    return HTTPResponse(reply, content_type="application/json", headers={REQUEST_ID_HEADER: chat.id})
 
 
 def _refusal(error: TidegateError, chat: ChatRequest) -> HTTPResponse:
@@ -135,7 +98,7 @@ class _StreamSink:
         notes = b""
         if citations:
             notes = b',"annotations":' + _json(
-                [_annotation(each, passages, self._length) for each in citations]
+                [annotation(each, passages, self._length) for each in citations]
             )
         await self._stream.send(
             self.chunk(
@@ -149,8 +112,8 @@ class _StreamSink:
 
         A chunk without choices comes only if usage was asked for: plain clients read choices[0] of every chunk.
         """
-        stop = b',"choices":[{"index":0,"delta":{},"finish_reason":%b}]' % _json(_finish_reason(receipt))
-        tail = b',"usage":' + _json(_usage(receipt)) + b',"tidegate":' + _json({"receipt": receipt})
+        stop = b',"choices":[{"index":0,"delta":{},"finish_reason":%b}]' % _json(finish_reason(receipt))
+        tail = b',"usage":' + _json(usage(receipt)) + b',"tidegate":' + _json({"receipt": receipt})
         if not include_usage:
             return self._stream.event(self.chunk(stop + tail)) + DONE
         end = self.chunk(b',"choices":[]' + tail)
@@ -165,8 +128,10 @@ async def _stream(
     )
     async with stream:
         sink = _StreamSink(stream, chat, events=body.tidegate.events)
+        answer = Transcript(sink)
         try:
-            receipt = await services.pipeline.run(chat, sink)
+            receipt = await services.pipeline.run(chat, answer if is_kept(chat, body) else sink)
+            await keep(services, chat, body, receipt, answer)
             wants_usage = body.stream_options is not None and body.stream_options.include_usage
             await stream.write(sink.last(receipt, include_usage=wants_usage), is_last=True)
         except ClientGone:
@@ -177,34 +142,3 @@ async def _stream(
                 return _refusal(ours, chat)
             await stream.fail(ours)
     return None
-
-
-def _annotation(citation: Citation, passages: list[Passage], index: int) -> dict[str, Any]:
-    """An OpenAI annotation for one quoted sentence. index: characters of the answer up to and with its [n]."""
-    passage = passages[citation.passage - 1]
-    return {
-        "type": "file_citation",
-        "file_citation": {
-            "file_id": passage.file_id,
-            "filename": passage.filename,
-            "index": index,
-            "passage": citation.passage,
-            "quote": citation.text,
-            "start": citation.start,
-            "end": citation.end,
-        },
-    }
-
-
-def _finish_reason(receipt: Receipt) -> str:
-    """OpenAI knows no `no_answer`: for its clients an honest no is an ordinary stop."""
-    return "length" if receipt.finish_reason == "length" else "stop"
-
-
-def _usage(receipt: Receipt) -> dict[str, int]:
-    used = receipt.usage
-    return {
-        "prompt_tokens": used.prompt_tokens,
-        "completion_tokens": used.completion_tokens,
-        "total_tokens": used.prompt_tokens + used.completion_tokens,
-    }

@@ -13,7 +13,7 @@ from sanic.exceptions import SanicException
 from gateway.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 
 T = TypeVar("T")
-_PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`\Z")
+_PLACE = re.compile(r" - at `(?:key` in `)?\$\.?(?P<place>[^`]*)`\Z")
 
 
 BODY_TIMEOUT_S = 30.0

@@ -11,6 +11,7 @@ from sanic.response import ResponseStream, file_stream
 
 from gateway.api.auth import http_caller
 from gateway.api.decode import page_limit, page_order
+from gateway.api.file_text import as_object, as_text, content_format
 from gateway.api.services import Services
 from gateway.api.uploads import receive
 from gateway.errors import InvalidRequest, NotFound
@@ -113,9 +114,14 @@ async def get(request: Request, services: Services, file_id: str) -> HTTPRespons
     return reply(file_object(await _row(request, services, file_id)))
 
 
-async def content(request: Request, services: Services, file_id: str) -> ResponseStream:
-    """The file's own bytes, as a download: never rendered by a browser in our origin."""
+async def content(request: Request, services: Services, file_id: str) -> HTTPResponse | ResponseStream:
+    """The file's own bytes, as a download: never rendered by a browser in our origin. Or its text, see `file_text`."""
     row = await _row(request, services, file_id)
+    match content_format(request):
+        case "text":
+            return await as_text(request, services, row)
+        case "json":
+            return reply(await as_object(request, services, row))
     path = services.blobs.path(row.tenant_id, row.id)
     headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
     if not await asyncio.to_thread(path.is_file):

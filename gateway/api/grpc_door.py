@@ -20,6 +20,8 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
+from gateway import filters
+from gateway.api.answers import Transcript
 from gateway.api.auth import PEER_HEADER, Caller
 from gateway.api.collections import collection_ids
 from gateway.api.decode import BODY_TIMEOUT_S
@@ -27,9 +29,10 @@ from gateway.api.errors import to_tidegate
 from gateway.api.grpc_errors import to_status, too_large
 from gateway.api.grpc_messages import chat_body, done_event, retrieve_body, retrieve_response
 from gateway.api.grpc_stream import MAX_STALL_S, Context, EventWriter
+from gateway.api.memory import is_kept, keep
+from gateway.api.search import SEARCH_TIMEOUT_S
 from gateway.api.services import Services
 from gateway.api.validation import chat_request, new_request_id, query_text, refuse_while_draining
-from gateway.api.vector_stores import SEARCH_TIMEOUT_S
 from gateway.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -119,10 +122,12 @@ class GrpcDoor:
             services.pipeline.refuse(request_id, received, error)
             raise
         writer = EventWriter(context, request_id, events=body.tidegate.events, max_stall_s=self._max_stall_s)
+        answer = Transcript(writer)
         with services.lifecycle:
             async with writer:
                 try:
-                    receipt = await services.pipeline.run(chat, writer)
+                    receipt = await services.pipeline.run(chat, answer if is_kept(chat, body) else writer)
+                    await keep(services, chat, body, receipt, answer)
                 except ClientGone:
                     raise
                 except TidegateError:
@@ -137,8 +142,10 @@ class GrpcDoor:
         tenant = await services.auth.tenant(_caller(context))
         body = retrieve_body(await _read(context, services.settings.max_body_bytes))
         query = query_text([body.query], services.settings.max_question_chars)
+        if body.filters is not None:
+            filters.check(body.filters, "filters")
         ids = await collection_ids(services, tenant, body.collections)
-        scope = Scope(tenant_id=tenant.tenant_id, collections=ids, k=body.top_k)
+        scope = Scope(tenant_id=tenant.tenant_id, collections=ids, k=body.top_k, filters=body.filters)
         timeout_s = SEARCH_TIMEOUT_S if left_s is None else min(SEARCH_TIMEOUT_S, left_s)
         with services.lifecycle:
             try:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import msgspec
 from google.protobuf.message import DecodeError, Message
 
-from gateway.api.decode import convert
+from gateway.api.decode import convert, decode
 from gateway.api.schemas import ChatBody, RetrieveBody
 from gateway.api.validation import too_many_messages
 from gateway.errors import InvalidRequest
+from gateway.filters import Filter
 from gateway.ports import Retrieved
 from gateway.proto import chat_pb2 as pb
 from gateway.types import Citation, Passage, Receipt
 
 M = TypeVar("M", bound=Message)
+_FILTER = msgspec.json.Decoder(Filter)
 MAX_OTHER_FIELDS = 256  # entries of a request beside its messages; more than all limits together allow
 MAX_DEADLINE_MS = 86_400_000
 _VARINT_BYTES = 10
@@ -53,6 +56,10 @@ def chat_body(data: bytes, *, max_messages: int, deadline_s: float | None) -> Ch
         extension["top_k"] = request.top_k
     if request.priority:
         extension["priority"] = _word(PRIORITIES, request.priority)
+    if request.filters:
+        extension["filters"] = _filter(request.filters)
+    if request.conversation:
+        extension["conversation"] = request.conversation
     if request.cache:
         extension["cache"] = _word(CACHE_USES, request.cache)
     if deadline_s is not None:
@@ -61,6 +68,8 @@ def chat_body(data: bytes, *, max_messages: int, deadline_s: float | None) -> Ch
         "model": request.model,
         "messages": [_message(each) for each in request.messages],
         "stop": list(request.stop),
+        "store": request.store,
+        "metadata": dict(request.metadata),
         "tidegate": extension,
     }
     fields |= {name: getattr(request, name) for name in _OPTIONAL if request.HasField(name)}
@@ -71,11 +80,22 @@ def retrieve_body(data: bytes) -> RetrieveBody:
     """A `RetrieveRequest` off the wire. Raises: InvalidRequest."""
     check_size(data, max_messages=0)
     request = _parse(data, pb.RetrieveRequest)
-    fields = {"query": request.query, "collections": list(request.collections)}
+    fields: dict[str, Any] = {"query": request.query, "collections": list(request.collections)}
+    if request.filters:
+        fields["filters"] = _filter(request.filters)
     fields |= {
         name: getattr(request, name) for name in ("top_k", "score_threshold") if request.HasField(name)
     }
     return convert(fields, RetrieveBody)
+
+
+def _filter(text: str) -> Filter:
+    """Raises: InvalidRequest that names the place inside the filter."""
+    try:
+        return decode(text.encode(), _FILTER)
+    except InvalidRequest as error:
+        place = f"filters.{error.param}" if error.param else "filters"
+        raise InvalidRequest(f"filters: {error.message}", code=error.code, param=place) from None
 
 
 def check_size(data: bytes, max_messages: int) -> None:
@@ -196,13 +216,17 @@ def receipt_message(receipt: Receipt) -> Any:
         passages=[pb.ReceiptPassage(**passage) for passage in receipt.passages],
         usage=_usage(receipt),
         finish_reason=FINISH_REASONS.get(receipt.finish_reason),
+        question=receipt.question,
+        question_reason=receipt.question_reason,
+        conversation=receipt.conversation,
+        unsupported_citations=receipt.unsupported_citations,
     )
 
 
 def retrieve_response(found: Retrieved, threshold: float, total_ms: float) -> bytes:
     return _encode(
         pb.RetrieveResponse(
-            passages=[_passage(each) for each in found.passages if each.score >= threshold],
+            passages=[_passage(each) for each in found.passages if each.rank_score >= threshold],
             embed_ms=found.embed_ms,
             search_ms=found.search_ms,
             total_ms=total_ms,
@@ -221,7 +245,11 @@ def _passage(passage: Passage) -> Any:
         start=passage.start,
         end=passage.end,
         text=passage.text,
-        score=passage.score,
+        score=passage.rank_score,
+        cosine=passage.score,
+        lexical=passage.lexical,
+        page=passage.page,
+        chunk_ids=passage.chunk_ids,
     )
 
 

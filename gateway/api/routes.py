@@ -8,7 +8,19 @@ from typing import Any
 from sanic import HTTPResponse, Request, Sanic
 from sanic.response import BaseHTTPResponse
 
-from gateway.api import chat, embeddings, files, health, models, receipts, vector_stores
+from gateway.api import (
+    chat,
+    completions,
+    conversations,
+    embeddings,
+    file_batches,
+    files,
+    health,
+    models,
+    receipts,
+    search,
+    vector_stores,
+)
 from gateway.api.auth import http_caller
 from gateway.api.decode import discard_body, read_body
 from gateway.api.errors import handle
@@ -18,11 +30,28 @@ from gateway.errors import TidegateError
 
 Handler = Callable[..., Awaitable[Any]]
 
+_COMPLETION = "/v1/chat/completions/<completion_id:str>"
+_CONVERSATION = "/v1/conversations/<conversation_id:str>"
 _STORE = "/v1/vector_stores/<store_id:str>"
+_BATCH = _STORE + "/file_batches/<batch_id:str>"
 _ATTACHMENT = _STORE + "/files/<file_id:str>"
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", chat.completions),
+    ("GET", "/v1/chat/completions", completions.list_all),
+    ("GET", _COMPLETION, completions.get),
+    ("POST", _COMPLETION, completions.update),
+    ("DELETE", _COMPLETION, completions.delete),
+    ("GET", _COMPLETION + "/messages", completions.list_messages),
+    ("POST", "/v1/conversations", conversations.create),
+    ("GET", "/v1/conversations", conversations.list_all),
+    ("GET", _CONVERSATION, conversations.get),
+    ("POST", _CONVERSATION, conversations.update),
+    ("DELETE", _CONVERSATION, conversations.delete),
+    ("GET", _CONVERSATION + "/items", conversations.list_items),
+    ("POST", _CONVERSATION + "/items", conversations.add_items),
+    ("GET", _CONVERSATION + "/items/<item_id:str>", conversations.get_item),
+    ("DELETE", _CONVERSATION + "/items/<item_id:str>", conversations.delete_item),
     ("POST", "/v1/embeddings", embeddings.embeddings),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/v1/models/<model:str>", models.get_model),
@@ -35,9 +64,13 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", _STORE, vector_stores.get),
     ("POST", _STORE, vector_stores.update),
     ("DELETE", _STORE, vector_stores.delete),
-    ("POST", _STORE + "/search", vector_stores.search),
+    ("POST", _STORE + "/search", search.search),
     ("POST", _STORE + "/files", vector_stores.attach),
     ("GET", _STORE + "/files", vector_stores.list_attachments),
+    ("POST", _STORE + "/file_batches", file_batches.create),
+    ("GET", _BATCH, file_batches.get),
+    ("POST", _BATCH + "/cancel", file_batches.cancel),
+    ("GET", _BATCH + "/files", file_batches.list_files),
     ("GET", _ATTACHMENT, vector_stores.get_attachment),
     ("POST", _ATTACHMENT, vector_stores.update_attachment),
     ("DELETE", _ATTACHMENT, vector_stores.detach),

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from gateway.filters import Filter
+
 _NO_NUL = r"\A[^\x00]*\Z"  # PostgreSQL has no place for one
 Name = Annotated[str, Meta(min_length=1, max_length=256, pattern=_NO_NUL)]
 Id = Annotated[str, Meta(min_length=1, max_length=256, pattern=_NO_NUL)]
@@ -47,11 +49,16 @@ class Extension(Struct, forbid_unknown_fields=True):
 
     collections: Refs = []
     top_k: Annotated[int, Meta(ge=1, le=64)] | None = None
-    filters: Any = None
+    filters: Filter | None = None
+    conversation: Id | None = None
     priority: Literal["interactive", "standard", "batch"] = "interactive"
     deadline_ms: Annotated[int, Meta(le=86_400_000)] | None = None
     cache: Literal["use", "refresh", "off"] = "use"
     events: bool = False
+
+
+class ConversationRef(Struct):
+    id: Id
 
 
 class ChatBody(Struct, forbid_unknown_fields=True):
@@ -63,6 +70,10 @@ class ChatBody(Struct, forbid_unknown_fields=True):
     max_completion_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     n: Annotated[int, Meta(ge=1, le=1)] | None = None
     tidegate: Extension = msgspec.field(default_factory=Extension)
+    # What stays when the answer is given (gateway/api/memory.py).
+    conversation: Id | ConversationRef | None = None
+    store: bool | None = None
+    metadata: Metadata | None = None
     # Sampling has no meaning for quoted answers.
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
@@ -73,8 +84,6 @@ class ChatBody(Struct, forbid_unknown_fields=True):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     user: str | None = None
     safety_identifier: str | None = None
-    metadata: Metadata | None = None
-    store: bool | None = None
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_options: Any = None
@@ -113,6 +122,47 @@ class ChatBody(Struct, forbid_unknown_fields=True):
         return None
 
 
+class CompletionUpdate(Struct, forbid_unknown_fields=True):
+    metadata: Metadata | None
+
+
+class ItemPart(Struct):
+    """Fields beyond these (annotations, log probabilities) are not kept of what a caller brings himself."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+
+
+class Item(Struct):
+    """A message to add to a conversation; other kinds of items have no meaning here."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[ItemPart], Meta(max_length=100)]
+    type: Literal["message"] = "message"
+
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content)
+
+
+Items = Annotated[list[Item], Meta(max_length=20)]
+
+
+class ConversationBody(Struct, forbid_unknown_fields=True):
+    items: Items | None = None
+    metadata: Metadata | None = None
+
+
+class ConversationUpdate(Struct, forbid_unknown_fields=True):
+    metadata: Metadata | None
+
+
+class ItemsBody(Struct, forbid_unknown_fields=True):
+    items: Annotated[list[Item], Meta(min_length=1, max_length=20)]
+    include: list[str] | None = None  # nothing of what it may name exists here
+
+
 class EmbeddingsBody(Struct, forbid_unknown_fields=True):
     model: Name
     input: str | list[str | int | list[int]]
@@ -132,6 +182,12 @@ class ChunkingStrategy(Struct):
     type: Literal["auto"]
 
 
+class StoreExtension(Struct, forbid_unknown_fields=True):
+    """The `tidegate` object of a store. embedder: the model that its vectors are made by, now or from some time on."""
+
+    embedder: Name | None = None
+
+
 class VectorStoreBody(Struct, forbid_unknown_fields=True):
     name: Name | None = None
     description: str | None = None
@@ -139,16 +195,38 @@ class VectorStoreBody(Struct, forbid_unknown_fields=True):
     metadata: Metadata | None = None
     chunking_strategy: ChunkingStrategy | None = None
     expires_after: ExpiresAfter | None = None
+    tidegate: StoreExtension = msgspec.field(default_factory=StoreExtension)
 
 
 class VectorStoreUpdate(Struct, forbid_unknown_fields=True):
     name: Name | None = None
     metadata: Metadata | None = None
     expires_after: ExpiresAfter | None = None
+    tidegate: StoreExtension = msgspec.field(default_factory=StoreExtension)
+
+
+class AttachExtension(Struct, forbid_unknown_fields=True):
+    """The `tidegate` object of an attachment. replaces: leaves the store when the new file becomes searchable."""
+
+    replaces: Id | None = None
 
 
 class AttachBody(Struct, forbid_unknown_fields=True):
     file_id: Id
+    attributes: Attributes | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+    tidegate: AttachExtension = msgspec.field(default_factory=AttachExtension)
+
+
+class BatchFile(Struct, forbid_unknown_fields=True):
+    file_id: Id
+    attributes: Attributes | None = None
+    chunking_strategy: ChunkingStrategy | None = None
+
+
+class BatchBody(Struct, forbid_unknown_fields=True):
+    file_ids: Annotated[list[Id], Meta(max_length=2000)] = []
+    files: Annotated[list[BatchFile], Meta(max_length=2000)] = []
     attributes: Attributes | None = None
     chunking_strategy: ChunkingStrategy | None = None
 
@@ -162,16 +240,25 @@ NumResults = Annotated[int, Meta(ge=1, le=50)]
 
 
 class RankingOptions(Struct):
-    ranker: str | None = None
+    """ranker: which evidence orders the passages; OpenAI's own names mean the default, both."""
+
+    ranker: Literal["auto", "default-2024-11-15", "none", "hybrid", "dense", "lexical"] | None = None
     score_threshold: Score | None = None
+
+
+class SearchExtension(Struct, forbid_unknown_fields=True):
+    """The `tidegate` object of a search. collections: searched together with the store of the path."""
+
+    collections: Refs = []
 
 
 class SearchBody(Struct, forbid_unknown_fields=True):
     query: str | Annotated[list[str], Meta(min_length=1, max_length=16)]
     max_num_results: NumResults = 10
-    filters: Any = None
+    filters: Filter | None = None
     ranking_options: RankingOptions | None = None
     rewrite_query: bool | None = None
+    tidegate: SearchExtension = msgspec.field(default_factory=SearchExtension)
 
 
 class RetrieveBody(Struct, forbid_unknown_fields=True):
@@ -181,3 +268,4 @@ class RetrieveBody(Struct, forbid_unknown_fields=True):
     collections: Refs = []
     top_k: NumResults = 10
     score_threshold: Score = 0.0
+    filters: Filter | None = None

@@ -8,6 +8,8 @@ from __future__ import annotations
 import secrets
 import time
 
+from gateway import filters
+from gateway.api import memory
 from gateway.api.collections import collection_ids
 from gateway.api.decode import clean_text
 from gateway.api.schemas import ChatBody, Message
@@ -37,11 +39,14 @@ async def chat_request(
     """A pipeline request from the wire's. received: monotonic seconds. Raises: InvalidRequest, NotFound."""
     settings, extension = services.settings, body.tidegate
     _refuse_unsupported(body)
+    if extension.filters is not None:
+        filters.check(extension.filters, "tidegate.filters")
     if len(body.messages) > settings.max_messages:
         raise too_many_messages(settings.max_messages)
     for index, message in enumerate(body.messages):
         clean_text(message.text(), f"messages[{index}].content", max_chars=settings.max_question_chars)
     history, question = _conversation(body.messages)
+    conversation = memory.conversation_id(body)
     if extension.deadline_ms is not None and extension.deadline_ms <= 0:
         raise InvalidRequest(
             "tidegate.deadline_ms has passed already; it counts milliseconds from now.",
@@ -50,6 +55,7 @@ async def chat_request(
         )
     # an unknown model is told before anything else is done
     services.pipeline.tiers.choose(body.model, question)
+    earlier = await memory.history(services, tenant, conversation) if conversation else []
     timeout_s = settings.request_timeout_s
     if extension.deadline_ms is not None:
         timeout_s = min(timeout_s, extension.deadline_ms / 1000)
@@ -58,15 +64,17 @@ async def chat_request(
         tenant=tenant,
         model=body.model,
         question=question,
-        history=history,
+        history=[*earlier, *history],
         sampling=_sampling(body),
         collections=await collection_ids(services, tenant, extension.collections),
         top_k=extension.top_k,
+        filters=extension.filters,
         priority=extension.priority,
         received=received,
         deadline=received + timeout_s,
         has_own_deadline=timeout_s < settings.request_timeout_s,
         created=int(time.time()),
+        conversation=conversation,
     )
 
 
@@ -91,10 +99,6 @@ def _refuse_unsupported(body: ChatBody) -> None:
     if field is not None:
         raise InvalidRequest(
             f"{field} is not supported by this service.", code="unsupported_value", param=field
-        )
-    if body.tidegate.filters is not None:
-        raise InvalidRequest(
-            "tidegate.filters is not supported yet.", code="unsupported_value", param="tidegate.filters"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -16,25 +16,23 @@ from gateway.api.files import no_file, page, reply
 from gateway.api.schemas import (
     AttachBody,
     AttributesBody,
-    SearchBody,
     VectorStoreBody,
     VectorStoreUpdate,
 )
 from gateway.api.services import Services
-from gateway.api.validation import query_text
+from gateway.embedding.registry import embedder_names
 from gateway.errors import InvalidRequest, NotFound
-from gateway.storage import catalog
-from gateway.storage.catalog import AttachmentRow, CollectionRow, FileCounts
-from gateway.types import Passage, Scope
+from gateway.storage import catalog, progress
+from gateway.storage.catalog import AttachmentRow, CollectionRow, FileCounts, Progress
+from gateway.storage.progress import ChunkCounts
+from gateway.types import DEFAULT_EMBEDDER
 
 T = TypeVar("T")
 _CREATE = msgspec.json.Decoder(VectorStoreBody)
 _UPDATE = msgspec.json.Decoder(VectorStoreUpdate)
 _ATTACH = msgspec.json.Decoder(AttachBody)
 _ATTRIBUTES = msgspec.json.Decoder(AttributesBody)
-_SEARCH = msgspec.json.Decoder(SearchBody)
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
-SEARCH_TIMEOUT_S = 10.0
 
 
 async def reading(services: Services, work: Callable[[sa.Connection], T]) -> T:
@@ -59,10 +57,17 @@ def no_store(store_id: str) -> NotFound:
     )
 
 
-def store_object(row: CollectionRow, counts: FileCounts | None) -> dict[str, object]:
-    files = {"in_progress": 0, "completed": 0, "failed": 0, "cancelled": 0, "total": 0}
-    if counts is not None:
-        files = {name: getattr(counts, name) for name in files}
+class StoreState(NamedTuple):
+    """What is counted of a store beside its row. change: None when it keeps its embedder."""
+
+    files: FileCounts
+    chunks: ChunkCounts
+    change: Progress | None
+
+
+def store_object(row: CollectionRow, state: StoreState) -> dict[str, object]:
+    names = ("in_progress", "completed", "failed", "cancelled", "total")
+    files = {name: getattr(state.files, name) for name in names}
     return {
         "id": row.id,
         "object": "vector_store",
@@ -70,12 +75,19 @@ def store_object(row: CollectionRow, counts: FileCounts | None) -> dict[str, obj
         "last_active_at": row.created_at,
         "name": row.name,
         "status": "in_progress" if files["in_progress"] else "completed",
-        "usage_bytes": counts.usage_bytes if counts is not None else 0,
+        "usage_bytes": state.files.usage_bytes,
         "file_counts": files,
         "metadata": row.metadata,
         "expires_after": None,
         "expires_at": None,
-        "tidegate": {"epoch": row.epoch},
+        "tidegate": {
+            "epoch": row.epoch,
+            "num_chunks": state.chunks.num_chunks,
+            "chunks_done": state.chunks.num_done,
+            "embedder": row.embedder,
+            "next_embedder": row.next_embedder,
+            "reembedding": state.change,
+        },
     }
 
 
@@ -92,13 +104,31 @@ def attachment_object(row: AttachmentRow) -> dict[str, object]:
         "last_error": error,
         "usage_bytes": row.usage_bytes,
         "attributes": row.attributes,
-        "tidegate": {"num_chunks": row.num_chunks, "chunks_done": row.chunks_done},
+        "tidegate": {
+            "num_chunks": row.num_chunks,
+            "chunks_done": row.chunks_done,
+            "replaces": row.replaces,
+        },
     }
 
 
 async def _shown(services: Services, rows: list[CollectionRow]) -> list[dict[str, object]]:
-    counts = await reading(services, lambda conn: catalog.count_files(conn, [row.id for row in rows]))
-    return [store_object(row, counts.get(row.id)) for row in rows]
+    """The stores of one tenant."""
+    ids = [row.id for row in rows]
+
+    def look_up(conn: sa.Connection) -> dict[str, StoreState]:
+        if not rows:
+            return {}
+        tenant_id = rows[0].tenant_id
+        files = catalog.count_files(conn, ids)
+        chunks = progress.count_chunks(conn, tenant_id, ids)
+        changes = catalog.reembedding_progress(conn, tenant_id, ids)
+        return {
+            each: StoreState(files[each], chunks.get(each, ChunkCounts()), changes.get(each)) for each in ids
+        }
+
+    states = await reading(services, look_up)
+    return [store_object(row, states[row.id]) for row in rows]
 
 
 async def create(request: Request, services: Services) -> HTTPResponse:
@@ -109,9 +139,10 @@ async def create(request: Request, services: Services) -> HTTPResponse:
             "expires_after is not supported.", code="unsupported_value", param="expires_after"
         )
     name = clean_text(body.name or "", "name", max_chars=256)
+    embedder = _known_embedder(services, body.tidegate.embedder) or DEFAULT_EMBEDDER
 
     def work(conn: sa.Connection) -> CollectionRow:
-        row = catalog.create_collection(conn, tenant.tenant_id, name, body.metadata or {})
+        row = catalog.create_collection(conn, tenant.tenant_id, name, body.metadata or {}, embedder=embedder)
         if body.file_ids:
             catalog.attach_files(conn, tenant.tenant_id, row.id, body.file_ids, {})
         return row
@@ -120,6 +151,18 @@ async def create(request: Request, services: Services) -> HTTPResponse:
     if body.file_ids:
         await services.wake_ingest()
     return reply((await _shown(services, [row]))[0])
+
+
+def _known_embedder(services: Services, name: str | None) -> str | None:
+    """Raises: InvalidRequest that names those there are."""
+    names = embedder_names(services.settings)
+    if name is not None and name not in names:
+        raise InvalidRequest(
+            f"There is no embedder {name[:100]!r}; there are: {', '.join(names)}.",
+            code="embedder_not_found",
+            param="tidegate.embedder",
+        )
+    return name
 
 
 async def list_stores(request: Request, services: Services) -> HTTPResponse:
@@ -152,14 +195,21 @@ async def update(request: Request, services: Services, store_id: str) -> HTTPRes
         )
     if body.name is not None:
         clean_text(body.name, "name", max_chars=256)
-    row = await writing(
-        services,
-        lambda conn: catalog.update_collection(
+    embedder = _known_embedder(services, body.tidegate.embedder)
+
+    def work(conn: sa.Connection) -> CollectionRow | None:
+        row = catalog.update_collection(
             conn, tenant.tenant_id, store_id, name=body.name, metadata=body.metadata
-        ),
-    )
+        )
+        if row is None or embedder is None:
+            return row
+        return catalog.start_reembedding(conn, tenant.tenant_id, store_id, embedder)
+
+    row = await writing(services, work)
     if row is None:
         raise no_store(store_id)
+    if embedder is not None:
+        await services.wake_ingest()
     return reply((await _shown(services, [row]))[0])
 
 
@@ -178,7 +228,14 @@ async def attach(request: Request, services: Services, store_id: str) -> HTTPRes
     def work(conn: sa.Connection) -> AttachmentRow:
         if catalog.get_collection(conn, tenant.tenant_id, store_id) is None:
             raise no_store(store_id)
-        return catalog.attach_file(conn, tenant.tenant_id, store_id, body.file_id, body.attributes or {})
+        return catalog.attach_file(
+            conn,
+            tenant.tenant_id,
+            store_id,
+            body.file_id,
+            body.attributes or {},
+            replaces=body.tidegate.replaces,
+        )
 
     row = await writing(services, work)
     await services.wake_ingest()
@@ -243,57 +300,3 @@ async def detach(request: Request, services: Services, store_id: str, file_id: s
     ):
         raise no_file(file_id)
     return reply({"id": file_id, "object": "vector_store.file.deleted", "deleted": True})
-
-
-async def search(request: Request, services: Services, store_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(http_caller(request))
-    body = json_body(request, _SEARCH)
-    if body.filters is not None:
-        raise InvalidRequest("filters is not supported yet.", code="unsupported_value", param="filters")
-    queries = [body.query] if isinstance(body.query, str) else body.query
-    query = query_text(queries, services.settings.max_question_chars)
-    row = await reading(services, lambda conn: catalog.get_collection(conn, tenant.tenant_id, store_id))
-    if row is None:
-        raise no_store(store_id)
-    scope = Scope(tenant_id=tenant.tenant_id, collections=[store_id], k=body.max_num_results)
-    with services.lifecycle:
-        found = await services.retriever.retrieve(query, scope, timeout_s=SEARCH_TIMEOUT_S)
-    attributes = await reading(
-        services,
-        lambda conn: {
-            file_id: attachment.attributes
-            for file_id in {passage.file_id for passage in found.passages}
-            if (attachment := catalog.get_attachment(conn, tenant.tenant_id, store_id, file_id))
-        },
-    )
-    threshold = (body.ranking_options.score_threshold or 0.0) if body.ranking_options else 0.0
-    data = [
-        _hit(passage, attributes.get(passage.file_id, {}))
-        for passage in found.passages
-        if passage.score >= threshold
-    ]
-    return reply(
-        {
-            "object": "vector_store.search_results.page",
-            "search_query": queries,
-            "data": data,
-            "has_more": False,
-            "next_page": None,
-        }
-    )
-
-
-def _hit(passage: Passage, attributes: dict[str, object]) -> dict[str, object]:
-    return {
-        "file_id": passage.file_id,
-        "filename": passage.filename,
-        "score": passage.score,
-        "attributes": attributes,
-        "content": [{"type": "text", "text": passage.text}],
-        "tidegate": {
-            "chunk_id": passage.chunk_id,
-            "heading": passage.heading,
-            "start": passage.start,
-            "end": passage.end,
-        },
-    }

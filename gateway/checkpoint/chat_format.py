@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,22 @@ TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE, GENERATION_CONFIG_FILE = "config.json", "generation_config.json"
 
-# For a checkpoint that brings none: plain lines that any model can follow.
+# For a checkpoint that brings none: plain lines that any model can follow. All lines of a message but its first are
+# indented, so that none of them can begin a turn.
 DEFAULT_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n\n{% endfor %}"
+    "{% for message in messages %}"
+    "{{ message['role'] }}: {{ message['content'] | indent(2, blank=true) }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
+
+
+# What a template may set its turns apart with, beside special tokens: `[INST]`, `<start_of_turn>`, `### User:`.
+_TURN_MARK = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,20}\]")
+_TURN_HEAD = re.compile(r"(?<!\S)(?:#{1,4} ?)?[A-Za-z]{3,20}:")
+_PROBES = [
+    {"role": role, "content": f"probe-{at}"}
+    for at, role in enumerate(("system", "user", "assistant", "user"))
+]
 
 
 class ChatFormat:
@@ -47,7 +59,11 @@ class ChatFormat:
         self.num_tokens = max(num_tokens, int(tokenizer.get_vocab_size()))
         self._template = _environment().from_string(template)
         self._special_tokens = special_tokens
-        self._marks = _mark_pattern(tokenizer)
+        self._marks, self._heads = _mark_pattern(tokenizer, ()), re.compile(r"(?!)")
+        scaffold = self._scaffold()
+        self._marks = _mark_pattern(tokenizer, _TURN_MARK.findall(scaffold))
+        if template != DEFAULT_TEMPLATE:
+            self._heads = _head_pattern(_TURN_HEAD.findall(scaffold))
 
     @classmethod
     def load(cls, folder: Path) -> ChatFormat:
@@ -71,17 +87,29 @@ class ChatFormat:
     def render(self, messages: list[dict[str, str]]) -> str:
         """The prompt that asks for the assistant's next message.
 
-        What looks like a special token in a message is broken up: a document or a caller that spells the mark of a
-        turn's end must not be able to end one.
+        What looks like a special token in a message, or like another mark that the template sets turns apart with, is
+        broken up: a document or a caller that spells the mark of a turn's end must not be able to end one.
         Raises: ValueError with the template's own words when it refuses these messages.
         """
-        harmless = [{**each, "content": self._marks.sub(_broken_up, each["content"])} for each in messages]
+        harmless = [{**each, "content": self._harmless(each["content"])} for each in messages]
         try:
             return self._template.render(
                 messages=harmless, add_generation_prompt=True, **self._special_tokens
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise ValueError(f"the checkpoint's chat template refuses these messages ({error})") from error
+
+    def _harmless(self, text: str) -> str:
+        return self._heads.sub(_parted, self._marks.sub(_broken_up, text))
+
+    def _scaffold(self) -> str:
+        """What the template itself puts around messages; empty when it refuses the usual ones."""
+        for probes in (_PROBES, _PROBES[1:]):  # some know no system message
+            try:
+                return re.sub(r"probe-\d", "\n", self.render(probes))
+            except ValueError:
+                continue
+        return ""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text that has all its special tokens already, as a rendered prompt has."""
@@ -96,18 +124,26 @@ class ChatFormat:
         return [len(encoding) for encoding in found]
 
 
-def _mark_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
-    """Matches every special token as it is spelled; nothing when there is none."""
+def _mark_pattern(tokenizer: Tokenizer, others: Iterable[str]) -> re.Pattern[str]:
+    """Matches every special token and every other mark as it is spelled; nothing when there is none."""
     added = tokenizer.get_added_tokens_decoder().values()
-    marks = sorted(
-        (token.content for token in added if token.special and token.content), key=len, reverse=True
-    )
-    return re.compile("|".join(map(re.escape, marks)) or r"(?!)")
+    marks = {token.content for token in added if token.special and token.content}.union(others)
+    return re.compile("|".join(map(re.escape, sorted(marks, key=len, reverse=True))) or r"(?!)")
+
+
+def _head_pattern(heads: Iterable[str]) -> re.Pattern[str]:
+    """Matches what a turn begins with, such as `USER:`, where a word can begin."""
+    found = sorted(set(heads), key=len, reverse=True)
+    return re.compile(rf"(?<!\S)(?:{'|'.join(map(re.escape, found))})" if found else r"(?!)")
 
 
 def _broken_up(mark: re.Match[str]) -> str:
     """Nothing is taken out: what stands around it could close up to another one."""
     return f"{mark[0][:1]} {mark[0][1:]}"
+
+
+def _parted(head: re.Match[str]) -> str:
+    return f"{head[0][:-1]} :"
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -34,12 +34,15 @@ Examples:
   tidegate ask -c handbook --model deep "Who may approve a refund, and up to which sum?"
   cat question.txt | tidegate ask --json -
   tidegate ask --grpc "What does it cost?"
+  tidegate ask --conversation new "What is a tide gate?"
+  tidegate ask --conversation conv_… "And who designed it?"
 
 \b
 Exit codes: 0 answered (also when the documents do not hold the answer), 1 failed, 2 wrong usage,
 3 no service answers, 130 stopped by Ctrl-C."""
 
 MAX_QUESTION_BYTES = 4 * 2**20
+NEW_CONVERSATION = "new"
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +61,14 @@ def ask(
             "--model", "-m", metavar="NAME", help="auto, fast or deep; `tidegate models` lists all."
         ),
     ] = "auto",
+    conversation: Annotated[
+        str,
+        typer.Option(
+            "--conversation",
+            metavar="ID",
+            help="Go on with a conversation that the service keeps; `new` begins one and tells its id.",
+        ),
+    ] = "",
     sources: Annotated[
         bool, typer.Option("--sources/--no-sources", help="Print the quoted sources after the answer.")
     ] = True,
@@ -76,11 +87,8 @@ def ask(
     target = resolve_target(settings_of(var), url, key)
     answer = Answer()
     ask_over = _over_grpc if over_grpc else _over_http
-    asyncio.run(
-        _stream(
-            ask_over, target, text, collection=collection, model=model, answer=answer, is_shown=not as_json
-        )
-    )
+    asked = Asked(text, model, collection or [], conversation)
+    asyncio.run(_stream(ask_over, target, asked, answer, is_shown=not as_json))
     if as_json:
         print_json(answer.as_dict())
         return
@@ -97,6 +105,15 @@ def _question(argument: str) -> str:
     if not text.strip():
         raise CommandFailed("The question is empty.", ExitCode.USAGE)
     return text.strip()
+
+
+class Asked(NamedTuple):
+    """collections: names or ids until they are looked up. conversation: an id, `new`, or empty."""
+
+    question: str
+    model: str
+    collections: list[str]
+    conversation: str
 
 
 class Answer:
@@ -188,17 +205,17 @@ def _waiting(extension: dict[str, Any]) -> str:
 Pieces = AsyncIterator[str]  # new text; empty while the request waits
 
 
-async def _over_http(
-    target: Target, question: str, collections: list[str], model: str, answer: Answer
-) -> Pieces:
+async def _over_http(target: Target, asked: Asked, answer: Answer) -> Pieces:
     from gateway.cli.client import Api
 
     extension: dict[str, Any] = {"events": True}
-    if collections:
-        extension["collections"] = collections
+    if asked.collections:
+        extension["collections"] = asked.collections
+    if asked.conversation:
+        extension["conversation"] = asked.conversation
     body = {
-        "model": model,
-        "messages": [{"role": "user", "content": question}],
+        "model": asked.model,
+        "messages": [{"role": "user", "content": asked.question}],
         "stream": True,
         "tidegate": extension,
     }
@@ -209,12 +226,16 @@ async def _over_http(
                 return
 
 
-async def _over_grpc(
-    target: Target, question: str, collections: list[str], model: str, answer: Answer
-) -> Pieces:
+async def _over_grpc(target: Target, asked: Asked, answer: Answer) -> Pieces:
     from gateway.cli.grpc_client import chat
 
-    chunks = chat(target, question=question, model=model, collections=collections)
+    chunks = chat(
+        target,
+        question=asked.question,
+        model=asked.model,
+        collections=asked.collections,
+        conversation=asked.conversation,
+    )
     async with contextlib.aclosing(chunks):  # type: ignore[type-var]
         async for chunk in chunks:
             yield answer.take_chunk(chunk)
@@ -222,23 +243,24 @@ async def _over_grpc(
 
 
 async def _stream(
-    ask_over: Callable[[Target, str, list[str], str, Answer], Pieces],
+    ask_over: Callable[[Target, Asked, Answer], Pieces],
     target: Target,
-    question: str,
-    *,
-    collection: list[str] | None,
-    model: str,
+    asked: Asked,
     answer: Answer,
+    *,
     is_shown: bool,
 ) -> None:
     from gateway.cli.client import Api, collection_ids
 
-    collections: list[str] = []
-    if collection:
+    if asked.collections or asked.conversation == NEW_CONVERSATION:
         async with Api(target) as api:
-            collections = await collection_ids(api, collection)
+            asked = asked._replace(collections=await collection_ids(api, asked.collections))
+            if asked.conversation == NEW_CONVERSATION:
+                made = await api.post("/v1/conversations", {})
+                asked = asked._replace(conversation=str(made["id"]))
+                print(f"Conversation: {asked.conversation}", file=sys.stderr)
     with console(stderr=True).status("Waiting for the service") as status:
-        pieces = ask_over(target, question, collections, model, answer)
+        pieces = ask_over(target, asked, answer)
         async with contextlib.aclosing(pieces):  # type: ignore[type-var]
             await _follow(pieces, answer, is_shown=is_shown, tell=status.update, clear=status.stop)
     if not answer.is_done:

@@ -34,7 +34,7 @@ _KEEPALIVE = (("grpc.keepalive_time_ms", 30_000), ("grpc.keepalive_timeout_ms", 
 
 
 async def chat(
-    target: Target, *, question: str, model: str, collections: list[str]
+    target: Target, *, question: str, model: str, collections: list[str], conversation: str = ""
 ) -> AsyncIterator[dict[str, Any]]:
     """The events of one question, each in the HTTP API's shape. Leaving the iterator cancels the work.
 
@@ -44,6 +44,7 @@ async def chat(
         model=model,
         messages=[pb.Message(role=pb.ROLE_USER, content=question)],
         collections=collections,
+        conversation=conversation,
         events=True,
     )
     async with _channel(target) as channel:

@@ -29,7 +29,8 @@ from gateway.cli.terminal import (
 if TYPE_CHECKING:
     from gateway.cli.client import Api, Target
     from gateway.cli.ingest_plan import LocalFile
-    from gateway.cli.ingest_run import IngestRun, Progress, Summary
+    from gateway.cli.ingest_progress import Indexing, Progress
+    from gateway.cli.ingest_run import IngestRun, Summary
 
 _EPILOG = """\b
 Examples:
@@ -163,20 +164,16 @@ def _print(summary: Summary, collection: str) -> None:
     out.print(Text(f"{printable(collection)}: {', '.join(parts)}."), soft_wrap=True)
     for name, reason in sorted(summary.failed.items()):
         out.print(Text(f"  failed  {printable(name)}: {reason}", style="red"), soft_wrap=True)
-    if summary.queued:
-        out.print(
-            "Older versions of queued files go with the next `tidegate ingest` of them.", soft_wrap=True
-        )
 
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """Two bars on a terminal; a plain line now and then elsewhere. On standard error either way."""
-    from gateway.cli.ingest_run import Progress
+    from gateway.cli.ingest_progress import Progress
 
     err = console(stderr=True)
     if not err.is_terminal:
-        yield Progress(_plain("Uploaded"), _plain("Indexed"))
+        yield _plain_progress()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
@@ -193,20 +190,29 @@ def _progress() -> Iterator[Progress]:
         index = bars.add_task("Index", total=None, name="", visible=False)
         yield Progress(
             lambda done, total, name: bars.update(upload, completed=done, total=total, name=printable(name)),
-            lambda done, total, name: bars.update(
-                index, completed=done, total=total, name=printable(name), visible=True
+            lambda look: bars.update(
+                index,
+                completed=look.files_done,
+                total=look.num_files,
+                name=f"{look.words()}  {printable(look.busy)}".rstrip(),
+                visible=True,
             ),
         )
 
 
-class _plain:  # noqa: N801  a callable with one memory
+def _plain_progress() -> Progress:
     """One line every PLAIN_EVERY_S seconds, and none for what is quick."""
+    from gateway.cli.ingest_progress import Progress
 
-    def __init__(self, word: str) -> None:
-        self._word = word
-        self._told = time.monotonic()
+    told = time.monotonic()
 
-    def __call__(self, done: int, total: int, _name: str) -> None:
-        if time.monotonic() - self._told >= PLAIN_EVERY_S:
-            self._told = time.monotonic()
-            typer.echo(f"{self._word} {done} of {total} files.", err=True)
+    def tell(line: str) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PLAIN_EVERY_S:
+            told = time.monotonic()
+            typer.echo(line, err=True)
+
+    def indexed(look: Indexing) -> None:
+        tell(f"Indexed {look.files_done} of {look.num_files} files: {look.words()}.")
+
+    return Progress(lambda done, total, _name: tell(f"Uploaded {done} of {total} files."), indexed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,27 +28,36 @@ class LocalFile:
     path: Path
     name: str
     sha256: str = ""
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as the service knows it. status is empty when it is uploaded and in no collection looked at."""
+    """A file as the service knows it. status is empty when it is uploaded and in no collection looked at.
+
+    replaces: the version whose place it took, or is to take.
+    """
 
     file_id: str
     name: str
     sha256: str
     status: str = ""
     created_at: int = 0
+    replaces: str = ""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One file's way. file_id: upload to use again ("" = none). stale: attached versions to remove afterwards."""
+    """One file's way. file_id: upload to use again ("" = none). stale: attached versions to remove afterwards.
+
+    replaces: the one of them that is searchable; the service takes it away in the moment the new one can be searched.
+    """
 
     file: LocalFile
     action: Action
     file_id: str = ""
     stale: tuple[str, ...] = ()
+    replaces: str = ""
 
 
 def select(
@@ -132,9 +141,10 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def hash_file(file: LocalFile) -> LocalFile:
-    """The same with its content's sha256. Raises: OSError."""
+    """The same with its content's size and sha256. Raises: OSError."""
     with file.path.open("rb") as stream:
-        return LocalFile(file.path, file.name, hashlib.file_digest(stream, "sha256").hexdigest())
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return LocalFile(file.path, file.name, digest, os.fstat(stream.fileno()).st_size)
 
 
 def plan(
@@ -148,23 +158,31 @@ def plan(
     for remote in attached:
         versions.setdefault(remote.name, []).append(remote)
     taken = {remote.file_id for group in versions.values() for remote in group}
-    spare = {
-        (remote.name, remote.sha256): remote.file_id for remote in uploaded if remote.file_id not in taken
-    }
-    return [_step(file, versions.get(file.name, []), spare) for file in local]
+    loose = {remote.file_id: remote for remote in uploaded if remote.file_id not in taken}
+    spare = {(remote.name, remote.sha256): file_id for file_id, remote in loose.items()}
+    return [_step(file, versions.get(file.name, []), spare, loose) for file in local]
 
 
-def _step(file: LocalFile, versions: list[RemoteFile], spare: dict[tuple[str, str], str]) -> Step:
+def _step(
+    file: LocalFile,
+    versions: list[RemoteFile],
+    spare: dict[tuple[str, str], str],
+    loose: Container[str],
+) -> Step:
+    """loose: uploads that are in no version any more: replaced ones that nobody waited for are among them."""
     same = [remote for remote in versions if remote.sha256 == file.sha256]
     for action, status in (("unchanged", "completed"), ("resume", "in_progress")):
-        kept = next((remote.file_id for remote in same if remote.status == status), None)
+        kept = next((remote for remote in same if remote.status == status), None)
         if kept:
-            stale = tuple(remote.file_id for remote in versions if remote.file_id != kept)
-            return Step(file, action, kept, stale)  # type: ignore[arg-type]
+            stale = [remote.file_id for remote in versions if remote is not kept]
+            stale += [kept.replaces] if kept.replaces in loose else []
+            return Step(file, action, kept.file_id, tuple(stale))  # type: ignore[arg-type]
     replaces = any(remote.status == "completed" or remote.sha256 != file.sha256 for remote in versions)
+    searchable = [remote.file_id for remote in versions if remote.status == "completed"]
     return Step(
         file,
         "replace" if replaces else "add",
         spare.get((file.name, file.sha256), ""),
         tuple(remote.file_id for remote in versions),
+        searchable[-1] if searchable else "",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   tidegate search "keep-alive of a stream"
-  tidegate search -k 3 -c handbook --json refunds | jq '.[].filename'"""
+  tidegate search -k 3 -c handbook --json refunds | jq '.[].filename'
+  tidegate search --filter '{"type": "eq", "key": "lang", "value": "en"}' refunds"""
 
 PREVIEW_CHARS = 320
+MAX_AT_ONCE = 64  # collections in one call
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +46,10 @@ def search(
     query: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for.")],
     num: Annotated[int, typer.Option("-k", metavar="N", help="Passages to show.", min=1, max=50)] = 5,
     collection: CollectionsOption = None,
+    given: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="JSON", help="Only files whose attributes match; OpenAI's filters."),
+    ] = None,
     as_json: JsonOption = False,
     url: UrlOption = None,
     key: KeyOption = None,
@@ -54,8 +61,11 @@ def search(
     text = query.encode("utf-8", "replace").decode().strip()
     if not text:
         raise CommandFailed("The text to look for is empty.", ExitCode.USAGE)
+    body: dict[str, Any] = {"query": text, "max_num_results": num}
+    if given is not None:
+        body["filters"] = _filter(given)
     target = resolve_target(settings_of(var), url, key)
-    found = asyncio.run(_search(target, text, collection, num))
+    found = asyncio.run(_search(target, body, collection))
     if as_json:
         print_json(found)
     elif found:
@@ -64,23 +74,36 @@ def search(
         print("No passage found.")
 
 
-async def _search(target: Target, query: str, collection: list[str] | None, num: int) -> list[dict[str, Any]]:
+def _filter(text: str) -> Any:
+    """What it means is the service's to check. Raises: CommandFailed (usage) for what is no JSON object."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise CommandFailed(f"--filter is not JSON: {error}.", ExitCode.USAGE) from None
+    if not isinstance(found, dict):
+        raise CommandFailed("--filter must be a JSON object.", ExitCode.USAGE)
+    return found
+
+
+async def _search(target: Target, body: dict[str, Any], collection: list[str] | None) -> list[dict[str, Any]]:
     from gateway.cli.client import Api, collection_ids
 
     async with Api(target) as api:
         identifiers = await collection_ids(api, collection)
         if not identifiers:
             raise CommandFailed("There are no documents yet: add some with `tidegate ingest PATH`.")
-        body = {"query": query, "max_num_results": num}
-        calls = [api.post(f"/v1/vector_stores/{identifier}/search", body) for identifier in identifiers]
-        pages = [await call for call in calls]
-    return merge(list(zip(identifiers, pages, strict=True)), num)
+        pages = []
+        for start in range(0, len(identifiers), MAX_AT_ONCE):
+            first, *others = identifiers[start : start + MAX_AT_ONCE]
+            path = f"/v1/vector_stores/{first}/search"
+            pages.append(await api.post(path, body | {"tidegate": {"collections": others}}))
+    return merge(pages, int(body["max_num_results"]))
 
 
-def merge(pages: list[tuple[str, dict[str, Any]]], num: int) -> list[dict[str, Any]]:
-    """The best `num` passages over all collections, best first, one flat object each."""
+def merge(pages: list[dict[str, Any]], num: int) -> list[dict[str, Any]]:
+    """The best `num` passages over all pages, best first, one flat object each."""
     found = []
-    for identifier, page in pages:
+    for page in pages:
         for item in page.get("data") or []:
             extension = item.get("tidegate") or {}
             found.append(
@@ -91,8 +114,9 @@ def merge(pages: list[tuple[str, dict[str, Any]]], num: int) -> list[dict[str, A
                     "text": "\n".join(part.get("text", "") for part in item.get("content") or []),
                     "start": extension.get("start"),
                     "end": extension.get("end"),
+                    "page": extension.get("page"),
                     "file_id": item.get("file_id"),
-                    "collection_id": identifier,
+                    "collection_id": extension.get("collection_id"),
                 }
             )
     return sorted(found, key=lambda passage: -passage["score"])[:num]

@@ -1,7 +1,7 @@
-"""all-MiniLM-L6-v2 as an ONNX graph, straight from its weights: no torch, the same bytes every time.
+"""A BERT sentence encoder as an ONNX graph, straight from its weights: no torch, the same bytes every time.
 
-Shapes: input_ids, attention_mask [batch, length] INT64 -> embedding [batch, 384] FP32 of unit length.
-Mean pooling and the L2 norm are part of the graph. A change here that changes the result must raise
+Shapes: input_ids, attention_mask [batch, length] INT64 -> embedding [batch, hidden] FP32 of unit length.
+Pooling and the L2 norm are part of the graph. A change here that changes the result must raise
 export.EXPORT_VERSION. Single sentences only: their token type is always 0, so that
 row is added to the positions and the third BERT input is gone.
 """
@@ -16,9 +16,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-LAYERS, HEADS, HIDDEN = 6, 12, 384
-HEAD = HIDDEN // HEADS
-LAYER_NORM_EPS = 1e-12
+from gateway.embedding.architecture import Architecture
+
 _OPSET, _IR = 17, 8
 
 Weights = Mapping[str, npt.NDArray[Any]]
@@ -27,7 +26,8 @@ Weights = Mapping[str, npt.NDArray[Any]]
 class _Graph:
     """Collects nodes and constants; every method returns the name of its result."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Architecture) -> None:
+        self.shape = shape
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
@@ -43,24 +43,24 @@ class _Graph:
         return out
 
 
-def build_model(weights: Weights) -> onnx.ModelProto:
+def build_model(weights: Weights, shape: Architecture, name: str) -> onnx.ModelProto:
     """The whole encoder. Raises: KeyError when a tensor of BertModel is missing."""
-    g = _Graph()
+    g = _Graph(shape)
     mask = g.op("Cast", "attention_mask", to=TensorProto.FLOAT)
     hidden = _embed(g, weights)
     bias = _attention_bias(g, mask)
-    for layer in range(LAYERS):
+    for layer in range(shape.num_layers):
         hidden = _layer(g, weights, f"encoder.layer.{layer}", hidden, bias)
     _pool(g, hidden, mask)
     tokens = ["batch", "length"]
     graph = helper.make_graph(
         g.nodes,
-        "all-MiniLM-L6-v2",
+        name,
         [
             helper.make_tensor_value_info(n, TensorProto.INT64, tokens)
             for n in ("input_ids", "attention_mask")
         ],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", HIDDEN])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", shape.dim])],
         list(g.constants.values()),
     )
     model = helper.make_model(
@@ -105,12 +105,17 @@ def _attention(g: _Graph, weights: Weights, prefix: str, hidden: str, bias: str)
         split = g.op("Reshape", _linear(g, weights, f"{prefix}.self.{kind}", hidden, scale), shape)
         return g.op("Transpose", split, perm=perm)
 
-    shape = g.const("split_heads", [0, 0, HEADS, HEAD], np.int64)
-    query = heads("query", [0, 2, 1, 3], HEAD**-0.5)  # the scale of the scores lives in the query's weights
+    num_heads, head_dim = g.shape.num_heads, g.shape.dim // g.shape.num_heads
+    shape = g.const("split_heads", [0, 0, num_heads, head_dim], np.int64)
+    query = heads(
+        "query", [0, 2, 1, 3], head_dim**-0.5
+    )  # the scale of the scores lives in the query's weights
     scores = g.op("Add", g.op("MatMul", query, heads("key", [0, 2, 3, 1])), bias)
     mixed = g.op("MatMul", g.op("Softmax", scores, axis=-1), heads("value", [0, 2, 1, 3]))
     merged = g.op(
-        "Reshape", g.op("Transpose", mixed, perm=[0, 2, 1, 3]), g.const("merge", [0, 0, HIDDEN], np.int64)
+        "Reshape",
+        g.op("Transpose", mixed, perm=[0, 2, 1, 3]),
+        g.const("merge", [0, 0, g.shape.dim], np.int64),
     )
     return _linear(g, weights, f"{prefix}.output.dense", merged)
 
@@ -123,7 +128,7 @@ def _linear(g: _Graph, weights: Weights, name: str, inputs: str, scale: float = 
 
 def _layer_norm(g: _Graph, weights: Weights, name: str, inputs: str) -> str:
     gain, bias = (g.const(f"{name}.{part}", weights[f"{name}.{part}"]) for part in ("weight", "bias"))
-    return g.op("LayerNormalization", inputs, gain, bias, axis=-1, epsilon=LAYER_NORM_EPS)
+    return g.op("LayerNormalization", inputs, gain, bias, axis=-1, epsilon=g.shape.layer_norm_eps)
 
 
 def _gelu(g: _Graph, inputs: str) -> str:
@@ -133,10 +138,21 @@ def _gelu(g: _Graph, inputs: str) -> str:
 
 
 def _pool(g: _Graph, hidden: str, mask: str) -> None:
-    """Mean over the real tokens, then unit length (which makes the mean's divisor redundant, but not the floor)."""
-    column = g.op("Unsqueeze", mask, g.const("axis_2", [2], np.int64))
+    """One vector a text, then unit length (which makes the mean's divisor redundant, but not the floor)."""
     axis = g.const("axis_1", [1], np.int64)
+    pooled = _first(g, hidden, axis) if g.shape.pooling == "cls" else _mean(g, hidden, mask, axis)
+    norm = g.op("Sqrt", g.op("ReduceSum", g.op("Mul", pooled, pooled), axis, keepdims=1))
+    g.op("Div", pooled, g.op("Max", norm, g.const("floor", 1e-12)), out="embedding")
+
+
+def _mean(g: _Graph, hidden: str, mask: str, axis: str) -> str:
+    """Over the real tokens."""
+    column = g.op("Unsqueeze", mask, g.const("axis_2", [2], np.int64))
     total = g.op("ReduceSum", g.op("Mul", hidden, column), axis, keepdims=0)
-    mean = g.op("Div", total, g.op("ReduceSum", column, axis, keepdims=0))
-    norm = g.op("Sqrt", g.op("ReduceSum", g.op("Mul", mean, mean), axis, keepdims=1))
-    g.op("Div", mean, g.op("Max", norm, g.const("floor", 1e-12)), out="embedding")
+    return g.op("Div", total, g.op("ReduceSum", column, axis, keepdims=0))
+
+
+def _first(g: _Graph, hidden: str, axis: str) -> str:
+    """The state of [CLS], which is never padding."""
+    start, end = g.const("first_start", [0], np.int64), g.const("first_end", [1], np.int64)
+    return g.op("Squeeze", g.op("Slice", hidden, start, end, axis), axis)

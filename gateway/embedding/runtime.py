@@ -10,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.embedding.engines import open_engine
-from gateway.embedding.export import MODEL_FILE, TOKENIZER_FILE, EmbedderUnavailable
+from gateway.embedding.export import MODEL_FILE, TOKENIZER_FILE, EmbedderUnavailable, read_built
 from gateway.embedding.tokens import SentenceTokenizer, pad
-from gateway.tensors import EMBEDDING_DIM
 
 MAX_RUN_ROWS = 32
 RUN_OVERHEAD_TOKENS = 128  # padding that costs as much as one more run (measured: no gain below it)
 
 
 class SentenceEmbedder:
-    """all-MiniLM-L6-v2. Calls from several threads are safe and wait for one another.
+    """A model folder that `export` has built. Calls from several threads are safe and wait for one another.
 
     precision: `auto` takes bf16 where the processor has it, else f32. threads: 0 = all cores.
     Raises: EmbedderUnavailable when the folder, a runtime or the asked-for precision is missing.
@@ -28,7 +27,8 @@ class SentenceEmbedder:
     def __init__(self, model_dir: Path, *, precision: str = "auto", threads: int = 0) -> None:
         if not (model_dir / MODEL_FILE).is_file() or not (model_dir / TOKENIZER_FILE).is_file():
             raise EmbedderUnavailable(f"{model_dir} holds no embedding model.")
-        self._tokenizer = SentenceTokenizer(model_dir / TOKENIZER_FILE)
+        self._shape = read_built(model_dir)
+        self._tokenizer = SentenceTokenizer(model_dir / TOKENIZER_FILE, self._shape.max_tokens)
         self._engine = open_engine(model_dir / MODEL_FILE, precision, threads)
         self._lock = threading.Lock()
 
@@ -44,14 +44,22 @@ class SentenceEmbedder:
     def precision(self) -> str:
         return self._engine.precision
 
-    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Unit vectors [len(texts), 384], in order. Any text is fine; its first 256 tokens count."""
-        rows = self._tokenizer.encode(texts)
+    @property
+    def dim(self) -> int:
+        return self._shape.dim
+
+    def embed(self, texts: Sequence[str], role: str = "passage") -> npt.NDArray[np.float32]:
+        """Unit vectors [len(texts), dim], in order. Any text is fine; its first max_tokens tokens count.
+
+        role: `query` or `passage`; most models treat both alike.
+        """
+        prompt = self._shape.prompts.get(role, "")
+        rows = self._tokenizer.encode([prompt + text for text in texts] if prompt else texts)
         with self._lock:
             return self._run(rows)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each whole text, [CLS] and [SEP] included; above 256 the rest does not reach the vector."""
+        """Tokens of each whole text, [CLS] and [SEP] included; above max_tokens the rest does not reach the vector."""
         return self._tokenizer.count(texts)
 
     def warm_up(self, num_rows: Sequence[int], lengths: Sequence[int]) -> None:
@@ -59,14 +67,14 @@ class SentenceEmbedder:
         with self._lock:
             for rows in num_rows:
                 for length in lengths:
-                    ids = np.full((rows, length), 100, np.int64)
+                    ids = np.zeros((rows, length), np.int64)
                     self._engine.run(ids, np.ones_like(ids))
 
     def _run(self, rows: list[list[int]]) -> npt.NDArray[np.float32]:
         groups = list(split(list(map(len, rows))))
         if len(groups) == 1:
             return self._engine.run(*pad(rows))
-        vectors = np.empty((len(rows), EMBEDDING_DIM), np.float32)
+        vectors = np.empty((len(rows), self._shape.dim), np.float32)
         for group in groups:
             vectors[group] = self._engine.run(*pad([rows[index] for index in group]))
         return vectors

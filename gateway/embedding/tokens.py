@@ -1,6 +1,6 @@
-"""Text to token ids for the sentence encoder, as its reference pipeline does it: at most 256 tokens a text.
+"""Text to token ids for a sentence encoder, as its reference pipeline does it.
 
-The packaged tokenizer.json says otherwise (truncate at 128, pad everything to 128); both are undone here.
+What tokenizer.json says of truncation and padding is undone here (the default model's: 128 tokens, both).
 """
 
 from __future__ import annotations
@@ -13,24 +13,32 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
-MAX_TOKENS = 256  # max_seq_length of the reference pipeline, [CLS] and [SEP] included
+MAX_TOKENS = 256  # max_seq_length of the default model's reference pipeline, [CLS] and [SEP] included
 MAX_CHARS = 32_768  # read of one text: 128 characters for each token, so only freak texts lose anything by it
 
 Int64 = npt.NDArray[np.int64]
 
 
 class SentenceTokenizer:
-    def __init__(self, path: Path) -> None:
-        self._tokenizer = Tokenizer.from_file(str(path))
+    """max_tokens: of one text, the rest is cut. Raises: ValueError when the file is no tokenizer."""
+
+    def __init__(self, path: Path, max_tokens: int = MAX_TOKENS) -> None:
+        self._max_tokens = max_tokens
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # it raises no other class
+            raise ValueError(f"{path} is no tokenizer: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, [CLS] first and [SEP] last, cut to MAX_TOKENS. Never fails: see well_formed."""
+        """Ids of each text, [CLS] first and [SEP] last, cut to max_tokens. Never fails: see well_formed."""
         rows = [encoding.ids for encoding in self._encode([text[:MAX_CHARS] for text in texts])]
         for row in rows:
-            if len(row) > MAX_TOKENS:  # cheaper than the tokenizer's truncation, which keeps the overflow
-                row[MAX_TOKENS - 1 :] = row[-1:]  # [SEP]
+            if (
+                len(row) > self._max_tokens
+            ):  # cheaper than the tokenizer's truncation, which keeps the overflow
+                row[self._max_tokens - 1 :] = row[-1:]  # [SEP]
         return rows
 
     def count(self, texts: Sequence[str]) -> list[int]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gateway.generation.features import Piece, pieces
+from gateway.language.pieces import Piece, pieces
 from gateway.language.terms import stem, words
 from gateway.types import Citation, Passage
 
@@ -32,10 +32,14 @@ class Cited(NamedTuple):
 
 
 class CitationStream:
-    """One answer's text on its way through. passages: those in the prompt, numbered 1..n as given."""
+    """One answer's text on its way through. passages: those in the prompt, numbered 1..n as given.
+
+    num_unsupported: marks taken out so far; of a bracket with several numbers each counts.
+    """
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = passages
+        self.num_unsupported = 0
         self._held = ""
         self._said = ""
 
@@ -63,6 +67,7 @@ class CitationStream:
             self._say(text[at : mark.start()])
             numbers = dict.fromkeys(int(number) for number in re.findall(r"\d+", mark[1]))
             citations = [each for number in numbers if (each := self._verified(number)) is not None]
+            self.num_unsupported += len(numbers) - len(citations)
             gap = mark[0][: mark[0].index("[")] if citations else ""
             shown = gap + "".join(f"[{each.passage}]" for each in citations)
             out.append(Cited(text[at : mark.start()] + shown, citations))

@@ -15,49 +15,39 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.generation.features import NAMES, Candidate, candidates, lexical
-from gateway.language.question import read
+from gateway.language.pieces import Candidate, candidates, passage_words
+from gateway.language.question import Question, read
+from gateway.language.referent import referent
 from gateway.language.sentences import Kind
+from gateway.language.spelling import respelled
+from gateway.language.support import (
+    NAMES,
+    cover_of,
+    lexical_scores,
+    log_odds_of,
+    sentence_rows,
+    weighed,
+    weight_vector,
+)
 from gateway.types import Citation, Delta, Passage
 
 # question, sentences -> cosine of each sentence with the question, shape [len(sentences)]
 Similarity = Callable[[str, list[str]], npt.NDArray[np.float32]]
 
+_RANKED = NAMES.index("rank")
 NO_ANSWER = "I could not find an answer to this in your documents."
 MAX_EMBEDDED = 24  # sentences that `deep` embeds: the bound of its cost
 
-# What a feature is worth, in units of log-odds that the sentence holds the answer. Fitted on labelled questions by
-# article (perf/eval_reader.py measures them) and rounded by hand.
-_FAST = {
-    "cover": 9.0,
-    "near": 2.8,
-    "linked": 1.0,
-    "evidence": 1.8,
-    "cosine": 16.0,
-    "passage": 1.7,
-    "length": -0.8,
-}
-_DEEP = {
-    "cover": 7.0,
-    "near": 2.8,
-    "linked": 1.0,
-    "evidence": 1.8,
-    "cosine": 13.0,
-    "passage": 1.8,
-    "length": -0.4,
-}
-_DEEP_SIMILARITY = 4.4
-# Support of an answer = log-odds that the passages hold one: the nearest passage's cosine and the share of the
-# question that the best sentence covers. Below zero the reader abstains.
-_SUPPORT_COSINE, _SUPPORT_COVER = 7.2, 9.2
-_SUPPORT_BIAS = -6.0
-_CONTEXT_SHARE = (
-    0.4  # what a term in the sentence before or the heading counts, against one in the sentence itself
-)
+# What a feature is worth to `deep`, where the sentence's similarity to the question counts beside them.
+_DEEP = {"cover": 6.5, "near": 2.5, "linked": 4.0, "evidence": 1.2, "length": -0.2}
+_RANK = 1.0  # of the passage's log-odds
+_DEEP_SIMILARITY = 4.8
+# Support of an answer = log-odds that the passages hold one, above the point where we answer: the best passage's own
+# log-odds, and the largest share of the question's terms that a passage holds.
+_SUPPORT_RANK, _SUPPORT_COVER, _SUPPORT_BIAS = 0.73, 4.9, -1.0
 _NEAR_COSINE = 0.25  # from here on a passage is worth pointing at, though it answers nothing
-# Chances relative to the best sentence. A second one is quoted from _WORTH on; but since what is read first should
-# answer, a sentence that stands before the best one must be half as likely.
-_WORTH, _WORTH_BEFORE = 0.08, 0.5
+# Log-odds against the best sentence, from which on another one is quoted too; and what its place adds.
+_WORTH, _SAME_PASSAGE, _NEIGHBOUR = -3.2, 1.0, 0.5
 _MAX_KEPT_CHARS = 2000  # of a text whose count is kept: passages come again, long questions do not
 _SAME = 0.8  # share of common words that makes two sentences one
 
@@ -92,23 +82,27 @@ def answer(
 
     similarity: needed for what `deep` adds; without it `deep` answers as `fast` does.
     """
-    asked = read(question)
+    asked = respelled(read(question), passages)
     said = _bare(asked.text)
     found = [each for each in candidates(passages) if not _restates(said, each.text)]
     if not asked.terms or not found:
         return Answer(notice=_notice(passages, near=False), score=-99.0)
-    rows = lexical(asked, found, passages)
-    scores = rows @ _vector(_FAST)
+    rows = sentence_rows(asked, found, passages)
+    scores = lexical_scores(rows) + _RANK * rows[:, _RANKED]
     if params.mode == "deep" and similarity is not None:
         found, rows, scores = _deepened(question, found, rows, scores, similarity)
     best = int(scores.argmax())
-    nearest = max(p.score for p in passages)
-    held = rows[best, 0] + _CONTEXT_SHARE * rows[best, 1]
-    support = float(_SUPPORT_COSINE * nearest + _SUPPORT_COVER * held + _SUPPORT_BIAS)
+    support = _support(asked, found, passages)
     if support < 0:
-        return Answer(notice=_notice(passages, near=support > -3 and nearest > _NEAR_COSINE), score=support)
+        return Answer(notice=_notice(passages, near=support > -3 and max(p.score for p in passages) > _NEAR_COSINE), score=support)
     chosen = _chosen(found, scores, params)
-    return _quoted([found[index] for index in sorted(chosen)], passages, params, support)
+    return _quoted(asked, [found[index] for index in [chosen[0], *sorted(chosen[1:])]], passages, params, support)
+
+
+def _support(asked: Question, found: Sequence[Candidate], passages: Sequence[Passage]) -> float:
+    terms = weighed(asked, found)
+    covers = [cover_of(terms, passage_words(p.text, p.heading)) for p in passages]
+    return _SUPPORT_RANK * max(map(log_odds_of, passages)) + _SUPPORT_COVER * max(covers) + _SUPPORT_BIAS
 
 
 def _restates(said: str, sentence: str) -> bool:
@@ -122,10 +116,6 @@ def _restates(said: str, sentence: str) -> bool:
 def _bare(text: str) -> str:
     """The words alone, in lower case, one space between."""
     return " ".join(re.findall(r"\w+", text.lower()))
-
-
-def _vector(weights: dict[str, float]) -> npt.NDArray[np.float64]:
-    return np.array([weights.get(name, 0.0) for name in NAMES])
 
 
 def _deepened(
@@ -142,26 +132,33 @@ def _deepened(
     return (
         kept,
         rows[keep],
-        rows[keep] @ _vector(_DEEP) + _DEEP_SIMILARITY * np.asarray(near, dtype=np.float64),
+        rows[keep] @ weight_vector(_DEEP | {"rank": _RANK}) + _DEEP_SIMILARITY * np.asarray(near, dtype=np.float64),
     )
 
 
 def _chosen(found: list[Candidate], scores: npt.NDArray[np.float64], params: ReaderParams) -> list[int]:
     """Indices of the sentences to quote, best first: as few as hold the answer with good odds."""
-    odds = np.exp(scores - scores.max())
     best = int(scores.argmax())
+    odds = scores - scores[best] + _kinship(found, best)
     chosen = [best]
     chars = len(found[best].text)
-    for index in map(int, np.argsort(-scores, kind="stable")):
+    for index in map(int, np.argsort(-odds, kind="stable")):
         if len(chosen) >= params.max_sentences or odds[index] < _WORTH:
             break
-        is_faint = index < best and odds[index] < _WORTH_BEFORE
         is_long = chars + len(found[index].text) > params.max_chars
-        if index == best or is_faint or is_long or any(_same(found[index], found[other]) for other in chosen):
+        if index == best or is_long or any(_same(found[index], found[other]) for other in chosen):
             continue
         chosen.append(index)
         chars += len(found[index].text)
     return chosen
+
+
+def _kinship(found: list[Candidate], best: int) -> npt.NDArray[np.float64]:
+    """What standing near the best sentence adds to the log-odds of another: where one holds a part, the rest is near."""
+    owner = found[best].passage
+    kin = np.array([_SAME_PASSAGE * (candidate.passage == owner) for candidate in found])
+    kin[[place for place in (best - 1, best + 1) if 0 <= place < len(found) and kin[place]]] += _NEIGHBOUR
+    return kin
 
 
 def _same(one: Candidate, other: Candidate) -> bool:
@@ -173,25 +170,42 @@ def _same(one: Candidate, other: Candidate) -> bool:
 
 
 def _quoted(
-    chosen: list[Candidate], passages: Sequence[Passage], params: ReaderParams, score: float
+    asked: Question,
+    chosen: list[Candidate],
+    passages: Sequence[Passage],
+    params: ReaderParams,
+    score: float,
 ) -> Answer:
     citations, shown = [], []
     left = params.max_tokens or 1 << 30
     chars = params.max_chars
+    before = ""
     for candidate in chosen:
         text = _within(candidate.text, left, chars)
+        left -= num_tokens(text)
+        chars -= len(text)
         if text:
             start = passages[candidate.passage].start + candidate.piece.start
             citations.append(
                 Citation(passage=candidate.passage + 1, start=start, end=start + len(text), text=text)
             )
-            shown.append(_shown(text, candidate.piece.kind))
-        left -= num_tokens(text)
-        chars -= len(text)
+            meant = _meant(asked, candidate, before, left)
+            left -= num_tokens(meant)
+            shown.append(meant + _shown(text, candidate.piece.kind))
+            before = text
         if len(text) < len(candidate.text) or left <= 0:
             is_last = candidate is chosen[-1] and len(text) == len(candidate.text)
             return Answer(citations=citations, shown=shown, answered=True, is_cut=not is_last, score=score)
     return Answer(citations=citations, shown=shown, answered=True, score=score)
+
+
+def _meant(asked: Question, candidate: Candidate, before: str, max_tokens: int) -> str:
+    """Our own words in front of a quote that opens with a pronoun: whom it means, unless what was just quoted says so."""
+    if before and before == candidate.piece.before:
+        return ""
+    name = referent(asked, candidate.piece)
+    meant = f"({name}) " if name else ""
+    return meant if num_tokens(meant) <= max_tokens else ""
 
 
 def _within(text: str, max_tokens: int, max_chars: int) -> str:

@@ -99,6 +99,7 @@ class TritonGenerator:
             finish_reason=made.finish_reason,
             num_input_tokens=made.num_input_tokens,
             num_output_tokens=made.num_tokens,
+            num_unsupported=marks.num_unsupported,
         )
 
     def _inputs(self, prompt: Prompt, sampling: Sampling) -> dict[str, Value]:

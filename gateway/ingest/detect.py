@@ -1,14 +1,18 @@
-"""What a file is, by its first bytes; the name only tells one kind of text from another."""
+"""What a file is: by its bytes first, then by its text, and by its name only where neither tells."""
 
 from __future__ import annotations
 
+import csv
+import json
+import re
+from collections import Counter
+from enum import StrEnum
 from pathlib import PurePath
 
 HEAD_BYTES = 4096
 
 # (offset, magic bytes, what to call it). Text never begins like any of these.
 _MAGIC = (
-    (0, b"%PDF-", "a PDF document"),
     (0, b"\x89PNG\r\n\x1a\n", "a PNG image"),
     (0, b"\xff\xd8\xff", "a JPEG image"),
     (0, b"GIF87a", "a GIF image"),
@@ -35,52 +39,195 @@ _MAGIC = (
     (0, b"II*\0", "a TIFF image"),
     (0, b"MM\0*", "a TIFF image"),
 )
-# Zip containers, by the name of a member near the front.
+# Zip containers that we cannot read, by the name of a member near the front.
 _ZIP_MEMBERS = (
-    (b"word/", "a Word document (docx)"),
     (b"xl/", "an Excel workbook (xlsx)"),
     (b"ppt/", "a PowerPoint presentation (pptx)"),
     (b"application/epub+zip", "an EPUB book"),
     (b"application/vnd.oasis.opendocument", "an OpenDocument file"),
     (b"META-INF/", "a Java archive"),
 )
-_ENDINGS = {
-    "docx": "a Word document (docx)",
-    "xlsx": "an Excel workbook (xlsx)",
-    "pptx": "a PowerPoint presentation (pptx)",
-}
+_ZIP_ENDINGS = {"xlsx": "an Excel workbook (xlsx)", "pptx": "a PowerPoint presentation (pptx)"}
+_PDF_REACH = 1024  # Acrobat takes a file whose header comes this late; some mailers put a line before it
+
 _MARKDOWN = {"md", "markdown", "mdown", "mkd", "mdx", "qmd", "rmd"}
 _HTML = {"html", "htm", "xhtml"}
 _PROSE = {"", "txt", "text", "rst", "adoc", "asciidoc", "org", "tex", "eml"}
+_TABLE = {"csv", "tsv", "tab"}
+_JSON = {"json", "jsonl", "ndjson", "geojson", "ipynb"}
+_CODE = {
+    *("py", "pyi", "js", "mjs", "cjs", "jsx", "ts", "tsx", "vue", "svelte", "css", "scss", "less", "dart"),
+    *(
+        "java",
+        "kt",
+        "kts",
+        "scala",
+        "groovy",
+        "gradle",
+        "go",
+        "rs",
+        "swift",
+        "m",
+        "mm",
+        "zig",
+        "nim",
+        "v",
+        "sv",
+    ),
+    *("c", "h", "cc", "cpp", "cxx", "hh", "hpp", "hxx", "cu", "cuh", "cs", "vb", "fs", "vhd", "cmake"),
+    *(
+        "rb",
+        "php",
+        "pl",
+        "pm",
+        "lua",
+        "r",
+        "jl",
+        "ex",
+        "exs",
+        "erl",
+        "hs",
+        "ml",
+        "mli",
+        "clj",
+        "cljs",
+        "lisp",
+        "el",
+    ),
+    *("sh", "bash", "zsh", "fish", "ps1", "sql", "proto", "graphql", "tf"),
+}
+_NUM_PROBED_LINES = 200
+_MIN_CODE_LINES = 8
+_CODE_LINE = re.compile(
+    r"[{};]\s*$|\)\s*:?\s*$|^\s*(?:#include|import|from|def|class|return|func|fn|const|let)\b"
+)
+_PROSE_LINE = re.compile(r"[.!?,]\s*$|^\s*(?:[A-Z]\S*\s+)?(?:[a-z']+\s+){4}")
 
 
-def binary_kind(head: bytes, filename: str) -> str | None:
-    """What the file is, with its article, when it is a known format that is not text; else None.
+class Format(StrEnum):
+    """How a file is read."""
 
-    head: the first HEAD_BYTES of it, or all.
-    """
-    for offset, magic, name in _MAGIC:
-        if head.startswith(magic, offset):
-            return name
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        for member, name in _ZIP_MEMBERS:
-            if member in head:
-                return name
-        return _ENDINGS.get(_ending(filename), "a zip archive")
+    PDF = "pdf"
+    DOCX = "docx"
+    HTML = "html"
+    TABLE = "table"
+    JSON = "json"
+    JSON_LINES = "json_lines"
+    MARKDOWN = "markdown"
+    CODE = "code"
+    LINES = "lines"
+    PROSE = "prose"
+
+
+def binary_format(head: bytes, filename: str) -> Format | None:
+    """PDF or DOCX by the first HEAD_BYTES of a file (or all of it); None for everything else."""
+    if b"%PDF-" in head[:_PDF_REACH] and not _is_text_about_pdf(head, filename):
+        return Format.PDF
+    if _is_zip(head) and (b"word/" in head or (_ending(filename) == "docx" and _zip_kind(head) is None)):
+        return Format.DOCX
     return None
 
 
-def text_kind(text: str, filename: str) -> str:
-    """`markdown`, `html`, `csv`, `prose` or `lines` (source code, JSON, logs: anything that lives by lines)."""
+def unreadable_kind(head: bytes, filename: str) -> str | None:
+    """What the file is, with its article, when it is a known format that cannot be read; else None."""
+    for offset, magic, name in _MAGIC:
+        if head.startswith(magic, offset):
+            return name
+    if _is_zip(head):
+        return _zip_kind(head) or _ZIP_ENDINGS.get(_ending(filename), "a zip archive")
+    return None
+
+
+def text_format(text: str, filename: str) -> Format:
+    """Of a decoded file. Costs one pass over the text at most, and where it begins like JSON a parse of it."""
     ending = _ending(filename)
     start = text[:HEAD_BYTES].lstrip().lower()
     if ending in _HTML or start.startswith(("<!doctype html", "<html")):
-        return "html"
+        return Format.HTML
     if ending in _MARKDOWN:
-        return "markdown"
-    if ending in {"csv", "tsv"}:
-        return "csv"
-    return "prose" if ending in _PROSE else "lines"
+        return Format.MARKDOWN
+    if ending in _CODE:
+        return Format.CODE
+    if start.startswith(("{", "[")) or ending in _JSON:
+        found = _json_format(text)
+        if found is not None:
+            return found
+    if ending in _TABLE:
+        return Format.TABLE
+    if ending not in _PROSE:
+        return Format.CODE if start.startswith("#!") else Format.LINES
+    if delimiter_of(text, is_named=False):
+        return Format.TABLE
+    return Format.CODE if start.startswith(("#!", "<?php")) or _is_code(text) else Format.PROSE
+
+
+def delimiter_of(text: str, *, is_named: bool) -> str:
+    """What separates the columns of a table, or empty when the text is none.
+
+    is_named: its name says that it is a table, so two columns, or rows of unequal length, will do.
+    """
+    lines = text[: 64 * 1024].splitlines()[:_NUM_PROBED_LINES]
+    found = [(_width(lines, delimiter, is_named=is_named), delimiter) for delimiter in "\t;,|"]
+    width, delimiter = max(found, key=lambda pair: pair[0])
+    return delimiter if width > 1 else ""
+
+
+def _width(lines: list[str], delimiter: str, *, is_named: bool) -> int:
+    """Columns that (nearly) all rows have; 0 = not a table with this delimiter."""
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error:
+        return 0
+    if not rows:
+        return 0
+    width, count = Counter(len(row) for row in rows).most_common(1)[0]
+    if is_named:
+        return width if count * 2 > len(rows) else 0
+    num_spaced = sum(
+        cell.startswith(" ") for row in rows for cell in row[1:]
+    )  # as in a sentence, not in a table
+    is_regular = len(rows) >= 4 and count == len(rows) and num_spaced * 4 < len(rows)
+    return width if is_regular and width >= (3 if delimiter in ",|" else 2) else 0
+
+
+def _json_format(text: str) -> Format | None:
+    try:
+        json.loads(text)
+    except RecursionError:
+        return Format.JSON  # the reader says so
+    except ValueError:
+        lines = [line for line in text.split("\n", 3)[:3] if line.strip()]
+        return Format.JSON_LINES if len(lines) > 1 and all(map(_is_record, lines[:2])) else None
+    return Format.JSON
+
+
+def _is_record(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_code(text: str) -> bool:
+    """Most lines end or begin as in a program, and few read like prose."""
+    lines = [line[:500] for line in text[: 64 * 1024].splitlines()[:_NUM_PROBED_LINES] if line.strip()]
+    num_code = sum(_CODE_LINE.search(line) is not None for line in lines)
+    num_prose = sum(_PROSE_LINE.search(line) is not None for line in lines)
+    return len(lines) >= _MIN_CODE_LINES and num_code > 0.4 * len(lines) and num_prose < 0.3 * len(lines)
+
+
+def _is_zip(head: bytes) -> bool:
+    return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
+def _zip_kind(head: bytes) -> str | None:
+    return next((name for member, name in _ZIP_MEMBERS if member in head), None)
+
+
+def _is_text_about_pdf(head: bytes, filename: str) -> bool:
+    """A page that shows `%PDF-` in its text has it somewhere behind printable words, and another name."""
+    before = head.partition(b"%PDF-")[0]
+    return bool(before.strip()) and _ending(filename) != "pdf"
 
 
 def _ending(filename: str) -> str:

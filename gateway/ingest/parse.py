@@ -2,122 +2,129 @@
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from gateway.errors import Unprocessable
-from gateway.ingest.chunking import Style
-from gateway.ingest.detect import HEAD_BYTES, binary_kind, text_kind
-from gateway.ingest.html_text import html_to_markdown
+from gateway.ingest.blocks import Style
+from gateway.ingest.detect import HEAD_BYTES, Format, binary_format, text_format, unreadable_kind
+from gateway.ingest.encoding import decode_text
+from gateway.ingest.records import json_lines_to_markdown, json_to_markdown, table_to_text
 
-_MAX_TITLE_CHARS = 200
+SUPPORTED = "text, Markdown, HTML, PDF, Word (docx), CSV, JSON and source code"
+
 _STYLES = {
-    "markdown": Style.MARKDOWN,
-    "html": Style.MARKDOWN,  # html_to_markdown keeps headings and code as Markdown
-    "prose": Style.PROSE,
-    "csv": Style.LINES,
-    "lines": Style.LINES,
-}
-# UTF-32's mark begins with UTF-16's, so it is asked first.
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-# Bytes that no text in an 8-bit encoding has: control characters but tab, newlines, form feed and escape.
-_CONTROLS = bytes(set(range(0x20)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
-_MAX_BROKEN_SHARE = 0.05  # of the non-ASCII characters, before it cannot have been UTF-8
+    Format.PROSE: Style.PROSE,
+    Format.CODE: Style.CODE,
+    Format.LINES: Style.LINES,
+    Format.TABLE: Style.LINES,
+}  # all others are told as Markdown
+_OFFICE_ENCRYPTED = "EncryptedPackage".encode(
+    "utf-16-le"
+)  # a stream in the old container that Office wraps around
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file whose format is known. text: decoded, with `\\n` newlines only; empty for PDF and DOCX."""
+
+    format: Format
+    data: bytes
+    text: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its text is stored as it is: no parser is needed, and none can be tricked."""
+        return self.format in {Format.PROSE, Format.MARKDOWN, Format.CODE, Format.LINES}
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """text: with `\\n` newlines only. title: what a chunk without a heading stands under, or empty."""
+    """text: with `\\n` newlines only. page_starts[n]: where page n + 1 begins in it; empty without pages."""
 
     text: str
     style: Style
-    title: str = ""
+    page_starts: list[int] = field(default_factory=list)
 
 
-def parse_file(data: bytes, filename: str, *, read_html: Callable[[str], str] = html_to_markdown) -> Document:
-    """The file's text. read_html: HTML to Markdown; the default trusts its input with time and memory.
+def parse_file(data: bytes, filename: str, *, max_pages: int = 2000, max_chars: int = 16_000_000) -> Document:
+    """The file's text, structure and pages. Raises: Unprocessable, see `recognised` and `parsed`."""
+    return parsed(recognised(data, filename), max_pages=max_pages, max_chars=max_chars)
 
-    Raises: Unprocessable with code `empty_file` or `unsupported_file` and a sentence for the uploader.
+
+def recognised(data: bytes, filename: str) -> Source:
+    """The file's format, by its content; its name decides only where the content does not.
+
+    Raises: Unprocessable with code `empty_file`, `encrypted_file` or `unsupported_file`, and a sentence for people.
     """
-    kind = binary_kind(data[:HEAD_BYTES], filename)
+    if not data:
+        raise Unprocessable("The file is empty.", code="empty_file")
+    head = data[:HEAD_BYTES]
+    binary = binary_format(head, filename)
+    if binary is not None:
+        return Source(binary, data)
+    kind = unreadable_kind(head, filename)
     if kind is not None:
-        raise Unprocessable(
-            f"This file is {kind}, which is not supported yet; upload its text instead.",
-            code="unsupported_file",
-        )
+        raise _unreadable(kind, data, filename)
     text = decode_text(data).replace("\r\n", "\n").replace("\r", "\n")
-    form, title = text_kind(text, filename), ""
-    if form == "html":
-        text = read_html(text)
-    elif form == "csv":
-        title = text.lstrip().partition("\n")[0][:_MAX_TITLE_CHARS]  # the columns' names
+    return Source(text_format(text, filename), data, text)
+
+
+def parsed(source: Source, *, max_pages: int, max_chars: int) -> Document:
+    """The text to store. Parsers trust their input with time and memory.
+
+    max_chars: of the text; a file that is longer by itself may have as many as it has bytes.
+    Raises: Unprocessable with code `empty_file`, `encrypted_file`, `damaged_file`, `no_text_layer` or
+    `file_too_complex`.
+    """
+    max_chars = max(max_chars, len(source.data))
+    text, page_starts = _read(source, max_pages, max_chars)
+    if len(text) > max_chars:
+        raise Unprocessable(
+            f"The file unfolds to {len(text)} characters of text; at most {max_chars} are read.",
+            code="file_too_complex",
+        )
     if not text or text.isspace():
         raise Unprocessable("The file holds no text.", code="empty_file")
-    return Document(text, _STYLES[form], title)
+    return Document(text, _STYLES.get(source.format, Style.MARKDOWN), page_starts)
 
 
-def decode_text(data: bytes) -> str:
-    """UTF-8, UTF-16 and UTF-32 (by mark; UTF-16 also by its zeros), else Windows-1252.
+def _read(source: Source, max_pages: int, max_chars: int) -> tuple[str, list[int]]:
+    """Imports are inside: most processes that know this module never read such a file."""
+    if source.format is Format.PDF:
+        from gateway.ingest.pdf import pdf_to_markdown
 
-    Raises: Unprocessable `unsupported_file` when the bytes are not text.
-    """
-    for mark, encoding in _BYTE_ORDER_MARKS:
-        if data.startswith(mark):
-            return _strict(data[len(mark) :], encoding)
-    encoding = _utf16_by_zeros(data[:HEAD_BYTES])
-    if encoding:
-        return _strict(data, encoding)
-    if b"\0" in data:
-        raise _not_text("it holds zero bytes")
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return _almost_utf8(data) or _windows_1252(data)
+        laid = pdf_to_markdown(source.data, max_pages=max_pages, max_chars=max_chars)
+        return laid.text, laid.page_starts
+    if source.format is Format.DOCX:
+        from gateway.ingest.docx import docx_to_markdown
 
+        return docx_to_markdown(source.data), []
+    if source.format is Format.HTML:
+        from gateway.ingest.html_text import html_to_markdown
 
-def _strict(data: bytes, encoding: str) -> str:
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError:
-        raise _not_text(f"it begins like {encoding.upper()} but is not") from None
-    if "\0" in text:
-        raise _not_text("it holds zero characters")
-    return text
+        return html_to_markdown(source.text), []
+    if source.format is Format.TABLE:
+        return table_to_text(source.text), []
+    if source.format is Format.JSON:
+        return json_to_markdown(source.text), []
+    if source.format is Format.JSON_LINES:
+        return json_lines_to_markdown(source.text), []
+    return source.text, []
 
 
-def _utf16_by_zeros(head: bytes) -> str:
-    """Mostly Latin text in UTF-16 has a zero in nearly every second byte, and none in the others."""
-    even, odd = head[0::2], head[1::2]
-    if len(head) >= 4 and odd.count(0) > 0.6 * len(odd) and 0 not in even:
-        return "utf-16-le"
-    if len(head) >= 4 and even.count(0) > 0.6 * len(even) and 0 not in odd:
-        return "utf-16-be"
-    return ""
-
-
-def _almost_utf8(data: bytes) -> str:
-    """UTF-8 with a few broken characters (a cut-off log, say), broken ones replaced; else empty."""
-    text = data.decode(errors="replace")
-    num_foreign = sum(char > "\x7f" for char in text)
-    broken = text.count("\N{REPLACEMENT CHARACTER}")
-    return text if broken <= max(1, num_foreign) * _MAX_BROKEN_SHARE else ""
-
-
-def _windows_1252(data: bytes) -> str:
-    if len(data.translate(None, _CONTROLS)) < len(data):
-        raise _not_text("it holds control bytes")
-    try:
-        return data.decode("cp1252")
-    except UnicodeDecodeError:  # five bytes mean nothing there
-        return data.decode("latin-1")
-
-
-def _not_text(why: str) -> Unprocessable:
-    return Unprocessable(f"This file is binary data, not text: {why}.", code="unsupported_file")
+def _unreadable(kind: str, data: bytes, filename: str) -> Unprocessable:
+    if _OFFICE_ENCRYPTED in data:
+        return Unprocessable(
+            "The Office document is encrypted; upload it without a password.", code="encrypted_file"
+        )
+    ending = PurePath(filename).suffix.lower()
+    claim = (
+        f", whatever the .{ending[1:]} of its name says"
+        if ending[1:] and ending[1:] not in kind.lower()
+        else ""
+    )
+    return Unprocessable(
+        f"This file is {kind}{claim}, which cannot be read. Readable are {SUPPORTED}.",
+        code="unsupported_file",
+    )

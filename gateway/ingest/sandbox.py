@@ -1,107 +1,197 @@
-"""Reads files that may cost much in a child process with bounded memory and time, so that a hostile file ruins only
-itself.
+"""Reads files in child processes with bounded memory and time, so that a hostile file ruins only itself.
 
-HTML always goes there: the standard library's parser needs a minute for 60 kB of `<a <a <a` (quadratic). So does what
-is large: reading it would hold the interpreter's lock against the other files. Starting a child takes about 0.1 s of
-a core, which many small files need not pay.
-
-`python -m gateway.ingest.sandbox` is the child: a request on standard input, a reading or a refusal on standard output
-(msgpack).
+A reader process (`reader_process`) has all parsers loaded and forks for each file: a file costs milliseconds, has its
+limits for itself and leaves nothing behind. A reader whose file broke the limits is replaced. Small plain text needs no
+parser and is read at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import resource
+import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
 from gateway.errors import Unprocessable
-from gateway.ingest.reading import Limits, Reading, read_document
+from gateway.ingest.detect import HEAD_BYTES, Format, binary_format
+from gateway.ingest.parse import recognised
+from gateway.ingest.reading import Limits, Reading, read_source
 
 INLINE_BYTES = 128 * 1024  # up to here plain text is read at once: under 1 s, whatever it holds
 CPU_S = 5.0
-CPU_S_PER_BYTE = 0.5e-6  # 2 MB/s: real pages are read 5 to 50 times as fast
+CPU_S_PER_BYTE = 0.5e-6  # 2 MB/s: real pages are read 2 to 50 times as fast
+CPU_S_PER_PAGE = 0.02  # of a PDF, up to the most pages that are read; a dense one takes a quarter of it
+CPU_S_OF_WORD = 20.0  # a docx is packed: of 1 MB, 15 MB of XML may come
 WALL_FACTOR = 3.0  # the machine may be busy
-MEMORY_BYTES = 2**30  # address space: an idle interpreter takes 30 MB of it, a 64 MB file about 700 MB
+START_S = 30.0  # for a reader process to load its parsers
+MEMORY_BYTES = 2**30  # address space: an idle reader takes 150 MB of it, a 64 MB text about 700 MB
+
+LENGTH = struct.Struct("!Q")  # before each message
 
 
-class _Request(msgspec.Struct, frozen=True, array_like=True):
+class Request(msgspec.Struct, frozen=True, array_like=True):
     filename: str
     limits: Limits
     cpu_s: float
+    memory_bytes: int
     data: bytes
 
 
-class _Answer(msgspec.Struct, frozen=True, array_like=True):
-    """reading None = refused, with the message and code of the Unprocessable."""
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """reading None = refused, with the message, code and detail of the Unprocessable."""
 
     reading: Reading | None = None
     message: str = ""
     code: str = ""
+    detail: str = ""
 
 
-class _NeedsChild(Exception):
-    """It is HTML."""
+class _Died(Exception):
+    """The reader is gone, or takes too long. Its text is for the log."""
 
 
-def read_limited(data: bytes, filename: str, limits: Limits) -> Reading:
-    """`read_document`, in a child process where that is needed.
+class Sandbox:
+    """Reads files from any number of threads; a reader process for each that is at it. Close it at the end."""
 
-    Raises: Unprocessable; `file_too_complex` when it needs more time or memory than any real file.
-    """
-    if len(data) <= INLINE_BYTES:
+    def __init__(self) -> None:
+        self._idle: list[_Reader] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the readers that are idle; one that is at work ends with its file."""
+        with self._lock:
+            self._is_closed = True
+            readers, self._idle = self._idle, []
+        for reader in readers:
+            reader.end()
+
+    def read(self, data: bytes, filename: str, limits: Limits) -> Reading:
+        """`read_document`, in a child process where a parser is needed.
+
+        Raises: Unprocessable; `file_too_complex` when it needs more time or memory than any real file.
+        """
+        if len(data) <= INLINE_BYTES:
+            source = recognised(data, filename)
+            if source.is_plain:
+                return read_source(source, limits)
+        answer = self._ask(Request(filename, limits, _cpu_s(data, filename, limits), MEMORY_BYTES, data))
+        if answer.reading is None:
+            raise Unprocessable(answer.message, code=answer.code, detail=answer.detail)
+        return answer.reading
+
+    def _ask(self, request: Request) -> Answer:
+        reader = self._taken()
         try:
-            return read_document(data, filename, limits, read_html=_leave)
-        except _NeedsChild:
-            pass
-    return _read_in_child(data, filename, limits)
+            answer = reader.ask(request)
+        except _Died as error:
+            reader.end()
+            raise Unprocessable(
+                "The file is too complex to be read within the limits of time and memory.",
+                code="file_too_complex",
+                detail=str(error),
+            ) from None
+        except BaseException:
+            reader.end()
+            raise
+        self._give_back(reader)
+        return answer
+
+    def _taken(self) -> _Reader:
+        with self._lock:
+            reader = self._idle.pop() if self._idle else None
+        if reader is not None and reader.is_alive:
+            return reader
+        if reader is not None:
+            reader.end()
+        return _Reader()
+
+    def _give_back(self, reader: _Reader) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._idle.append(reader)
+                return
+        reader.end()
 
 
-def _leave(_html: str) -> str:
-    raise _NeedsChild
+def _cpu_s(data: bytes, filename: str, limits: Limits) -> float:
+    found = binary_format(data[:HEAD_BYTES], filename)
+    extra_s = 0.0
+    if found is Format.PDF:
+        extra_s = CPU_S_PER_PAGE * limits.max_pages
+    elif found is Format.DOCX:
+        extra_s = CPU_S_OF_WORD
+    return CPU_S + CPU_S_PER_BYTE * len(data) + extra_s
 
 
-def _read_in_child(data: bytes, filename: str, limits: Limits) -> Reading:
-    cpu_s = CPU_S + CPU_S_PER_BYTE * len(data)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway.ingest.sandbox"],
-            input=msgspec.msgpack.encode(_Request(filename, limits, cpu_s, data)),
-            capture_output=True,
-            cwd=Path(__file__).parents[2],  # where `gateway` is found, installed or not
-            timeout=WALL_FACTOR * cpu_s,
-            check=True,
-        )
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-        raise Unprocessable(
-            "The file is too complex to be read within the limits.",
-            code="file_too_complex",
-            detail=f"{type(error).__name__}: {(error.stderr or b'')[-2000:].decode(errors='replace')}",
-        ) from None
-    answer = msgspec.msgpack.decode(done.stdout, type=_Answer)
-    if answer.reading is None:
-        raise Unprocessable(answer.message, code=answer.code)
-    return answer.reading
+class _Reader:
+    """A reader process and the socket to it."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gateway.ingest.reader_process"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=Path(__file__).parents[2],  # where `gateway` is found, installed or not
+                start_new_session=True,  # ended as a group, with the fork that is at work
+            )
+        self._start_s = START_S
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, request: Request) -> Answer:
+        """Raises: _Died."""
+        deadline = time.monotonic() + WALL_FACTOR * request.cpu_s + self._start_s
+        self._start_s = 0.0
+        message = msgspec.msgpack.encode(request)
+        try:
+            self._socket.settimeout(max(0.01, deadline - time.monotonic()))
+            self._socket.sendall(LENGTH.pack(len(message)) + message)
+            (length,) = LENGTH.unpack(received(self._socket, LENGTH.size, deadline))
+            return msgspec.msgpack.decode(received(self._socket, length, deadline), type=Answer)
+        except TimeoutError:
+            raise _Died(f"{request.filename!r}: no answer in time") from None
+        except (OSError, EOFError, MemoryError, msgspec.DecodeError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)
+            raise _Died(f"{request.filename!r}: {error!r}; exit {self._process.returncode}") from None
+
+    def end(self) -> None:
+        self._socket.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
-def _main() -> None:
-    # Memory first, input second. The CPU limit also ends a child whose parent was killed.
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(5)
-    request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=_Request)
-    seconds = int(request.cpu_s) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    try:
-        answer = _Answer(read_document(request.data, request.filename, request.limits))
-    except Unprocessable as error:
-        answer = _Answer(message=error.message, code=error.code)
-    sys.stdout.buffer.write(msgspec.msgpack.encode(answer))
-
-
-if __name__ == "__main__":
-    _main()
+def received(channel: socket.socket, length: int, deadline: float | None = None) -> bytearray:
+    """The next `length` bytes. Raises: EOFError at the end of the stream; TimeoutError."""
+    data = bytearray(length)
+    view, done = memoryview(data), 0
+    while done < length:
+        if deadline is not None:
+            channel.settimeout(max(0.01, deadline - time.monotonic()))
+        count = channel.recv_into(view[done:])
+        if not count:
+            raise EOFError("the stream ended")
+        done += count
+    return data

@@ -1,52 +1,57 @@
 """Takes files off the queue and makes them searchable.
 
-Owns the order of the steps, the lease and what happens when a step fails. SQL, parsing and chunking run in
-threads; the event loop only waits for Triton. A worker may be killed at any moment: until the one transaction
-of `corpus.publish` nothing of a file is visible, and afterwards all of it is.
+Owns the order of the steps, the lease and what happens when a step fails. Several files are worked on at once, so that
+the next ones are read while the model is busy with those before; their texts share its batches (`batching.py`). SQL,
+parsing and chunking run in threads; the event loop only waits for Triton. A worker may be killed at any moment: until
+the one transaction of `corpus.publish` nothing of a file is visible, and afterwards all of it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from gateway.errors import (
     TidegateError,
     Unprocessable,
     UpstreamError,
-    UpstreamProtocolError,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from gateway.ingest.batching import Batcher, Vectors
+from gateway.ingest.embedded_text import embedded_text
 from gateway.ingest.reading import Limits
-from gateway.ingest.sandbox import read_limited
+from gateway.ingest.room import Place, Room
+from gateway.ingest.sandbox import Sandbox
 from gateway.ports import Embedder
 from gateway.settings import Settings
 from gateway.storage import corpus
 from gateway.storage.blobs import BlobStore
 from gateway.storage.corpus import NewChunk, WorkItem
 from gateway.storage.database import Database
-from gateway.tensors import EMBEDDING_DIM
 
 log = logging.getLogger("tidegate.ingest")
 
 POLL_S = 0.25
 HEARTBEAT_S = 1.0  # how often the lease is renewed and a client sees progress
-EMBED_TIMEOUT_S = 60.0
-NUM_LANES = 2  # files at once, and embedding calls in flight over all of them
+EMBED_TIMEOUT_S = 300.0  # the model gives way to questions, so a batch may take long
+MAX_FILES = 8  # worked on at once
+NUM_READING = 2  # of these read and cut at once: threads stay free for the leases of the others
+NUM_EMBEDDING = 2  # calls in flight: one computes, the next one is there when it ends
 MAX_REFUSALS = 5  # of one batch by a Triton that is there; an absent one is waited for without end
+READING = 2  # raised when equal bytes are read or cut otherwise than before
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 
-Vectors = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 
@@ -54,6 +59,9 @@ T = TypeVar("T")
 class _Progress:
     chunks_done: int = 0
     num_chunks: int = 0
+
+    def add(self, count: int) -> None:
+        self.chunks_done += count
 
 
 class IngestWorker:
@@ -78,29 +86,39 @@ class IngestWorker:
         self._settings = settings
         self._clock = clock
         self._lease_s = lease_s
-        self._embed_slots = asyncio.Semaphore(NUM_LANES)
+        self._batcher = Batcher(self._embed_batch, size=settings.ingest_batch, num_inflight=NUM_EMBEDDING)
+        self._room = Room(settings.max_file_bytes)
+        self._sandbox = Sandbox()
+        self._reading = asyncio.Semaphore(NUM_READING)
         self._is_database_down = False
 
     async def run(self, stop: asyncio.Event, wake: asyncio.Event | None = None) -> None:
         """Until `stop` is set; what is being worked on then goes back to the queue. `wake`: look at once."""
         wake = wake or asyncio.Event()
         stopping = asyncio.create_task(stop.wait())
+        files: set[asyncio.Task[None]] = set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            files.discard(task)
+            wake.set()
+
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(NUM_LANES):
-                    group.create_task(self._lane(stopping, wake))
+            while not stopping.done():
+                wake.clear()  # before the look, so that news during it is not lost
+                item = await self._next_item() if len(files) < MAX_FILES else None
+                if item is None:
+                    await _first_of(stopping, wake, POLL_S)
+                    continue
+                task = asyncio.create_task(self._work_on(item, stopping))
+                files.add(task)
+                task.add_done_callback(ended)
+            while files:
+                await asyncio.wait(files)
         finally:
             stopping.cancel()
-
-    async def _lane(self, stopping: asyncio.Task[bool], wake: asyncio.Event) -> None:
-        while not stopping.done():
-            wake.clear()  # before the look, so that news during it is not lost
-            item = await self._next_item()
-            if item is not None:
-                await self._work_on(item, stopping)
-                continue
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), POLL_S)
+            for task in files:
+                task.cancel()
+            self._sandbox.close()
 
     async def _next_item(self) -> WorkItem | None:
         try:
@@ -133,8 +151,12 @@ class IngestWorker:
 
     async def _index(self, item: WorkItem, stopping: asyncio.Task[bool]) -> str:
         """Returns what became of it, for the log. Raises whatever makes the file fail."""
+        epoch = await _insist(lambda: self._publish_copy(item), stopping)
+        if epoch is not None:
+            return f"copied from an equal file, epoch {epoch}"
         progress, beat_s = _Progress(), min(HEARTBEAT_S, self._lease_s / 3)
-        preparing = asyncio.create_task(self._prepare(item, progress))
+        place = self._room.place(item.num_bytes)
+        preparing = asyncio.create_task(self._prepare(item, progress, place))
         try:
             while not preparing.done():
                 await asyncio.wait({preparing, stopping}, timeout=beat_s, return_when=asyncio.FIRST_COMPLETED)
@@ -145,51 +167,37 @@ class IngestWorker:
                     return "handed back"
                 if not await self._renew(item, progress):
                     return "taken away"
+            chunks, vectors = preparing.result()
+            epoch = await _insist(lambda: self._publish(item, chunks, vectors), stopping)
         finally:
             preparing.cancel()
             await asyncio.wait({preparing})
-        chunks, vectors = preparing.result()
-        epoch = await _insist(lambda: self._publish(item, chunks, vectors), stopping)
+            place.leave()
         return "taken away" if epoch is None else f"{len(chunks)} chunks, epoch {epoch}"
 
-    async def _prepare(self, item: WorkItem, progress: _Progress) -> tuple[list[NewChunk], Vectors]:
-        chunks = await _insist(lambda: self._read_chunks(item))
+    async def _prepare(
+        self, item: WorkItem, progress: _Progress, place: Place
+    ) -> tuple[list[NewChunk], Vectors]:
+        await place.enter()
+        async with self._reading:
+            chunks = await _insist(lambda: self._read_chunks(item))
         known = await _insist(lambda: self._known(item))
         progress.num_chunks = len(chunks)
-        vectors = np.empty((len(chunks), EMBEDDING_DIM), np.float32)
-        missing: list[int] = []
-        for index, chunk in enumerate(chunks):
-            vector = known.get((chunk.heading, chunk.text))
-            if vector is None:
-                missing.append(index)
-            else:
-                vectors[index] = np.frombuffer(vector, "<f4")
-        progress.chunks_done = len(chunks) - len(missing)
-        # A batch is padded to its longest text: texts of like length cost least.
-        missing.sort(key=lambda index: len(chunks[index].text))
-        await self._embed(chunks, missing, vectors, progress)
-        return chunks, vectors
+        found = {
+            at: vector
+            for at, chunk in enumerate(chunks)
+            if (vector := known.get((chunk.heading, chunk.text)))
+        }
+        del known
+        progress.chunks_done = len(found)
+        missing = [at for at in range(len(chunks)) if at not in found]
+        made = np.empty((0, 0), np.float32)
+        if missing:
+            texts = [embedded_text(chunks[at].heading, chunks[at].text) for at in missing]
+            made = await self._batcher.embed(texts, item.embedder, progress.add)
+        return chunks, _joined(found, missing, made)
 
-    async def _embed(
-        self, chunks: list[NewChunk], missing: list[int], vectors: Vectors, progress: _Progress
-    ) -> None:
-        """Fill the rows `missing` of `vectors`."""
-        size = self._settings.ingest_batch
-        batches = iter([missing[start : start + size] for start in range(0, len(missing), size)])
-
-        async def lane() -> None:
-            for batch in batches:
-                vectors[batch] = await self._embed_batch([_embedded_text(chunks[index]) for index in batch])
-                progress.chunks_done += len(batch)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(NUM_LANES):
-                    group.create_task(lane())
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-
-    async def _embed_batch(self, texts: list[str]) -> Vectors:
+    async def _embed_batch(self, texts: list[str], embedder: str) -> Vectors:
         """Vectors of one batch, however long Triton is away.
 
         Raises: UpstreamError when a Triton that answers refused these texts MAX_REFUSALS times.
@@ -197,9 +205,9 @@ class IngestWorker:
         num_refusals = 0
         for pause_s in _pauses():
             try:
-                async with self._embed_slots:
-                    found = await self._embedder.embed(texts, role="passage", timeout_s=EMBED_TIMEOUT_S)
-                return _checked(found, len(texts))
+                return await self._embedder.embed(
+                    texts, role="passage", timeout_s=EMBED_TIMEOUT_S, embedder=embedder
+                )
             except UpstreamError as error:
                 num_refusals += not isinstance(error, UpstreamUnavailable | UpstreamTimeout)
                 if num_refusals == MAX_REFUSALS:
@@ -248,7 +256,7 @@ class IngestWorker:
 
     def _claim(self) -> WorkItem | None:
         with self._database.read() as conn:
-            if not corpus.has_work(conn, now=self._clock()):
+            if not corpus.has_work(conn, now=self._clock(), lease_s=self._lease_s):
                 return None
         with self._database.write() as conn:
             return corpus.claim(conn, lease_s=self._lease_s, now=self._clock())
@@ -261,34 +269,69 @@ class IngestWorker:
                 code="file_too_large",
             )
         data = self._blobs.path(item.tenant_id, item.file_id).read_bytes()
-        limits = Limits(self._settings.chunk_chars, self._settings.chunk_overlap_chars)
-        found = read_limited(data, item.filename, limits)
+        limits = Limits(
+            self._settings.chunk_chars, self._settings.chunk_overlap_chars, self._settings.ingest_max_pages
+        )
+        found = self._sandbox.read(data, item.filename, limits)
         self._blobs.write_text(item.tenant_id, item.file_id, found.text)
         return [
-            NewChunk(cut.start, cut.end, found.text[cut.start : cut.end], cut.heading) for cut in found.cuts
+            NewChunk(cut.start, cut.end, found.text[cut.start : cut.end], cut.heading, cut.page)
+            for cut in found.cuts
         ]
 
     def _known(self, item: WorkItem) -> dict[tuple[str, str], bytes]:
         with self._database.read() as conn:
-            return corpus.known_vectors(conn, item.tenant_id, sha256=item.sha256, filename=item.filename)
+            return corpus.known_vectors(
+                conn, item.tenant_id, sha256=item.sha256, filename=item.filename, embedder=item.embedder
+            )
 
     def _publish(self, item: WorkItem, chunks: list[NewChunk], vectors: Vectors) -> int | None:
         with self._database.write() as conn:
-            return corpus.publish(conn, item, chunks, vectors)
+            return corpus.publish(conn, item, chunks, vectors, self._recipe(item))
 
+    def _publish_copy(self, item: WorkItem) -> int | None:
+        """Equal bytes that are searchable already need no reading and no model. None when there are none."""
+        recipe = self._recipe(item)
+        with self._database.read() as conn:
+            source = corpus.equal_file(conn, item, recipe)
+        if source is None:
+            return None
+        if source.file_id != item.file_id and not self._blobs.copy_text(
+            item.tenant_id, source.file_id, item.file_id
+        ):
+            return None
+        with self._database.write() as conn:
+            return corpus.publish_copy(conn, item, source, recipe)
 
-def _embedded_text(chunk: NewChunk) -> str:
-    """The heading says what a passage is about when the passage itself does not."""
-    return f"{chunk.heading}\n{chunk.text}" if chunk.heading else chunk.text
-
-
-def _checked(found: Vectors, number: int) -> Vectors:
-    if found.shape != (number, EMBEDDING_DIM) or not np.isfinite(found).all():
-        raise UpstreamProtocolError(
-            "The model server sent something else than vectors.",
-            detail=f"embed: shape {found.shape} for {number} texts, or values that are not finite",
+    def _recipe(self, item: WorkItem) -> str:
+        """All that decides a file's chunks beside its bytes."""
+        settings = self._settings
+        parts = (
+            READING,
+            settings.chunk_chars,
+            settings.chunk_overlap_chars,
+            Path(item.filename).suffix.lower(),
         )
-    return found
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _joined(known: dict[int, bytes], missing: list[int], made: Vectors) -> Vectors:
+    """Vectors of all chunks: those that are known and those that were made. Shapes: made [len(missing), D]."""
+    if not known:
+        return made
+    width = len(next(iter(known.values()))) // 4
+    vectors = np.empty((len(known) + len(missing), width), np.float32)
+    for at, vector in known.items():
+        vectors[at] = np.frombuffer(vector, "<f4")
+    if missing:
+        vectors[missing] = made
+    return vectors
+
+
+async def _first_of(stopping: asyncio.Task[bool], wake: asyncio.Event, timeout_s: float) -> None:
+    waking = asyncio.create_task(wake.wait())
+    await asyncio.wait({stopping, waking}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    waking.cancel()
 
 
 async def _insist(step: Callable[[], T], stopping: asyncio.Task[bool] | None = None) -> T:

@@ -1,16 +1,20 @@
 """What a question asks for, and how much of that a sentence offers: a date for `when`, a number for `how many`.
 
-English cues; a question in another language has `Wanted.ANY` and is answered by its words alone.
+English cues, and the plainest German ones; a question in another language has `Wanted.ANY` and is answered by its
+words alone.
 """
 
 from __future__ import annotations
 
 import re
 from enum import StrEnum
+from itertools import pairwise
 from typing import NamedTuple
 
+from gateway.language import german
 from gateway.language.terms import Word, inner_stems, is_content, stem, word_set, words
 
+_PAIR_REACH = 3  # words, that two terms of a pair are apart at most
 MAX_READ_CHARS = 2000  # of a message: its start and its end, where a question stands
 
 
@@ -40,6 +44,8 @@ class Question(NamedTuple):
     inner: frozenset[str]  # of words inside identifiers
     forms: dict[str, frozenset[str]]  # how each term was written, in lower case
     wanted: Wanted
+    pairs: tuple[tuple[str, str], ...] = ()  # terms that stand next to each other, in order
+    entities: frozenset[str] = frozenset()  # terms that name or number one thing: capitalised, or with a digit
 
 
 def _what(nouns: str) -> str:
@@ -121,6 +127,13 @@ _CUES: tuple[tuple[Wanted, tuple[str, ...]], ...] = (
 )
 _COMPILED = tuple((wanted, re.compile("|".join(cues), re.IGNORECASE)) for wanted, cues in _CUES)
 
+# What is asked is said by the first of these words; a later one joins a clause: `how old was he when he played?`
+_ASKING = re.compile(r"\b(?:how|what|which|who(?:m|se)?|when|where|why)\b", re.IGNORECASE)
+# `When the tide turns, who opens the gate?`
+_CLAUSE = re.compile(
+    r"^\W*(?:when|where|if|while|since|after|before|during|as)\b[^?.]{1,200},\s*(?=(?:how|what|which|who|whom|whose|when|where|why)\b)",
+    re.IGNORECASE,
+)
 # `Who` inside a question is part of a name.
 _TITLE_WORD = re.compile(r"(?<=[\w,] )(?:Who|When|Where|Why|How|What|Which)\b")
 
@@ -173,22 +186,60 @@ def read(text: str) -> Question:
         text = f"{text[: MAX_READ_CHARS // 2]} … {text[-(MAX_READ_CHARS // 2) :]}"
     at = words(text)
     found = [word.text for word in at]
-    content = [stem(word) for word in found if is_content(word)]
+    is_german = german.is_german(text)
+    content = [stem(word) for word in found if _tells(word, is_german=is_german)]
     if not content:
         content = [stem(word) for word in found]
-    asked = _TITLE_WORD.sub(" ", text.strip())
     forms: dict[str, set[str]] = {}
     for word in found:
         forms.setdefault(stem(word), set()).add(word.lower())
-    wanted = next((wanted for wanted, cue in _COMPILED if cue.search(asked)), Wanted.ANY)
+    terms = tuple(dict.fromkeys(content))
     return Question(
         text=text,
-        terms=tuple(dict.fromkeys(content)),
+        terms=terms,
         stems=frozenset(stem(word) for word in found),
         inner=inner_stems(text, at),
-        forms={term: frozenset(forms[term]) for term in content},
-        wanted=wanted,
+        forms={term: frozenset(forms[term]) for term in terms},
+        wanted=_wanted(text, is_german=is_german),
+        pairs=_pairs([stem(word) for word in found], frozenset(terms)),
+        entities=_entities(at, text, is_german=is_german) & frozenset(terms),
     )
+
+
+def _tells(word: str, *, is_german: bool) -> bool:
+    return is_content(word) and not (is_german and word.lower() in german.STOP_WORDS)
+
+
+def _wanted(text: str, *, is_german: bool) -> Wanted:
+    asked = _CLAUSE.sub("", _TITLE_WORD.sub(" ", text.strip()))
+    first = _ASKING.search(asked)
+    if first:
+        asked = asked[: first.end()] + _ASKING.sub(" ", asked[first.end() :])
+    if is_german:
+        return Wanted(german.wanted(asked))
+    return next((wanted for wanted, cue in _COMPILED if cue.search(asked)), Wanted.ANY)
+
+
+def _pairs(stems: list[str], terms: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """Terms with at most two other words between them: `author of the book`."""
+    at = [place for place, each in enumerate(stems) if each in terms]
+    pairs = ((stems[one], stems[other]) for one, other in pairwise(at) if other - one <= _PAIR_REACH)
+    return tuple(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))
+
+
+def _entities(found: list[Word], text: str, *, is_german: bool) -> frozenset[str]:
+    """Stems of names and numbers. A question all in capitals, in title case or in German shows no names."""
+    later = [word.text for word in found if not _starts_sentence(text, word.at)]
+    names = [word for word in later if word[0].isupper()]
+    if is_german or not all(map(is_content, names)):
+        names = []
+    numbers = [word.text for word in found if any(char.isdigit() for char in word.text)]
+    return frozenset(stem(word) for word in [*names, *numbers])
+
+
+def _starts_sentence(text: str, at: int) -> bool:
+    before = text[:at].rstrip("\"'“‘(« \t\n")
+    return not before or before[-1] in ".!?:"
 
 
 def evidence(question: Question, sentence: str, found: list[Word]) -> float:

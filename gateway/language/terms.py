@@ -90,6 +90,13 @@ def stem(word: str) -> str:
     return _stem(word[:MAX_WORD_CHARS])
 
 
+def stems(text: str) -> list[str]:
+    """Stems of all words in order, as `stem` of each of `words(text)`; made for texts in bulk."""
+    if _UNSPACED.search(text):
+        return [stem(word.text) for word in words(text)]
+    return [_stem(word[:MAX_WORD_CHARS]) for word in _WORD.findall(text)]
+
+
 @lru_cache(maxsize=65536)
 def _stem(word: str) -> str:
     lower = word.lower().replace("’", "'")

@@ -86,7 +86,14 @@ OUTCOME_EVICTED: Outcome
 OUTCOME_FAILED: Outcome
 
 class ChatRequest(_message.Message):
-    __slots__ = ("model", "messages", "collections", "top_k", "priority", "cache", "events", "max_tokens", "temperature", "top_p", "seed", "stop")
+    __slots__ = ("model", "messages", "collections", "top_k", "priority", "cache", "events", "max_tokens", "temperature", "top_p", "seed", "stop", "filters", "conversation", "store", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +106,10 @@ class ChatRequest(_message.Message):
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     collections: _containers.RepeatedScalarFieldContainer[str]
@@ -111,7 +122,11 @@ class ChatRequest(_message.Message):
     top_p: float
     seed: int
     stop: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., collections: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., events: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ...) -> None: ...
+    filters: str
+    conversation: str
+    store: bool
+    metadata: _containers.ScalarMap[str, str]
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., collections: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., events: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., filters: _Optional[str] = ..., conversation: _Optional[str] = ..., store: _Optional[bool] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -194,7 +209,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., total_tokens: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("id", "created", "outcome", "cause", "stage", "tier", "tier_reason", "cache", "embed_ms", "search_ms", "queue_ms", "ttft_ms", "total_ms", "passages", "usage", "finish_reason")
+    __slots__ = ("id", "created", "outcome", "cause", "stage", "tier", "tier_reason", "cache", "embed_ms", "search_ms", "queue_ms", "ttft_ms", "total_ms", "passages", "usage", "finish_reason", "question", "question_reason", "conversation", "unsupported_citations")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +226,10 @@ class Receipt(_message.Message):
     PASSAGES_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_REASON_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    UNSUPPORTED_CITATIONS_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     outcome: Outcome
@@ -227,10 +246,14 @@ class Receipt(_message.Message):
     passages: _containers.RepeatedCompositeFieldContainer[ReceiptPassage]
     usage: Usage
     finish_reason: FinishReason
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., cause: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., tier: _Optional[str] = ..., tier_reason: _Optional[str] = ..., cache: _Optional[str] = ..., embed_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., passages: _Optional[_Iterable[_Union[ReceiptPassage, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ...) -> None: ...
+    question: str
+    question_reason: str
+    conversation: str
+    unsupported_citations: int
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., cause: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., tier: _Optional[str] = ..., tier_reason: _Optional[str] = ..., cache: _Optional[str] = ..., embed_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., passages: _Optional[_Iterable[_Union[ReceiptPassage, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., question: _Optional[str] = ..., question_reason: _Optional[str] = ..., conversation: _Optional[str] = ..., unsupported_citations: _Optional[int] = ...) -> None: ...
 
 class ReceiptPassage(_message.Message):
-    __slots__ = ("n", "collection_id", "file_id", "filename", "heading", "score", "start", "end", "text", "in_prompt", "cited")
+    __slots__ = ("n", "collection_id", "file_id", "filename", "heading", "score", "start", "end", "text", "in_prompt", "cited", "page")
     N_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     FILE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +265,7 @@ class ReceiptPassage(_message.Message):
     TEXT_FIELD_NUMBER: _ClassVar[int]
     IN_PROMPT_FIELD_NUMBER: _ClassVar[int]
     CITED_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
     n: int
     collection_id: str
     file_id: str
@@ -253,19 +277,22 @@ class ReceiptPassage(_message.Message):
     text: str
     in_prompt: bool
     cited: bool
-    def __init__(self, n: _Optional[int] = ..., collection_id: _Optional[str] = ..., file_id: _Optional[str] = ..., filename: _Optional[str] = ..., heading: _Optional[str] = ..., score: _Optional[float] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., text: _Optional[str] = ..., in_prompt: _Optional[bool] = ..., cited: _Optional[bool] = ...) -> None: ...
+    page: int
+    def __init__(self, n: _Optional[int] = ..., collection_id: _Optional[str] = ..., file_id: _Optional[str] = ..., filename: _Optional[str] = ..., heading: _Optional[str] = ..., score: _Optional[float] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., text: _Optional[str] = ..., in_prompt: _Optional[bool] = ..., cited: _Optional[bool] = ..., page: _Optional[int] = ...) -> None: ...
 
 class RetrieveRequest(_message.Message):
-    __slots__ = ("query", "collections", "top_k", "score_threshold")
+    __slots__ = ("query", "collections", "top_k", "score_threshold", "filters")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     SCORE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    FILTERS_FIELD_NUMBER: _ClassVar[int]
     query: str
     collections: _containers.RepeatedScalarFieldContainer[str]
     top_k: int
     score_threshold: float
-    def __init__(self, query: _Optional[str] = ..., collections: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., score_threshold: _Optional[float] = ...) -> None: ...
+    filters: str
+    def __init__(self, query: _Optional[str] = ..., collections: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., score_threshold: _Optional[float] = ..., filters: _Optional[str] = ...) -> None: ...
 
 class RetrieveResponse(_message.Message):
     __slots__ = ("passages", "embed_ms", "search_ms", "total_ms")
@@ -280,7 +307,7 @@ class RetrieveResponse(_message.Message):
     def __init__(self, passages: _Optional[_Iterable[_Union[Passage, _Mapping]]] = ..., embed_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
 
 class Passage(_message.Message):
-    __slots__ = ("chunk_id", "collection_id", "file_id", "filename", "ordinal", "heading", "start", "end", "text", "score")
+    __slots__ = ("chunk_id", "collection_id", "file_id", "filename", "ordinal", "heading", "start", "end", "text", "score", "cosine", "lexical", "page", "chunk_ids")
     CHUNK_ID_FIELD_NUMBER: _ClassVar[int]
     COLLECTION_ID_FIELD_NUMBER: _ClassVar[int]
     FILE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -291,6 +318,10 @@ class Passage(_message.Message):
     END_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    COSINE_FIELD_NUMBER: _ClassVar[int]
+    LEXICAL_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_IDS_FIELD_NUMBER: _ClassVar[int]
     chunk_id: int
     collection_id: str
     file_id: str
@@ -301,4 +332,8 @@ class Passage(_message.Message):
     end: int
     text: str
     score: float
-    def __init__(self, chunk_id: _Optional[int] = ..., collection_id: _Optional[str] = ..., file_id: _Optional[str] = ..., filename: _Optional[str] = ..., ordinal: _Optional[int] = ..., heading: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., text: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
+    cosine: float
+    lexical: float
+    page: int
+    chunk_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, chunk_id: _Optional[int] = ..., collection_id: _Optional[str] = ..., file_id: _Optional[str] = ..., filename: _Optional[str] = ..., ordinal: _Optional[int] = ..., heading: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., text: _Optional[str] = ..., score: _Optional[float] = ..., cosine: _Optional[float] = ..., lexical: _Optional[float] = ..., page: _Optional[int] = ..., chunk_ids: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -1,75 +1,69 @@
-"""Vectors of all tenants in memory, as searchable generations. Pure: no I/O, no clock, no Triton.
+"""The corpus of all tenants in memory, as searchable generations. Pure but for the lexical index's files.
 
-One flat table of vectors per (tenant, collection), searched exactly by FAISS. A generation is never changed once
-published: searches take the current one without a lock, the single updater builds the next and swaps it in whole,
-so a query sees an epoch entirely or not at all.
+A shelf for each (tenant, collection) holds its files and, for each embedder, a table of vectors. A generation is never
+changed once published: searches take the current one without a lock, the single updater builds the next and swaps it
+in whole with the lexical view that belongs to it, so a query sees an epoch entirely or not at all.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import faiss
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.errors import InvalidRequest
-from gateway.types import Passage, Scope
+from gateway.errors import InvalidRequest, UpstreamUnavailable
+from gateway.retrieval import generation_files, query
+from gateway.retrieval.files import Files
+from gateway.retrieval.generation_files import Contents
+from gateway.retrieval.lexical import META, LexicalIndex, LexicalView, Words, link_files
+from gateway.retrieval.nearest import Vectors
+from gateway.retrieval.query import unit
+from gateway.retrieval.shelf import Shelf, Tenants
+from gateway.retrieval.snapshot import Draft, SnapshotRefused
+from gateway.retrieval.table import NewRow, Table, new_table
 
 if TYPE_CHECKING:
-    from gateway.storage.corpus import ChunkRow, Tail
+    from gateway.ports import SearchRequest
+    from gateway.storage.changes import ChunkRow, FileRow, Tail
+    from gateway.types import Scope
 
-MAX_K = 64
-OVERFETCH = 8  # rows beyond k, so that identical texts can be collapsed without a second search
-FIRST_CAPACITY = 64
-
-Vectors = npt.NDArray[np.float32]
 Key = tuple[str, str]  # tenant, collection
+LEXICAL = "lexical"  # folder in a snapshot
 
 
-class Entry(NamedTuple):
-    """What is kept of a chunk beside its vector."""
+class Placed(NamedTuple):
+    """A table and where it stands."""
 
-    chunk_id: int
-    file_id: str
-    epoch: int
-    text_hash: int
-    fragment: bytes  # JSON of types.Passage up to the value of its last field, score
-
-
-@dataclass(frozen=True)
-class Table:
-    """One collection: the first `count` rows of append-only buffers, which the next generation may share and extend."""
-
-    vectors: Vectors  # [capacity, D]
-    entries: list[Entry]
-    rows: dict[int, int]  # chunk id -> row; the updater's own, searches never look
-    count: int
-
-    def search(self, queries: Vectors, k: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
-        """Scores and rows, each [len(queries), min(k, count)], best first."""
-        # The number of threads belongs to the calling thread. On tables that fit here a second one costs more than
-        # it brings, and its spinning takes the core from the embedding model.
-        faiss.omp_set_num_threads(1)
-        return faiss.knn(queries, self.vectors[: self.count], min(k, self.count), faiss.METRIC_INNER_PRODUCT)
+    tenant_id: str
+    collection_id: str
+    embedder: str
+    table: Table
 
 
 @dataclass(frozen=True)
 class Generation:
+    lexical: LexicalView
     epoch: int = 0
-    tenants: Mapping[str, Mapping[str, Table]] = field(default_factory=dict)
+    tenants: Tenants = field(default_factory=dict)
 
 
 class CorpusIndex:
-    """The searchable corpus. One thread may `apply` while any number search."""
+    """The searchable corpus. Any number of threads may search while one applies and another refits."""
 
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
-        self._generation = Generation()
+    def __init__(self, lexical_folder: Path | None = None) -> None:
+        """lexical_folder: where the words are kept while this index lives; None = in memory."""
+        self._lexical = LexicalIndex(lexical_folder)
+        self._next_number = 1
+        self._generation = Generation(self._lexical.view())
+        self._updating = threading.Lock()  # searches take none
+        self.num_bad = 0  # chunks left out for their vectors
+        self.num_changes = 0  # chunks that came or were meant to go, since this object is
 
     @property
     def epoch(self) -> int:
@@ -77,206 +71,236 @@ class CorpusIndex:
 
     @property
     def num_chunks(self) -> int:
-        tenants = self._generation.tenants.values()
-        return sum(table.count for tables in tenants for table in tables.values())
+        return sum(place.table.num_live for place in _tables(self._generation.tenants))
+
+    def search(self, requests: Sequence[SearchRequest]) -> list[bytes | InvalidRequest]:
+        """See ports.VectorStore."""
+        generation = self._generation
+        return query.search(generation.tenants, generation.lexical, requests)
+
+    def embedders(self, scope: Scope) -> list[str]:
+        """See ports.VectorStore."""
+        shelves = query.shelves_of(self._generation.tenants, scope)
+        return sorted({name for shelf in shelves for name in shelf.tables} - {scope.embedder})
 
     def apply(self, tail: Tail) -> int:
         """Take changes in and publish them as one generation; returns how many vectors were unusable and left out.
 
         Idempotent and independent of order: a removal takes rows older than itself, a chunk id replaces itself.
+        Raises: UpstreamUnavailable when the disk takes no words; then nothing has changed.
         """
-        adds, num_bad = self._readable(tail.chunks)
-        removals: dict[Key, dict[str | None, int]] = defaultdict(dict)
-        for removal in tail.removals:
-            epochs = removals[removal.tenant_id, removal.collection_id]
-            epochs[removal.file_id] = max(removal.epoch, epochs.get(removal.file_id, 0))
+        changes = _by_shelf(tail)
+        with self._updating:
+            self._publish(tail.epoch, changes)
+        self.num_changes += len(tail.chunks) + len(tail.removals)
+        num_bad = sum(change.num_bad for change in changes.values())
+        self.num_bad += num_bad
+        return num_bad
+
+    def refit(self, num_threads: int) -> bool:
+        """Give the first table that needs it a graph, or fewer dead rows; false when there is none such.
+
+        Takes minutes for a million chunks, while searches and changes go on.
+        """
+        worn = next((place for place in _tables(self._generation.tenants) if place.table.is_worn), None)
+        if worn is None:
+            return False
+        refitted = worn.table.refitted(num_threads)
+        with self._updating:
+            self._replace(worn, refitted)
+        return True
+
+    def _replace(self, worn: Placed, refitted: Table) -> None:
+        old = self._generation
+        shelf = old.tenants.get(worn.tenant_id, {}).get(worn.collection_id, Shelf())
+        now = shelf.tables.get(worn.embedder)
+        if now is None or now.texts is not worn.table.texts:
+            return  # emptied and perhaps filled anew in the meantime
+        table = worn.table.caught_up(refitted, now)
+        shelf = replace(shelf, tables={**shelf.tables, worn.embedder: table})
+        shelves = {**old.tenants[worn.tenant_id], worn.collection_id: shelf}
+        self._generation = replace(old, tenants={**old.tenants, worn.tenant_id: shelves})
+
+    def _publish(self, epoch: int, changes: Mapping[Key, _Change]) -> None:
         old = self._generation
         tenants = dict(old.tenants)
-        for key in adds.keys() | removals.keys():
-            tenant_id, collection_id = key
-            tables = dict(tenants.get(tenant_id, {}))
-            table = _next_table(
-                tables.pop(collection_id, None), adds.get(key, []), removals.get(key, {}), self.dim
-            )
-            if table.count:
-                tables[collection_id] = table
-            tenants[tenant_id] = tables
-            if not tables:
-                del tenants[tenant_id]
-        self._generation = Generation(max(tail.epoch, old.epoch), tenants)
-        return num_bad
+        try:
+            for (tenant_id, collection_id), change in changes.items():
+                shelves = dict(tenants.get(tenant_id, {}))
+                shelf = self._next_shelf(shelves.pop(collection_id, Shelf()), change)
+                if shelf.tables:
+                    shelves[collection_id] = shelf
+                tenants[tenant_id] = shelves
+                if not shelves:
+                    del tenants[tenant_id]
+            lexical = self._lexical.commit()
+        except BaseException:
+            self._lexical.rollback()
+            raise
+        self._generation = Generation(lexical, max(epoch, old.epoch), tenants)
 
     def adopt(self, other: CorpusIndex) -> None:
         """Publish what another index holds, in place of all that is here."""
-        self._generation = other._generation
+        with self._updating:
+            self._lexical.close()
+            self._lexical, self._next_number = other._lexical, other._next_number
+            self.num_bad = other.num_bad
+            self._generation = other._generation
 
-    def search(self, requests: Sequence[tuple[Vectors, Scope]]) -> list[bytes | InvalidRequest]:
-        """For each request the JSON list of its passages, best first, or what is wrong with that request.
+    def save(self, draft: Draft) -> None:
+        """Fill the draft with the current generation. Changes wait only while files are linked.
 
-        Equal texts are given once, by their best copy. Ties go to the lower chunk id. An unknown or foreign
-        collection finds nothing. Shapes: each embedding [D], any length > 0.
+        Raises: OSError, UpstreamUnavailable.
         """
-        generation = self._generation
-        answers: list[bytes | InvalidRequest] = [b"[]"] * len(requests)
-        queries = np.zeros((len(requests), self.dim), np.float32)
-        wanted: dict[Key, list[int]] = defaultdict(list)
-        tables: dict[Key, Table] = {}
-        for number, (embedding, scope) in enumerate(requests):
-            try:
-                queries[number] = _unit(embedding, self.dim)
-                _check_k(scope.k)
-            except InvalidRequest as error:
-                answers[number] = error
-                continue
-            of_tenant = generation.tenants.get(scope.tenant_id, {})
-            for collection_id in dict.fromkeys(scope.collections) if scope.collections else of_tenant:
-                if collection_id in of_tenant:
-                    key = (scope.tenant_id, collection_id)
-                    tables[key] = of_tenant[collection_id]
-                    wanted[key].append(number)
-        hits: dict[int, list[Hit]] = defaultdict(list)
-        for key, numbers in wanted.items():
-            limits = {number: requests[number][1].k for number in numbers}
-            for number, found in _search_table(tables[key], queries, limits).items():
-                hits[number] += found
-        for number, found in hits.items():
-            answers[number] = _passages(found, requests[number][1].k)
-        return answers
+        with self._updating:
+            generation = self._generation
+            contents = Contents(generation.tenants, self._next_number, self.num_bad)
+            self._lexical.link_to(draft.folder / LEXICAL)
+        draft.epoch = generation.epoch
+        draft.num_chunks = sum(place.table.num_live for place in _tables(generation.tenants))
+        generation_files.write(contents, draft.folder)
 
-    def _readable(self, chunks: Sequence[ChunkRow]) -> tuple[dict[Key, list[tuple[Entry, Vectors]]], int]:
-        adds: dict[Key, list[tuple[Entry, Vectors]]] = defaultdict(list)
-        num_bad = 0
+    def load(self, folder: Path, lexical_folder: Path, epoch: int) -> None:
+        """Publish what a verified snapshot holds, in place of all that is here.
+
+        lexical_folder: does not exist yet. epoch: of the snapshot. Raises: SnapshotRefused; then nothing has changed.
+        """
+        try:
+            contents = generation_files.read(folder)
+            source = folder / LEXICAL
+            link_files(source, lexical_folder, (source / META).read_bytes())
+            lexical = LexicalIndex(lexical_folder)
+            view = lexical.view()
+        except (OSError, ValueError, LookupError, RuntimeError, UpstreamUnavailable) as error:
+            detail = error.detail if isinstance(error, UpstreamUnavailable) else error
+            raise SnapshotRefused(f"{folder.name} cannot be read: {detail}") from error
+        num_chunks = sum(place.table.num_live for place in _tables(contents.tenants))
+        if view.num_docs != num_chunks:
+            raise SnapshotRefused(f"{folder.name} has words of {view.num_docs} chunks, not of {num_chunks}")
+        with self._updating:
+            self._lexical.close()
+            self._lexical, self._next_number = lexical, contents.next_number
+            self.num_bad = contents.num_bad
+            self._generation = Generation(view, epoch, contents.tenants)
+
+    def close(self) -> None:
+        self._lexical.close()
+
+    def _next_shelf(self, shelf: Shelf, change: _Change) -> Shelf:
+        """The collection after these changes. The given one stays as it is for searches under way."""
+        limits = change.limits(shelf.files)
+        replaced = [chunk.id for chunk in change.chunks]
+        tables = {name: self._without(table, limits, replaced) for name, table in shelf.tables.items()}
+        for chunk in change.chunks:
+            shelf.files.number(chunk.file_id, chunk.filename)
+        files = shelf.files.updated(change.files)
+        for name, chunks in change.by_embedder().items():
+            table = tables.get(name) or new_table(self._new_number(), _usual_dim(chunks))
+            tables[name] = self._with(table, change.readable(chunks, table.dim), files)
+        return Shelf(files, {name: table for name, table in tables.items() if table.num_live})
+
+    def _without(self, table: Table, limits: npt.NDArray[np.int64] | None, replaced: Sequence[int]) -> Table:
+        rows = table.find(replaced)
+        rows = np.unique(rows[rows >= 0])
+        if limits is not None:
+            rows = np.union1d(rows, table.removable(limits))
+        if not len(rows):
+            return table
+        if len(rows) == table.num_live:
+            self._lexical.remove_table(table.number)
+            return new_table(table.number, table.dim)
+        self._lexical.remove_chunks(table.number, table.columns.chunk[rows].tolist())
+        table = table.with_removed(rows)
+        return table.compacted() if table.is_worth_compacting else table
+
+    def _with(self, table: Table, chunks: Sequence[tuple[ChunkRow, Vectors]], files: Files) -> Table:
+        numbers = [files.numbers[chunk.file_id] for chunk, _ in chunks]
+        self._lexical.add(
+            Words(table.number, table.file_key(number), chunk.id, f"{chunk.heading}\n{chunk.text}")
+            for number, (chunk, _) in zip(numbers, chunks, strict=True)
+        )
+        return table.with_added(
+            [_new_row(chunk, number, vector) for number, (chunk, vector) in zip(numbers, chunks, strict=True)]
+        )
+
+    def _new_number(self) -> int:
+        self._next_number += 1
+        return self._next_number - 1
+
+
+@dataclass
+class _Change:
+    """What a tail says of one collection. removals: file (None = all) -> epoch before which its chunks go."""
+
+    removals: dict[str | None, int] = field(default_factory=dict)
+    chunks: list[ChunkRow] = field(default_factory=list)
+    files: list[FileRow] = field(default_factory=list)
+    num_bad: int = 0
+
+    def limits(self, files: Files) -> npt.NDArray[np.int64] | None:
+        """Shapes: [number of files]; None = nothing is removed."""
+        if not self.removals:
+            return None
+        limits = np.full(len(files.ids), self.removals.get(None, 0), np.int64)
+        for file_id, epoch in self.removals.items():
+            number = files.numbers.get(file_id) if file_id is not None else None
+            if number is not None:
+                limits[number] = max(limits[number], epoch)
+        return limits
+
+    def by_embedder(self) -> dict[str, list[ChunkRow]]:
+        """The chunks that stay, each once, in its last version."""
+        out: dict[str, list[ChunkRow]] = defaultdict(list)
+        for chunk in {chunk.id: chunk for chunk in self.chunks}.values():
+            if chunk.epoch >= max(self.removals.get(chunk.file_id, 0), self.removals.get(None, 0)):
+                out[chunk.embedder].append(chunk)
+        return out
+
+    def readable(self, chunks: Sequence[ChunkRow], dim: int) -> list[tuple[ChunkRow, Vectors]]:
+        """Those with a usable vector; counts the others."""
+        out = []
         for chunk in chunks:
             try:
-                vector = _unit(np.frombuffer(chunk.vector, "<f4"), self.dim)
+                out.append((chunk, unit(np.frombuffer(chunk.vector, "<f4"), dim)))
             except (InvalidRequest, ValueError):
-                num_bad += 1
-                continue
-            adds[chunk.tenant_id, chunk.collection_id].append((_entry(chunk), vector))
-        return adds, num_bad
+                self.num_bad += 1
+        return out
 
 
-class Hit(NamedTuple):
-    """Sorts best first."""
-
-    negative_score: float
-    chunk_id: int
-    entry: Entry
-
-
-def _check_k(k: int) -> None:
-    if not 1 <= k <= MAX_K:
-        raise InvalidRequest(f"k must be between 1 and {MAX_K}, not {k}.", param="k")
+def _tables(tenants: Tenants) -> Iterator[Placed]:
+    for tenant_id, shelves in tenants.items():
+        for collection_id, shelf in shelves.items():
+            for embedder, table in shelf.tables.items():
+                yield Placed(tenant_id, collection_id, embedder, table)
 
 
-def _unit(embedding: Vectors, dim: int) -> Vectors:
-    """The vector at length 1. Raises: InvalidRequest for a wrong size, zero, NaN and infinity."""
-    if embedding.shape != (dim,):
-        raise InvalidRequest(f"The embedding must have {dim} numbers, not shape {list(embedding.shape)}.")
-    square = float(np.dot(embedding, embedding))
-    if not 0.0 < square < float("inf"):  # false for NaN too
-        raise InvalidRequest("The embedding must be finite and not zero.")
-    return embedding if abs(square - 1.0) < 1e-6 else embedding / np.float32(square**0.5)
+def _by_shelf(tail: Tail) -> dict[Key, _Change]:
+    changes: dict[Key, _Change] = defaultdict(_Change)
+    for removal in tail.removals:
+        epochs = changes[removal.tenant_id, removal.collection_id].removals
+        epochs[removal.file_id] = max(removal.epoch, epochs.get(removal.file_id, 0))
+    for chunk in tail.chunks:
+        changes[chunk.tenant_id, chunk.collection_id].chunks.append(chunk)
+    for file in tail.files:
+        changes[file.tenant_id, file.collection_id].files.append(file)
+    return changes
 
 
-def _entry(chunk: ChunkRow) -> Entry:
-    passage = Passage(
-        chunk_id=chunk.id,
-        collection_id=chunk.collection_id,
-        file_id=chunk.file_id,
-        filename=chunk.filename,
-        ordinal=chunk.ordinal,
-        heading=chunk.heading,
-        start=chunk.start_char,
-        end=chunk.end_char,
-        text=chunk.text,
-        score=0.0,
+def _usual_dim(chunks: Sequence[ChunkRow]) -> int:
+    """Of a new table: a broken vector among others must not decide it."""
+    return Counter(len(chunk.vector) // 4 for chunk in chunks).most_common(1)[0][0]
+
+
+def _new_row(chunk: ChunkRow, file: int, vector: Vectors) -> NewRow:
+    return NewRow(
+        chunk.id,
+        chunk.epoch,
+        file,
+        chunk.heading,
+        chunk.ordinal,
+        chunk.start_char,
+        chunk.end_char,
+        chunk.page,
+        chunk.text,
+        vector,
     )
-    fragment = msgspec.json.encode(passage).removesuffix(b"0.0}")
-    return Entry(chunk.id, chunk.file_id, chunk.epoch, hash(chunk.text), fragment)
-
-
-def _next_table(
-    table: Table | None,
-    adds: list[tuple[Entry, Vectors]],
-    removals: Mapping[str | None, int],
-    dim: int,
-) -> Table:
-    """The collection after these changes. The given table stays as it is for searches under way."""
-
-    def is_removed(entry: Entry) -> bool:
-        return entry.epoch < max(removals.get(entry.file_id, 0), removals.get(None, 0))
-
-    table = table or Table(np.empty((0, dim), np.float32), [], {}, 0)
-    fresh = {entry.chunk_id: (entry, vector) for entry, vector in adds if not is_removed(entry)}
-    replaced = fresh.keys() & table.rows.keys()
-    if removals or replaced:
-        kept = [
-            row
-            for row, entry in enumerate(table.entries[: table.count])
-            if entry.chunk_id not in replaced and not is_removed(entry)
-        ]
-        if len(kept) < table.count:
-            table = _compacted(table, kept)
-    return _extended(table, list(fresh.values())) if fresh else table
-
-
-def _compacted(table: Table, kept: list[int]) -> Table:
-    entries = [table.entries[row] for row in kept]
-    rows = {entry.chunk_id: row for row, entry in enumerate(entries)}
-    return Table(np.ascontiguousarray(table.vectors[kept]), entries, rows, len(kept))
-
-
-def _extended(table: Table, adds: list[tuple[Entry, Vectors]]) -> Table:
-    """Appends behind the rows that searches can see; buffers grow by doubling, so adding costs what is added."""
-    vectors, start, count = table.vectors, table.count, table.count + len(adds)
-    if count > len(vectors):
-        vectors = np.empty((max(count, 2 * start, FIRST_CAPACITY), vectors.shape[1]), np.float32)
-        vectors[:start] = table.vectors[:start]
-    del table.entries[start:]  # what an apply that failed midway may have left
-    for row, (entry, vector) in enumerate(adds, start):
-        vectors[row] = vector
-        table.entries.append(entry)
-        table.rows[entry.chunk_id] = row
-    return Table(vectors, table.entries, table.rows, count)
-
-
-def _search_table(table: Table, queries: Vectors, limits: Mapping[int, int]) -> dict[int, list[Hit]]:
-    """Hits of the queries numbered in `limits` (number -> k), all in one FAISS call."""
-    numbers = list(limits)
-    fetch = max(limits.values()) + OVERFETCH
-    found: dict[int, list[Hit]] = {}
-    while numbers:
-        scores, rows = table.search(queries[numbers], fetch)
-        short = []
-        for number, row_scores, row_numbers in zip(numbers, scores.tolist(), rows.tolist(), strict=True):
-            hits = _distinct(table, row_scores, row_numbers)
-            found[number] = hits
-            if len(hits) < limits[number] and fetch < table.count:
-                short.append(number)
-        numbers, fetch = short, fetch * 4
-    return found
-
-
-def _distinct(table: Table, scores: list[float], rows: list[int]) -> list[Hit]:
-    best: dict[int, Hit] = {}
-    for score, row in zip(scores, rows, strict=True):
-        if row < 0:  # FAISS pads with -1
-            break
-        entry = table.entries[row]
-        hit = Hit(-score, entry.chunk_id, entry)
-        known = best.get(entry.text_hash)
-        if known is None or hit < known:
-            best[entry.text_hash] = hit
-    return list(best.values())
-
-
-def _passages(hits: list[Hit], k: int) -> bytes:
-    hits.sort()
-    chosen: dict[int, Hit] = {}
-    for hit in hits:
-        chosen.setdefault(hit.entry.text_hash, hit)
-        if len(chosen) == k:
-            break
-    parts: list[Any] = [b"%s%.6f}" % (hit.entry.fragment, -hit.negative_score) for hit in chosen.values()]
-    return b"[" + b",".join(parts) + b"]"

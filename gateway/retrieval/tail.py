@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
@@ -13,8 +14,10 @@ from gateway.retrieval.index import CorpusIndex
 from gateway.storage import corpus
 from gateway.storage.database import Database
 from gateway.storage.epochs import current_epoch
+from gateway.storage.schema import chunks
 
 POLL_S = 0.1
+COUNT_TRIES = 10
 PAGE_CHUNKS = 2000  # chunks read at once: some 10 MB
 
 log = logging.getLogger(__name__)
@@ -26,9 +29,13 @@ OUTAGE = (TidegateError, sa.exc.SQLAlchemyError)
 class CorpusTail:
     """Follows the corpus clock. One thread calls `run`; `sync` may be called from others."""
 
-    def __init__(self, database: Database, index: CorpusIndex) -> None:
+    def __init__(
+        self, database: Database, index: CorpusIndex, new_index: Callable[[], CorpusIndex] = CorpusIndex
+    ) -> None:
+        """new_index: makes an empty one when the corpus has to be read anew."""
         self._database = database
         self._index = index
+        self._new_index = new_index
         self._moved = threading.Condition()
         self._is_down = False
 
@@ -37,14 +44,32 @@ class CorpusTail:
         clock = self._clock()
         if clock < self._index.epoch:
             log.warning("the corpus clock went back from %d to %d: rebuilding", self._index.epoch, clock)
-            fresh = CorpusIndex(self._index.dim)
-            self._apply_pages(fresh)
-            self._index.adopt(fresh)
+            self.rebuild()
         elif clock > self._index.epoch:
             self._apply_pages(self._index)
         with self._moved:
             self._moved.notify_all()
         return self._index.epoch
+
+    def rebuild(self) -> None:
+        """Read the whole corpus anew; the old generation serves until then. Raises: one of OUTAGE."""
+        fresh = self._new_index()
+        self._apply_pages(fresh)
+        self._index.adopt(fresh)
+
+    def is_complete(self) -> bool:
+        """Whether as many chunks are searchable as SQL holds; true as well while it changes too fast to tell.
+
+        For an index that did not begin with SQL: it may be of a database that was replaced since.
+        """
+        for _ in range(COUNT_TRIES):
+            self.catch_up()
+            with self._database.read() as conn:
+                clock = current_epoch(conn)
+                num_chunks = conn.execute(sa.select(sa.func.count()).select_from(chunks)).scalar_one()
+            if clock == self._index.epoch:
+                return bool(num_chunks == self._index.num_chunks + self._index.num_bad)
+        return True
 
     def wait_for_database(self, timeout_s: float) -> None:
         """The first catch-up, with patience for a database that is still being started or migrated.

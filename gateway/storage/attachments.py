@@ -11,18 +11,27 @@ import sqlalchemy as sa
 
 from gateway.errors import InvalidRequest, NotFound
 from gateway.storage.collections import get_collection
-from gateway.storage.epochs import next_epoch, remove_chunks, stamp_collection
+from gateway.storage.database import insert_or_ignore
+from gateway.storage.epochs import lock_clock, next_epoch, remove_chunks, stamp_collection
 from gateway.storage.files import known_files
 from gateway.storage.match import equals
 from gateway.storage.paging import page
+from gateway.storage.replacement import (
+    MAX_SHOWN_CHARS,
+    check_replaces,
+    pass_on_replaced,
+    remove_replaced,
+)
 from gateway.storage.schema import collection_files
 
-MAX_SHOWN_CHARS = 80  # of a caller's own text inside an error
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
 
 
 class AttachmentRow(msgspec.Struct, frozen=True):
-    """A row of `collection_files`, field by column. lease_until and created_at: unix seconds."""
+    """A row of `collection_files`, field by column. lease_until and created_at: unix seconds.
+
+    replaces: the file that leaves the collection when this one becomes searchable; it may be gone already.
+    """
 
     collection_id: str
     file_id: str
@@ -39,13 +48,21 @@ class AttachmentRow(msgspec.Struct, frozen=True):
     created_at: int
     replaces: str | None = None
     epoch: int = 0  # of the last change of its attributes
+    recipe: str | None = None  # how its chunks were cut
+    batch_id: str | None = None  # of the files that were attached in one call, the last time
 
 
 def attach_file(
-    conn: sa.Connection, tenant_id: str, collection_id: str, file_id: str, attributes: dict[str, Any]
+    conn: sa.Connection,
+    tenant_id: str,
+    collection_id: str,
+    file_id: str,
+    attributes: dict[str, Any],
+    *,
+    replaces: str | None = None,
 ) -> AttachmentRow:
     """`attach_files` for one."""
-    return attach_files(conn, tenant_id, collection_id, [file_id], attributes)[0]
+    return attach_files(conn, tenant_id, collection_id, [file_id], attributes, replaces=replaces)[0]
 
 
 def attach_files(
@@ -54,40 +71,54 @@ def attach_files(
     collection_id: str,
     file_ids: Sequence[str],
     attributes: dict[str, Any],
+    *,
+    replaces: str | None = None,
+    batch_id: str | None = None,
 ) -> list[AttachmentRow]:
     """Queue files for ingest into the collection; one row each, in order, doubles once. A few statements in all.
 
-    Attaching again changes nothing but the attributes (when some are given), unless the file had failed or was
-    cancelled: then it is queued anew.
+    Attaching again changes nothing but the attributes and what is replaced (when given), unless the file had failed
+    or was cancelled: then it is queued anew.
+    replaces: a file of the collection; it stays until the one file of `file_ids` is searchable, and leaves with that.
+    batch_id: noted on every one of them.
     Raises: NotFound `collection_not_found`, or `file_not_found` naming the first file that is missing or another
-    tenant's; nothing is attached then.
+    tenant's; InvalidRequest for a `replaces` that cannot be. Nothing is attached then.
     """
+    wanted = list(dict.fromkeys(file_ids))
+    _check_known(conn, tenant_id, collection_id, wanted)
+    if replaces is not None:
+        check_replaces(conn, tenant_id, collection_id, wanted, replaces)
+    lasting = {"replaces": replaces, "batch_id": batch_id}
+    given = {name: value for name, value in lasting.items() if value is not None}
+    if attributes or given:
+        lock_clock(conn)  # before the rows: these changes may take an epoch
+    there = _attached(conn, tenant_id, collection_id, wanted)
+    row = AttachmentRow(
+        collection_id, "", tenant_id, "in_progress", None, None, attributes, 0, 0, 0, 0, 0.0, _now(),
+        replaces=replaces, batch_id=batch_id,
+    )  # fmt: skip
+    new = {each: msgspec.structs.replace(row, file_id=each) for each in wanted if each not in there}
+    if new:  # another call may attach the same file right now
+        statement = insert_or_ignore(conn, collection_files)
+        conn.execute(statement, [msgspec.structs.asdict(row) for row in new.values()])
+    if _refresh(conn, tenant_id, collection_id, there, attributes, given=given):
+        there |= _attached(conn, tenant_id, collection_id, list(there))
+    rows = there | new
+    return [rows[file_id] for file_id in wanted]
+
+
+def _check_known(conn: sa.Connection, tenant_id: str, collection_id: str, file_ids: list[str]) -> None:
+    """Raises: NotFound for the collection, or for the first file that is missing."""
     if get_collection(conn, tenant_id, collection_id) is None:
         raise NotFound(
             f"There is no vector store `{collection_id[:MAX_SHOWN_CHARS]}`.", code="collection_not_found"
         )
-    wanted = list(dict.fromkeys(file_ids))
-    known = known_files(conn, tenant_id, wanted)
-    missing = next((file_id for file_id in wanted if file_id not in known), None)
+    known = known_files(conn, tenant_id, file_ids)
+    missing = next((file_id for file_id in file_ids if file_id not in known), None)
     if missing is not None:
         raise NotFound(
             f"There is no file `{missing[:MAX_SHOWN_CHARS]}`.", code="file_not_found", param="file_id"
         )
-    there = _attached(conn, tenant_id, collection_id, wanted)
-    now = _now()
-    new = [
-        AttachmentRow(
-            collection_id, each, tenant_id, "in_progress", None, None, attributes, 0, 0, 0, 0, 0.0, now
-        )
-        for each in wanted
-        if each not in there
-    ]
-    if new:
-        conn.execute(sa.insert(collection_files), [msgspec.structs.asdict(row) for row in new])
-    if _refresh(conn, tenant_id, collection_id, there, attributes):
-        there = _attached(conn, tenant_id, collection_id, list(there))
-    rows = there | {row.file_id: row for row in new}
-    return [rows[file_id] for file_id in wanted]
 
 
 def _refresh(
@@ -96,14 +127,18 @@ def _refresh(
     collection_id: str,
     there: dict[str, AttachmentRow],
     attributes: dict[str, Any],
+    *,
+    given: dict[str, str],
 ) -> bool:
-    """Attributes and a new try for what is attached already. False when there is nothing to change."""
+    """New values and a new try for what is attached already. False when there is nothing to change."""
     if not there:
         return False
     again = [row.file_id for row in there.values() if row.status in {"failed", "cancelled"}]
     changes: list[tuple[list[str], dict[str, Any]]] = []
     if attributes:
         changes.append((list(there), {"attributes": attributes, "epoch": next_epoch(conn)}))
+    if given:
+        changes.append((list(there), given))
     if again:
         values = {"status": "in_progress", "error_code": None, "error_message": None}
         changes.append((again, values | {"attempts": 0, "lease_until": 0.0, "chunks_done": 0}))
@@ -111,7 +146,20 @@ def _refresh(
         place = _in_collection(tenant_id, collection_id)
         among_these = collection_files.c.file_id.in_(file_ids)
         conn.execute(sa.update(collection_files).where(place, among_these).values(values))
+    if "replaces" in given:
+        _replace_now(conn, tenant_id, collection_id, there)
     return bool(changes)
+
+
+def _replace_now(
+    conn: sa.Connection, tenant_id: str, collection_id: str, there: dict[str, AttachmentRow]
+) -> None:
+    """A file that is searchable already takes the older one's place at once."""
+    for row in there.values():
+        if row.status == "completed":
+            epoch = next_epoch(conn)
+            remove_replaced(conn, tenant_id, collection_id, row.file_id, epoch)
+            stamp_collection(conn, collection_id, epoch)
 
 
 def _attached(
@@ -137,6 +185,7 @@ def list_attachments(
     collection_id: str,
     *,
     status: str | None = None,
+    batch_id: str | None = None,
     limit: int,
     order: str = "desc",
     after: str | None = None,
@@ -152,6 +201,8 @@ def list_attachments(
         if status not in STATUSES:
             raise InvalidRequest(f"filter must be one of: {', '.join(STATUSES)}.", param="filter")
         query = query.where(table.status == status)
+    if batch_id is not None:
+        query = query.where(equals(table.batch_id, batch_id))
     rows, more = page(
         conn,
         query,
@@ -169,6 +220,7 @@ def update_attributes(
     conn: sa.Connection, tenant_id: str, collection_id: str, file_id: str, attributes: dict[str, Any]
 ) -> AttachmentRow | None:
     """Replace the attributes; searches see them from the next epoch. None when the file is not in the collection."""
+    lock_clock(conn)
     if get_attachment(conn, tenant_id, collection_id, file_id) is None:
         return None
     changed = {"attributes": attributes, "epoch": next_epoch(conn)}
@@ -177,7 +229,10 @@ def update_attributes(
 
 def detach_file(conn: sa.Connection, tenant_id: str, collection_id: str, file_id: str) -> bool:
     """Take the file and its chunks out of the collection, at whatever stage of ingest it is."""
+    lock_clock(conn)
     place = _is(tenant_id, collection_id, file_id)
+    if get_attachment(conn, tenant_id, collection_id, file_id) is not None:
+        pass_on_replaced(conn, tenant_id, collection_id, file_id)
     if conn.execute(sa.delete(collection_files).where(place)).rowcount == 0:
         return False
     epoch = next_epoch(conn)

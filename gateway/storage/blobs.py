@@ -91,6 +91,14 @@ class BlobStore:
             writer.abort()
             raise
 
+    def copy_text(self, tenant_id: str, source_id: str, file_id: str) -> bool:
+        """Give a file the text of another one. False when that has none. Raises: UpstreamUnavailable."""
+        text = self.read_text(tenant_id, source_id)
+        if text is None:
+            return False
+        self.write_text(tenant_id, file_id, text)
+        return True
+
     def read_text(self, tenant_id: str, file_id: str) -> str | None:
         """None when the file has no text (yet)."""
         try:

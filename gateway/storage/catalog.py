@@ -27,14 +27,22 @@ from gateway.storage.files import (
     get_file,
     list_files,
 )
+from gateway.storage.reembedding import (
+    Progress,
+    cancel_reembedding,
+    reembedding_progress,
+    start_reembedding,
+)
 
 __all__ = [
     "AttachmentRow",
     "CollectionRow",
     "FileCounts",
     "FileRow",
+    "Progress",
     "attach_file",
     "attach_files",
+    "cancel_reembedding",
     "count_files",
     "create_collection",
     "create_file",
@@ -48,6 +56,8 @@ __all__ = [
     "list_attachments",
     "list_collections",
     "list_files",
+    "reembedding_progress",
+    "start_reembedding",
     "update_attributes",
     "update_collection",
 ]

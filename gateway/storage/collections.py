@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.errors import InvalidRequest, NotFound
-from gateway.storage.epochs import log_removal, next_epoch
+from gateway.storage.epochs import lock_clock, log_removal, next_epoch
 from gateway.storage.ids import new_id
 from gateway.storage.match import among, equals
 from gateway.storage.paging import AnySelect, page
@@ -45,9 +45,14 @@ class FileCounts(msgspec.Struct):
 
 
 def create_collection(
-    conn: sa.Connection, tenant_id: str, name: str, metadata: dict[str, Any]
+    conn: sa.Connection,
+    tenant_id: str,
+    name: str,
+    metadata: dict[str, Any],
+    embedder: str = DEFAULT_EMBEDDER,
 ) -> CollectionRow:
-    row = CollectionRow(new_id("vs_"), tenant_id, name, metadata, 0, int(time.time()))
+    """embedder: a model that is known; it makes the vectors of all files to come."""
+    row = CollectionRow(new_id("vs_"), tenant_id, name, metadata, 0, int(time.time()), embedder)
     conn.execute(sa.insert(collections), msgspec.structs.asdict(row))
     return row
 
@@ -126,6 +131,7 @@ def update_collection(
 
 def delete_collection(conn: sa.Connection, tenant_id: str, collection_id: str) -> bool:
     """Its attachments and chunks go with it; the files themselves stay."""
+    lock_clock(conn)
     if conn.execute(sa.delete(collections).where(_is(tenant_id, collection_id))).rowcount == 0:
         return False
     log_removal(conn, tenant_id, collection_id, None, next_epoch(conn))

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.errors import InternalError, UpstreamUnavailable
+from gateway.storage import postgres
 from gateway.storage.migrations import HEAD
 
 if TYPE_CHECKING:
@@ -29,17 +30,21 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = sa.make_url(url)
+        self._url = postgres.with_driver(sa.make_url(url))
         options: dict[str, Any] = {}
         if self.is_sqlite:
             options["connect_args"] = {"timeout": BUSY_TIMEOUT_S}
+        elif self._url.drivername == postgres.DRIVER:
+            options = postgres.engine_options(BUSY_TIMEOUT_S)
         self._engine = sa.create_engine(
             self._url, pool_size=8, max_overflow=24, pool_timeout=BUSY_TIMEOUT_S, **options
         )
-        self._writer = self._engine.execution_options(begin_immediate=True)
+        self._writer = self._engine.execution_options(is_writer=True)
         if self.is_sqlite:
             sa.event.listen(self._engine, "connect", _set_sqlite_pragmas)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
+        else:
+            postgres.listen(self._engine)
 
     @property
     def is_sqlite(self) -> bool:
@@ -47,7 +52,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection that sees one snapshot (SQLite) and writes nothing.
+        """A connection that sees one snapshot and writes nothing.
 
         Raises: UpstreamUnavailable `database_unavailable`.
         """
@@ -118,7 +123,7 @@ def _enter_wal(cursor: sqlite3.Cursor) -> None:
 
 def _begin_sqlite(conn: sa.Connection) -> None:
     # A transaction that reads first and writes later cannot wait for the lock (SQLITE_BUSY at once): take it first.
-    immediate = conn.get_execution_options().get("begin_immediate")
+    immediate = conn.get_execution_options().get("is_writer")
     conn.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
@@ -127,12 +132,19 @@ def _public_errors() -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        # These three are wrong statements or wrong data: our bug, not the database's state.
-        if isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError):
+        if _is_our_mistake(error):
             raise
         raise _unavailable(error) from error
     except (sa.exc.TimeoutError, sa.exc.DisconnectionError) as error:
         raise _unavailable(error) from error
+
+
+def _is_our_mistake(error: sa.exc.DBAPIError) -> bool:
+    """A wrong statement or wrong data, not the database's state."""
+    # pg8000 calls nearly everything a ProgrammingError, a server that shuts down too: there the code decides.
+    if code := postgres.sqlstate(error):
+        return code.startswith(postgres.OUR_MISTAKES)
+    return isinstance(error, sa.exc.IntegrityError | sa.exc.ProgrammingError | sa.exc.DataError)
 
 
 def _unavailable(error: Exception) -> UpstreamUnavailable:

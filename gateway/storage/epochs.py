@@ -11,6 +11,15 @@ def current_epoch(conn: sa.Connection) -> int:
     return int(conn.execute(sa.select(corpus_clock.c.epoch).where(corpus_clock.c.id == 1)).scalar_one())
 
 
+def lock_clock(conn: sa.Connection) -> None:
+    """Wait until nobody else changes the corpus. Lock it before any other row, or two changes may wait for each other.
+
+    SQLite has one writer at a time anyway.
+    """
+    if conn.dialect.name != "sqlite":
+        conn.execute(sa.select(corpus_clock.c.epoch).where(corpus_clock.c.id == 1).with_for_update())
+
+
 def next_epoch(conn: sa.Connection) -> int:
     """Advance the clock. Its row stays locked until the transaction ends, so commit order is epoch order."""
     tick = (

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
-from gateway.storage.epochs import next_epoch, remove_chunks, stamp_collection
+from gateway.storage.epochs import lock_clock, next_epoch, remove_chunks, stamp_collection
 from gateway.storage.match import among, equals
 from gateway.storage.paging import AnySelect, page
+from gateway.storage.replacement import pass_on_replaced
 from gateway.storage.schema import collection_files, files
 
 
@@ -78,6 +79,7 @@ def list_files(
 
 def delete_file(conn: sa.Connection, tenant_id: str, file_id: str) -> bool:
     """Its chunks leave every collection in the same transaction. The blob is the caller's to delete."""
+    lock_clock(conn)
     if get_file(conn, tenant_id, file_id) is None:
         return False
     table = collection_files.c
@@ -86,6 +88,7 @@ def delete_file(conn: sa.Connection, tenant_id: str, file_id: str) -> bool:
     if holders:
         epoch = next_epoch(conn)
         for collection_id in holders:
+            pass_on_replaced(conn, tenant_id, collection_id, file_id)
             if remove_chunks(conn, tenant_id, collection_id, file_id, epoch):
                 stamp_collection(conn, collection_id, epoch)
     conn.execute(sa.delete(files).where(files.c.id == file_id, files.c.tenant_id == tenant_id))

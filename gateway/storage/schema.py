@@ -11,6 +11,9 @@ import sqlalchemy as sa
 
 from gateway.types import DEFAULT_EMBEDDER
 
+# SQLite counts up only a column of exactly the type INTEGER, which holds 64 bits there; PostgreSQL's has 32.
+LongId = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -61,10 +64,10 @@ files = sa.Table(
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),  # file-…
     sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False, index=True),
-    sa.Column("filename", sa.String(512), nullable=False),
+    sa.Column("filename", sa.String(512), nullable=False, index=True),
     sa.Column("purpose", sa.String(64), nullable=False),
     sa.Column("num_bytes", sa.BigInteger, nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False, index=True),
     sa.Column("created_at", sa.Integer, nullable=False),
 )
 
@@ -95,12 +98,14 @@ collection_files = sa.Table(
     sa.Column(
         "epoch", sa.BigInteger, nullable=False, server_default="0", index=True
     ),  # of the last change of its attributes
+    sa.Column("recipe", sa.String(64)),  # how its chunks were cut: equal bytes and recipe give equal chunks
+    sa.Column("batch_id", sa.String(64), index=True),  # of the files that were attached in one call
 )
 
 chunks = sa.Table(
     "chunks",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", LongId, primary_key=True, autoincrement=True),
     sa.Column("tenant_id", sa.ForeignKey("tenants.id"), nullable=False),
     sa.Column("collection_id", sa.ForeignKey("collections.id", ondelete="CASCADE"), nullable=False),
     sa.Column("file_id", sa.ForeignKey("files.id", ondelete="CASCADE"), nullable=False, index=True),
@@ -133,7 +138,7 @@ next_vectors = sa.Table(
 removals = sa.Table(
     "removals",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", LongId, primary_key=True, autoincrement=True),
     sa.Column("epoch", sa.BigInteger, nullable=False, index=True),
     sa.Column("tenant_id", sa.String(64), nullable=False),
     sa.Column("collection_id", sa.String(64), nullable=False),

@@ -7,6 +7,8 @@ The rule, per model:
    finished inferences of that model growing. Work is shown by the stub using processor time.
 3. No sign of life or work for SUSPECT_AFTER_S: taken out of the balancer, comes back with the next sign of life.
    For DEAD_AFTER_S: death. Working but not one inference finished for STUCK_AFTER_S: death too.
+4. A background model gets no processor while others are busy, so its silence says little: it is never suspect, and dead
+   only when not one inference has finished for BACKGROUND_STUCK_S.
 
 So a replica whose canaries are late because it is loaded is never killed: its finished inferences show its life.
 """
@@ -22,7 +24,7 @@ import msgspec
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from gateway.tensors import Model
+from gateway.tensors import EMBEDDING_DIM, Model
 from gateway.types import Scope
 
 INTERVAL_S = 0.5
@@ -30,6 +32,7 @@ TIMEOUT_S = 1.5
 SUSPECT_AFTER_S = 3.0
 DEAD_AFTER_S = 10.0
 STUCK_AFTER_S = 60.0
+BACKGROUND_STUCK_S = 600.0
 BUSY_SHARE = 0.05  # of one core; less is a stub that waits for something
 
 
@@ -51,7 +54,8 @@ class Answer(enum.StrEnum):
 class Pulse:
     """Signs of life of one model. Times are monotonic seconds and come as arguments."""
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float, *, is_background: bool = False) -> None:
+        self._is_background = is_background
         self._alive_s = now_s
         self._busy_s = now_s
         self._seen_s = now_s
@@ -78,6 +82,8 @@ class Pulse:
 
     def verdict(self, now_s: float) -> Verdict:
         silent_s = now_s - self._alive_s
+        if self._is_background and not self._stub_dead:
+            return Verdict.DEAD if silent_s >= BACKGROUND_STUCK_S else Verdict.WELL
         idle_s = now_s - max(self._alive_s, self._busy_s)
         if self._stub_dead or idle_s >= DEAD_AFTER_S or silent_s >= STUCK_AFTER_S:
             return Verdict.DEAD
@@ -90,6 +96,7 @@ def canary_request(model: Model) -> Any:
         "text": b"canary",
         "question": b"canary",
         "passages": b"[]",
+        "candidates": b"[]",
         "params": b"{}",
         "scope": msgspec.json.encode(Scope(tenant_id="tidegate-canary", k=1)),
     }
@@ -102,13 +109,14 @@ def canary_request(model: Model) -> Any:
             request.raw_input_contents.append(np.zeros(1, np.int32).tobytes())
         if tensor.optional:
             continue
-        shape = list(tensor.dims) if model.max_batch_size == 0 else [1, *tensor.dims]
+        dims = [EMBEDDING_DIM if size < 0 else size for size in tensor.dims]  # only embeddings vary in length
+        shape = dims if model.max_batch_size == 0 else [1, *dims]
         request.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=shape)
         if tensor.dtype == "BYTES":
             value = values[tensor.name]
             request.raw_input_contents.append(len(value).to_bytes(4, "little") + value)
         else:
-            size = int(np.prod(tensor.dims))
+            size = int(np.prod(dims))
             request.raw_input_contents.append(np.full(size, size**-0.5, np.float32).tobytes())
     return request
 
@@ -117,7 +125,10 @@ def judge(code: grpc.StatusCode, details: str) -> Answer:
     """Read a failed call."""
     if "Stub process" in details and "not healthy" in details:
         return Answer.STUB_DEAD
-    no_connection = code is grpc.StatusCode.UNAVAILABLE and "queue" not in details
+    said = (
+        "queue" in details or "vector_store_" in details
+    )  # by Triton; by the model `search`, whose store is away
+    no_connection = code is grpc.StatusCode.UNAVAILABLE and not said
     if no_connection or code in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}:
         return Answer.LATE
     return Answer.ERROR

@@ -118,7 +118,9 @@ class Guard:
         if cause:
             return cause
         now_s = time.monotonic()
-        self._pulses = {model.name: Pulse(now_s) for model in self._watched}
+        self._pulses = {
+            model.name: Pulse(now_s, is_background=model.background) for model in self._watched
+        }
         self._stubs = {child.pid: child for child in psutil.Process(self._process.pid).children()}
         self._set("ready")
         watchers = [asyncio.create_task(self._watch_stubs())]

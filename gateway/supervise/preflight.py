@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.errors import UpstreamError
 from gateway.settings import Settings, SettingsError
 from gateway.supervise.assets import package_parent
 from gateway.supervise.binaries import (
@@ -64,6 +65,7 @@ def run_checks(settings: Settings) -> list[Check]:
         check_disk(settings),
         *check_tiers(settings, running),
         check_shared_memory(settings, running),
+        *check_vector_store(settings),
         check_files(),
     ]
     if running:
@@ -211,6 +213,32 @@ def check_shared_memory(settings: Settings, running: bool = False) -> Check:
     if settings.triton_replicas > 1:
         fix += ", or set TIDEGATE_TRITON_REPLICAS lower"
     return Check("shared memory", False, detail, fix)
+
+
+def check_vector_store(settings: Settings) -> list[Check]:
+    """Whether Milvus answers, and as what; nothing when FAISS is the store."""
+    uri = settings.milvus_uri
+    if not uri:
+        return []
+    if "://" not in uri:
+        detail = f"the file {uri} can be opened by one process only, and several are to search it"
+        fix = (
+            "start `milvus-lite server --host 127.0.0.1 --port 19530 --data-dir FOLDER` and set "
+            "TIDEGATE_VECTOR_STORE=milvus:http://127.0.0.1:19530"
+        )
+        return [Check("vector store", False, detail, fix)]
+    from gateway.retrieval.milvus_client import Milvus
+
+    milvus = Milvus(uri, settings.milvus_token, timeout_s=settings.milvus_timeout_s)
+    try:
+        version = milvus.version()
+    except UpstreamError as error:
+        detail = f"Milvus at {uri} does not answer ({error.detail})"
+        fix = "start it, or correct TIDEGATE_VECTOR_STORE and TIDEGATE_MILVUS_TOKEN"
+        return [Check("vector store", False, detail, fix)]
+    finally:
+        milvus.close()
+    return [Check("vector store", True, f"Milvus {version} at {uri}")]
 
 
 def check_files() -> Check:

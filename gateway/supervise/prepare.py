@@ -49,7 +49,7 @@ def _absolute_url(text: str) -> str:
     try:
         url = sa.make_url(text)
     except sa.exc.ArgumentError:
-        fix = "write it as sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+        fix = "write it as sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
         raise PreparationFailed(f"TIDEGATE_DATABASE_URL is not a database URL: {fix}.") from None
     path = url.database
     if url.get_backend_name() != "sqlite" or not path or path.startswith((":memory:", "file:")):
@@ -78,7 +78,8 @@ def cannot_write(settings: Settings, error: OSError) -> PreparationFailed:
 
 
 def _prepare(settings: Settings, assets: Assets, progress: Callable[[str], None]) -> tuple[str, str]:
-    from gateway.embedding.export import EmbedderUnavailable, prepare_embedder
+    from gateway.embedding.export import EmbedderUnavailable
+    from gateway.embedding.registry import prepare_embedders
     from gateway.errors import TidegateError
 
     for folder in (settings.run_dir, settings.log_dir, settings.files_dir, settings.var / "redis"):
@@ -86,10 +87,10 @@ def _prepare(settings: Settings, assets: Assets, progress: Callable[[str], None]
     _shut_out_others(settings)
     _remove_leftovers(settings)
     try:
-        prepare_embedder(settings.models_dir, progress)
+        prepare_embedders(settings, progress)
         _prepare_tiers(settings, progress)
         dev_key = _prepare_database(settings)
-    except EmbedderUnavailable as error:
+    except (EmbedderUnavailable, SettingsError) as error:
         raise PreparationFailed(str(error)) from error
     except TidegateError as error:
         raise _no_database(settings, error) from error

@@ -12,7 +12,8 @@ from typing import Any
 
 from gateway.cli.client import Api, Target
 from gateway.cli.ingest_plan import LocalFile, hash_file, plan
-from gateway.cli.ingest_run import IngestRun, Progress, remote_files
+from gateway.cli.ingest_progress import Indexing, Progress
+from gateway.cli.ingest_run import IngestRun, remote_files
 from gateway.cli.terminal import CommandFailed
 
 COLLECTION = "tidegate-docs"
@@ -77,7 +78,7 @@ class _Told:
         self._progress = progress
         self._num_done = 0
 
-    def __call__(self, done: int, total: int, _: str) -> None:
-        if done > self._num_done:
-            self._progress(f"{done} of {total} documents ingested")
-        self._num_done = done
+    def __call__(self, look: Indexing) -> None:
+        if look.files_done > self._num_done:
+            self._progress(f"{look.files_done} of {look.num_files} documents ingested")
+        self._num_done = look.files_done

@@ -15,7 +15,7 @@ PACKAGE = Path(gateway.__file__).parent
 
 # Imports point down only, and never to a sibling on the same level 3.
 LAYERS = {
-    "types": 1, "errors": 1, "settings": 1,
+    "types": 1, "errors": 1, "settings": 1, "priority": 1,
     "ports": 2, "tensors": 2, "metrics": 2, "lifecycle": 2, "triton": 2, "tier_config": 2, "storage": 2, "embedding": 2,
     "checkpoint": 2, "proto": 2, "language": 2, "filters": 1,
     "admission": 3, "retrieval": 3, "generation": 3, "ingest": 3, "tiering": 3,

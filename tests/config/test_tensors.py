@@ -91,5 +91,5 @@ def test_ensemble_maps_fit_the_members(model: Model) -> None:
 
 def test_ensemble_members_live_in_its_repository() -> None:
     steps = config_of(RETRIEVE).ensemble_scheduling.step
-    assert [step.model_name for step in steps] == ["embed", "search"]
+    assert [step.model_name for step in steps] == ["embed", "search", "rerank"]
     assert {BY_NAME[step.model_name].repository for step in steps} == {RETRIEVE.repository}

@@ -54,7 +54,7 @@ def triton_target(
     embedder = SentenceEmbedder(prepare_embedder(settings.models_dir, print), precision="f32")
     for passage in PASSAGES:
         add_file(database, "default", collection_id, [passage.text], embedder.embed([passage.text]))
-    models = [MODELS / "retrieval" / name for name in ("embed", "search", "retrieve")]
+    models = [MODELS / "retrieval" / name for name in ("embed", "search", "rerank", "retrieve")]
     models.append(MODELS / "generation" / "reader")
     with running_triton(folder / "triton", models, settings) as triton:
         yield triton.target

@@ -68,6 +68,19 @@ def test_an_answer_cites_the_sentence_that_holds_it(client: openai.OpenAI, store
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens > 0
 
 
+def test_a_follow_up_in_a_kept_conversation_finds_what_it_means(client: openai.OpenAI, store: str) -> None:
+    talk = client.conversations.create()
+    ask(client, "When does the harbour office open?", store, tidegate={"conversation": talk.id})
+    reply = ask(client, "And when does it close?", store, store=True, tidegate={"conversation": talk.id})
+    assert reply.tidegate["receipt"]["question"] == "when does the harbour office close?"
+    assert "18:00" in reply.choices[0].message.content
+    items = list(client.conversations.items.list(talk.id, order="asc"))
+    assert [item.role for item in items] == ["user", "assistant"] * 2
+    assert client.chat.completions.retrieve(reply.id).choices == reply.choices
+    client.chat.completions.delete(reply.id)
+    assert client.conversations.delete(talk.id).deleted
+
+
 @pytest.mark.parametrize("model", ["fast", "deep"])
 def test_a_question_the_documents_do_not_answer_gets_an_honest_no(
     client: openai.OpenAI, store: str, model: str

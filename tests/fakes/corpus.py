@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,9 @@ def add_file(
     vectors: npt.NDArray[np.float32],
     *,
     filename: str = "notes.md",
+    attributes: dict[str, Any] | None = None,
+    replaces: str | None = None,
+    heading: str = "",
 ) -> str:
     """A file whose chunks are `texts`, searchable from now on; returns its id. Shapes: vectors [len(texts), D]."""
     file_id, whole = new_id("file-"), "".join(texts)
@@ -42,13 +46,15 @@ def add_file(
             num_bytes=len(whole),
             sha256=hashlib.sha256(whole.encode()).hexdigest(),
         )
-        attachments.attach_file(conn, tenant_id, collection_id, file_id, {})
+        attachments.attach_files(
+            conn, tenant_id, collection_id, [file_id], attributes or {}, replaces=replaces
+        )
         item = corpus.claim(conn, lease_s=60, now=0.5)
         assert item is not None
         assert item.file_id == file_id
         starts = np.cumsum([0, *[len(text) for text in texts]])
         chunks = [
-            corpus.NewChunk(int(start), int(start) + len(text), text)
+            corpus.NewChunk(int(start), int(start) + len(text), text, heading)
             for start, text in zip(starts[:-1], texts, strict=True)
         ]
         assert corpus.publish(conn, item, chunks, vectors) is not None

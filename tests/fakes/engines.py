@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gateway.errors import UpstreamTimeout
 from gateway.ports import Retrieved
 from gateway.tensors import EMBEDDING_DIM
-from gateway.types import Citation, Delta, Inquiry, Passage, Scope
+from gateway.types import DEFAULT_EMBEDDER, Citation, Delta, Inquiry, Passage, Scope
 
 
 def passage(number: int, text: str, *, collection_id: str = "vs_1", score: float = 0.8) -> Passage:
@@ -32,6 +32,7 @@ def passage(number: int, text: str, *, collection_id: str = "vs_1", score: float
         end=len(text),
         text=text,
         score=score,
+        rank_score=score,
     )
 
 
@@ -54,12 +55,14 @@ class ScriptedRetriever:
     delay_s: float = 0.0
     fail_with: Exception | None = None
     scopes: list[Scope] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # what was searched for
     started: int = 0
     cancelled: int = 0
 
     async def retrieve(self, text: str, scope: Scope, *, timeout_s: float) -> Retrieved:
         self.started += 1
         self.scopes.append(scope)
+        self.texts.append(text)
         try:
             await _sleep(self.delay_s, timeout_s)
         except asyncio.CancelledError:
@@ -85,6 +88,7 @@ class ScriptedAnswerer:
     cancelled: int = 0
     inquiries: list[Inquiry] = field(default_factory=list)
     num_passages: int = -1  # that it says it had room for
+    num_unsupported: int = 0  # marks that it says it took out
 
     async def answer(
         self, inquiry: Inquiry, passages: Sequence[Passage], *, timeout_s: float
@@ -119,6 +123,7 @@ class ScriptedAnswerer:
             finish_reason="stop" if deltas else "no_answer",
             num_input_tokens=7,
             num_output_tokens=deltas[-1].num_output_tokens if deltas else 0,
+            num_unsupported=self.num_unsupported,
         )
         return [*deltas, end]
 
@@ -141,7 +146,9 @@ class HashEmbedder:
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    async def embed(self, texts: Sequence[str], *, role: str, timeout_s: float) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, texts: Sequence[str], *, role: str, timeout_s: float, embedder: str = DEFAULT_EMBEDDER
+    ) -> npt.NDArray[np.float32]:
         self.texts += texts
         return vectors(texts)
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +19,16 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 NUM_POLLS = 2  # looks at a file until it is indexed
+
+
+@dataclass
+class Reply:
+    """A prepared answer: its tokens, the citations of the first one, and its receipt. status: refused instead."""
+
+    tokens: list[str]
+    receipt: dict[str, Any] = field(default_factory=dict)
+    citations: list[dict[str, Any]] = field(default_factory=list)
+    status: int = 200
 
 
 @dataclass
@@ -37,6 +47,7 @@ class FakeApi:
     unreadable: frozenset[bytes] = frozenset()  # contents that fail to be indexed
     refuses_attaching: bool = False
     stuck: bool = False  # indexing never ends
+    reply: Callable[[dict[str, Any]], Reply] | None = None  # to a chat body, instead of the one below
     page_items: int = 100
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
@@ -44,6 +55,7 @@ class FakeApi:
     attached: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     chats: list[dict[str, Any]] = field(default_factory=list)
+    searches: list[dict[str, Any]] = field(default_factory=list)
     client_left: threading.Event = field(default_factory=threading.Event)
     first_token_sent: threading.Event = field(default_factory=threading.Event)
     url: str = ""
@@ -56,7 +68,19 @@ class FakeApi:
 
     def add_store(self, name: str) -> str:
         store_id = self.new_id("vs_")
-        self.stores[store_id] = {"id": store_id, "object": "vector_store", "name": name, "created_at": 1}
+        self.stores[store_id] = {
+            "id": store_id,
+            "object": "vector_store",
+            "name": name,
+            "created_at": 1,
+            "file_counts": {"completed": 1, "in_progress": 0, "failed": 0},
+            "tidegate": {
+                "num_chunks": NUM_POLLS,
+                "chunks_done": 1,
+                "embedder": "mini",
+                "next_embedder": None,
+            },
+        }
         self.attached[store_id] = {}
         return store_id
 
@@ -68,7 +92,8 @@ class FakeApi:
     def count(self, method: str, path: str) -> int:
         return sum(1 for request in self.requests if request == (method, path))
 
-    def advance(self, item: dict[str, Any]) -> None:
+    def advance(self, item: dict[str, Any], attached: dict[str, dict[str, Any]]) -> None:
+        """One step of indexing; a file that is done takes the place of the one that it replaces."""
         if item["status"] != "in_progress" or self.stuck:
             return
         item["tidegate"]["chunks_done"] += 1
@@ -79,6 +104,16 @@ class FakeApi:
             item["last_error"] = {"code": "unsupported_file", "message": "This is not text."}
         else:
             item["status"] = "completed"
+            attached.pop(item["tidegate"].get("replaces", ""), None)
+
+    def reembed(self, extension: dict[str, Any]) -> None:
+        """One step of a change of embedder."""
+        change = extension.get("reembedding")
+        if not change or self.stuck:
+            return
+        change["num_done"] += 1
+        if change["num_done"] == NUM_POLLS:
+            extension |= {"embedder": extension["next_embedder"], "next_embedder": None, "reembedding": None}
 
 
 class _Failure(Exception):
@@ -151,10 +186,15 @@ class _Handler(BaseHTTPRequestHandler):
                     store.pop(file_id, None)
                 del self.api.files[file_id]
                 return {"id": file_id, "object": "file", "deleted": True}
+            case ("POST", ["conversations"]):
+                return {"id": self.api.new_id("conv_"), "object": "conversation", "metadata": {}}
             case ("GET", ["vector_stores"]):
                 return self._page(self.api.stores)
             case ("POST", ["vector_stores"]):
                 return self.api.stores[self.api.add_store(json.loads(self.body)["name"])]
+            case ("DELETE", ["vector_stores", store_id]) if store_id in self.api.stores:
+                del self.api.stores[store_id], self.api.attached[store_id]
+                return {"id": store_id, "object": "vector_store.deleted", "deleted": True}
             case (_, ["vector_stores", store_id, *rest]) if store_id in self.api.stores:
                 return self._in_store(method, store_id, rest)
         raise _Failure(404, "not_found", f"There is nothing at {self.path}.")
@@ -162,12 +202,27 @@ class _Handler(BaseHTTPRequestHandler):
     def _in_store(self, method: str, store_id: str, words: list[str]) -> Any:
         attached = self.api.attached[store_id]
         match (method, words):
+            case ("POST", []):
+                extension = self.api.stores[store_id]["tidegate"]
+                wanted = json.loads(self.body)["tidegate"]["embedder"]
+                if wanted == "huge":
+                    raise _Failure(400, "embedder_not_found", "There is no embedder 'huge'.")
+                extension |= {
+                    "next_embedder": wanted,
+                    "reembedding": {"num_done": 0, "num_chunks": NUM_POLLS},
+                }
+                return self.api.stores[store_id]
+            case ("GET", []):
+                self.api.reembed(self.api.stores[store_id]["tidegate"])
+                return self.api.stores[store_id]
             case ("POST", ["search"]):
                 return self._search(store_id)
             case ("GET", ["files"]):
-                for item in attached.values():
-                    self.api.advance(item)
-                return self._page(attached)
+                for item in list(attached.values()):
+                    self.api.advance(item, attached)
+                wanted = self.query.get("filter")
+                shown = {key: item for key, item in attached.items() if wanted in {None, item["status"]}}
+                return self._page(shown)
             case ("POST", ["files"]):
                 body = json.loads(self.body)
                 self._file(body["file_id"])
@@ -180,14 +235,14 @@ class _Handler(BaseHTTPRequestHandler):
                     "last_error": None,
                     "attributes": body.get("attributes", {}),
                     "created_at": self.api.num_ids,
-                    "tidegate": {"num_chunks": NUM_POLLS, "chunks_done": 0},
+                    "tidegate": {"num_chunks": NUM_POLLS, "chunks_done": 0, **body.get("tidegate", {})},
                 }
                 return attached[body["file_id"]]
             case ("GET" | "DELETE", ["files", file_id]) if file_id in attached:
                 if method == "DELETE":
                     del attached[file_id]
                     return {"id": file_id, "deleted": True}
-                self.api.advance(attached[file_id])
+                self.api.advance(attached[file_id], attached)
                 return attached[file_id]
         raise _Failure(404, "not_found", f"There is nothing at {self.path}.")
 
@@ -227,15 +282,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _search(self, store_id: str) -> dict[str, Any]:
         body = json.loads(self.body)
+        self.api.searches.append(body)
+        stores = [store_id, *body.get("tidegate", {}).get("collections", [])]
         rows = [
             {
                 "file_id": file_id,
                 "filename": item["attributes"].get("path", ""),
                 "score": round(0.9 - 0.1 * rank, 2),
                 "content": [{"type": "text", "text": self.api.contents[file_id].decode()}],
-                "tidegate": {"chunk_id": rank, "heading": "Tides", "start": 0, "end": 9},
+                "tidegate": {
+                    "chunk_id": rank,
+                    "heading": "Tides",
+                    "start": 0,
+                    "end": 9,
+                    "collection_id": store,
+                },
             }
-            for rank, (file_id, item) in enumerate(self.api.attached[store_id].items())
+            for store in stores
+            for rank, (file_id, item) in enumerate(self.api.attached[store].items())
         ]
         return {"search_query": [body["query"]], "data": rows[: body["max_num_results"]], "has_more": False}
 
@@ -244,13 +308,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.api.chats.append(body)
         if body["model"] == "nope":
             raise _Failure(404, "model_not_found", "The model 'nope' does not exist.")
+        reply = self.api.reply(body) if self.api.reply else None
+        if reply and reply.status != 200:
+            raise _Failure(reply.status, "refused", "No room.", retry_after="0")
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
         self.close_connection = True
         try:
-            self._tokens()
+            if reply:
+                self._prepared(reply)
+            else:
+                self._tokens()
         except (BrokenPipeError, ConnectionResetError):
             self.api.client_left.set()
 
@@ -285,6 +355,16 @@ class _Handler(BaseHTTPRequestHandler):
                 "tidegate": {"receipt": {"id": "chatcmpl-1", "outcome": "completed", "passages": passages}},
             }
         )
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _prepared(self, reply: Reply) -> None:
+        for index, token in enumerate(reply.tokens):
+            if index == self.api.break_at_token:
+                return
+            marks = [{"type": "file_citation", "file_citation": cited} for cited in reply.citations]
+            delta = {"content": token} | ({"annotations": marks} if index == 0 and marks else {})
+            self._event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+        self._event({"choices": [], "tidegate": {"receipt": reply.receipt}})
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _event(self, value: Any) -> None:

@@ -21,6 +21,7 @@ from gateway.storage import catalog
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
 from gateway.storage.ids import new_id
+from gateway.types import DEFAULT_EMBEDDER
 from tests.fakes.engines import HashEmbedder
 
 
@@ -37,9 +38,12 @@ class ScriptedEmbedder:
         self.inflight = 0
         self.max_inflight = 0
         self.texts: list[str] = []
+        self.embedders: set[str] = set()
         self._vectors = HashEmbedder()
 
-    async def embed(self, texts: Sequence[str], *, role: str, timeout_s: float) -> npt.NDArray[np.float32]:
+    async def embed(
+        self, texts: Sequence[str], *, role: str, timeout_s: float, embedder: str = DEFAULT_EMBEDDER
+    ) -> npt.NDArray[np.float32]:
         self.calls += 1
         self.inflight += 1
         self.max_inflight = max(self.max_inflight, self.inflight)
@@ -48,7 +52,8 @@ class ScriptedEmbedder:
             if self.errors:
                 raise self.errors.pop(0)
             self.texts += texts
-            return await self._vectors.embed(texts, role=role, timeout_s=timeout_s)
+            self.embedders.add(embedder)
+            return await self._vectors.embed(texts, role=role, timeout_s=timeout_s, embedder=embedder)
         finally:
             self.inflight -= 1
 

@@ -142,13 +142,12 @@ async def test_a_new_version_of_a_file_embeds_only_what_changed(bench: Bench) ->
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (b"%PDF-1.7 ...", "unsupported_file"),
+        (b"%PDF-1.7 ...", "damaged_file"),
         (b"\0\1\2", "unsupported_file"),
         (b"", "empty_file"),
-        (b"<html>" + b"<a " * 20_000, "file_too_complex"),
         (b"# t\n" * 2_000_000, "file_too_complex"),
     ],
-    ids=["pdf", "binary", "empty", "hostile html", "headings without end"],
+    ids=["pdf", "binary", "empty", "headings without end"],
 )
 async def test_an_unreadable_file_fails_with_a_reason_and_holds_up_nothing(
     bench: Bench, data: bytes, code: str, monkeypatch: pytest.MonkeyPatch

@@ -63,7 +63,7 @@ async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
 
 async def search(client: TritonClient, vector: np.ndarray, scope: Scope | bytes) -> list[Passage]:
     encoded = scope if isinstance(scope, bytes) else msgspec.json.encode(scope)
-    inputs = {"embedding": vector, "text": "unread", "scope": encoded}
+    inputs = {"embedding": vector[None], "text": "", "scope": encoded}
     outputs = await client.infer(SEARCH, inputs, timeout_s=5)
     assert outputs["search_ms"].shape == (1, 1)
     return msgspec.json.decode(outputs["passages"][0], type=list[Passage])
@@ -133,7 +133,7 @@ async def test_rows_of_one_request_keep_their_order(client: TritonClient, databa
     collection = corpus.new_collection(database, "rows")
     corpus.add_file(database, "rows", collection, ["zero", "one", "two"], VECTORS[:3])
     scope = Scope(tenant_id="rows", k=1)
-    await searchable(client, VECTORS[0], scope, {"zero"})
+    await searchable(client, VECTORS[0], scope, {"zero", "one", "two"})
     order = [2, 0, 1, 1]
     inputs = {
         "embedding": VECTORS[order],
@@ -157,16 +157,55 @@ async def test_question_finds_its_passage_through_the_ensemble(
 ) -> None:
     collection = corpus.new_collection(database, "ensemble")
     vectors = await TritonEmbedder(client).embed(SENTENCES, role="passage", timeout_s=10)
-    file_id = corpus.add_file(database, "ensemble", collection, SENTENCES, vectors, filename="facts.md")
+    file_ids = [
+        corpus.add_file(database, "ensemble", collection, [text], vector[None], filename="facts.md")
+        for text, vector in zip(SENTENCES, vectors, strict=True)
+    ]
     scope = Scope(tenant_id="ensemble", collections=[collection], k=2)
     await searchable(client, vectors[0], msgspec.structs.replace(scope, k=3), set(SENTENCES))
     found = await TritonRetriever(client).retrieve("When is an invoice due?", scope, timeout_s=10)
     assert [found.passages[0].text, len(found.passages)] == [SENTENCES[2], 2]
-    assert (found.passages[0].file_id, found.passages[0].filename) == (file_id, "facts.md")
-    assert found.passages[0].start == len(SENTENCES[0]) + len(SENTENCES[1])
+    assert (found.passages[0].file_id, found.passages[0].filename) == (file_ids[2], "facts.md")
+    assert found.passages[0].lexical > 0
     assert found.passages[0].score == pytest.approx(float(vectors[2] @ found.embedding), abs=1e-4)
     assert found.embed_ms > 0
     assert found.search_ms > 0
+
+
+async def test_neighbours_that_both_match_come_as_one_passage(
+    client: TritonClient, database: Database
+) -> None:
+    collection = corpus.new_collection(database, "neighbours")
+    texts = ["The old lock was built in 1907. ", "The new lock was built in 2011. ", "Lunch is at noon."]
+    vectors = await TritonEmbedder(client).embed(texts, role="passage", timeout_s=10)
+    corpus.add_file(database, "neighbours", collection, texts, vectors)
+    scope = Scope(tenant_id="neighbours", k=1)
+    await searchable(client, vectors[0], scope, set(texts))
+    found = await TritonRetriever(client).retrieve("When was the lock built?", scope, timeout_s=10)
+    (passage,) = found.passages
+    assert (passage.start, passage.text) == (0, "".join(texts)[: passage.end])
+    assert passage.text.startswith(texts[0] + texts[1])
+    assert len(passage.chunk_ids) >= 2
+
+
+async def test_rare_word_finds_what_the_embedding_does_not(client: TritonClient, database: Database) -> None:
+    collection = corpus.new_collection(database, "words")
+    vectors = np.roll(VECTORS, 1, axis=0)[:40]
+    texts = [f"Section {number} is about nothing." for number in range(39)] + ["The code is XK-4711."]
+    for text, vector in zip(texts, vectors, strict=True):
+        corpus.add_file(database, "words", collection, [text], vector[None])
+    scope = Scope(tenant_id="words", ranking="lexical")
+    inputs = {"embedding": VECTORS[:1], "text": "what is XK-4711?", "scope": msgspec.json.encode(scope)}
+    started = time.monotonic()
+    while True:
+        outputs = await client.infer(SEARCH, inputs, timeout_s=5)
+        passages = msgspec.json.decode(outputs["passages"][0], type=list[Passage])
+        if passages:
+            break
+        assert time.monotonic() - started < 5.0, "never searchable"
+        await asyncio.sleep(0.01)
+    assert passages[0].text == "The code is XK-4711."
+    assert json.loads(outputs["embedders"][0]) == []
 
 
 async def test_many_questions_at_once_each_get_their_own_answer(

@@ -65,6 +65,7 @@ async def test_an_answer_streams_with_verified_citations_and_the_engines_counts(
     assert (deltas[-1].finish_reason, deltas[-1].num_output_tokens) == ("stop", len(TEXT))
     assert deltas[-1].num_input_tokens == 4  # messages: ours, two turns, the question
     assert deltas[0].num_passages == len(PASSAGES)
+    assert sum(delta.num_unsupported for delta in deltas) == 2
 
 
 @pytest.mark.parametrize("fail_at", [1, 33, 34, 35, len(TEXT) - 3, len(TEXT) - 1], ids=str)

@@ -22,7 +22,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.metrics import Metrics
-from gateway.tiering.tiers import TierBook, builtin_tiers
+from gateway.tiering.tiers import Tier, TierBook, builtin_tiers
 from gateway.types import Citation, Inquiry, Passage, Receipt, Sampling, Tenant, Turn
 from tests.fakes.engines import ScriptedAnswerer, ScriptedRetriever
 
@@ -36,16 +36,16 @@ class Bench:
     stages: list[str] = field(default_factory=list)
     leave_at_delta: int | None = None
     num_deltas: int = 0
+    tiers: list[Tier] = field(default_factory=lambda: builtin_tiers(2, 2))
 
     def __post_init__(self) -> None:
-        tiers = TierBook(builtin_tiers(2, 2))
         self.queue = SlotQueue(2, max_waiting=0, ttl_s=1, clock=time.monotonic)
         self.metrics = Metrics()
         self.pipeline = ChatPipeline(
             retriever=self.retriever,
-            answerers={"fast": self.answerer, "deep": self.answerer},
-            tiers=tiers,
-            queues={"fast": self.queue, "deep": self.queue},
+            answerers={tier.name: self.answerer for tier in self.tiers},
+            tiers=TierBook(self.tiers),
+            queues={tier.name: self.queue for tier in self.tiers},
             record=self,
             metrics=self.metrics,
         )
@@ -151,6 +151,48 @@ async def test_the_tier_is_asked_with_the_conversation_and_the_sampling() -> Non
     history, sampling = [Turn("user", "Hi"), Turn("assistant", "Hello")], Sampling(temperature=0.5, seed=7)
     await bench.run(history=history, sampling=sampling)
     assert bench.answerer.inquiries == [Inquiry(question="what?", history=history, sampling=sampling)]
+
+
+TALK = [Turn("user", "What is a tide gate?"), Turn("assistant", "A tide gate lets water through. [1]")]
+
+
+async def test_a_follow_up_is_searched_for_and_quoted_as_what_it_means() -> None:
+    bench = Bench()
+    receipt = await bench.run(model="auto", question="Why?", history=TALK)
+    asked = "Why: A tide gate lets water through?"
+    assert bench.retriever.texts == [asked]
+    assert bench.answerer.inquiries[0].question == asked
+    assert (receipt.question, receipt.question_reason) == (asked, "follow-up: asked of the answer before")
+    assert receipt.tier == "deep"  # for what it means, not for its one word
+
+
+async def test_who_writes_is_asked_in_the_callers_own_words_and_has_the_conversation() -> None:
+    bench = Bench(tiers=[*builtin_tiers(2, 2), Tier("small", "Writes.", 5, 2, context_tokens=4096)])
+    receipt = await bench.run(model="small", question="How does it work?", history=TALK)
+    assert bench.retriever.texts == ["How does a tide gate work?"]
+    assert bench.answerer.inquiries == [
+        Inquiry(question="How does it work?", meant="How does a tide gate work?", history=TALK)
+    ]
+    assert receipt.question == "How does a tide gate work?"
+
+
+async def test_a_question_that_stands_alone_is_told_nowhere_twice() -> None:
+    bench = Bench()
+    receipt = await bench.run(question="Who is the mayor of Denver?", history=TALK)
+    assert bench.retriever.texts == ["Who is the mayor of Denver?"]
+    assert (receipt.question, receipt.question_reason, receipt.conversation) == ("", "", "")
+
+
+async def test_marks_that_were_taken_out_are_counted_for_their_tier() -> None:
+    bench = Bench()
+    bench.answerer.num_unsupported = 3
+    receipt = await bench.run(conversation="conv_1")
+    assert receipt.unsupported_citations == 3
+    assert receipt.conversation == "conv_1"
+    counted = bench.metrics.registry.get_sample_value(
+        "tidegate_unsupported_citations_total", {"tier": "fast"}
+    )
+    assert counted == 3
 
 
 async def test_the_receipt_says_which_passages_the_tier_had_room_for() -> None:

@@ -21,11 +21,11 @@ import gateway.generation
 import gateway.ingest
 import gateway.tiering
 from gateway.generation.extractive import ReaderParams, answer, num_tokens
-from gateway.generation.features import pieces
 from gateway.ingest.chunking import Style, chunk_text
 from gateway.ingest.parse import parse_file
 from gateway.language import question
 from gateway.language.sentences import split
+from gateway.language.pieces import pieces
 from gateway.language.terms import stem, words
 from gateway.tiering.tiers import AUTO, TierBook, builtin_tiers
 from gateway.types import Passage

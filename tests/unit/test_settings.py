@@ -23,6 +23,11 @@ def test_an_explicit_value_beats_the_environment_beats_the_default() -> None:
         ({"TIDEGATE_AUTH": "maybe"}, "is not one of: development, required"),
         ({"TIDEGATE_CHUNK_CHARS": "100", "TIDEGATE_CHUNK_OVERLAP_CHARS": "100"}, "must be smaller"),
         ({"TIDEGATE_HOST": "0.0.0.0"}, "set TIDEGATE_AUTH=required"),
+        ({"TIDEGATE_VECTOR_STORE": "pinecone"}, "is not `faiss` or `milvus:URI`"),
+        ({"TIDEGATE_VECTOR_STORE": "milvus:"}, "not a URL such as http://127.0.0.1:19530"),
+        ({"TIDEGATE_VECTOR_STORE": "milvus:http://h:port"}, "not a URL such as"),
+        ({"TIDEGATE_VECTOR_STORE": "milvus:ftp://h"}, "not a URL such as"),
+        ({"TIDEGATE_VECTOR_STORE": "milvus:http://root:pw@h"}, "belong in TIDEGATE_MILVUS_TOKEN"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -37,6 +42,16 @@ def test_a_bad_setting_stops_the_start_with_one_sentence_that_names_it(
 def test_secrets_do_not_show() -> None:
     settings = load_settings({"TIDEGATE_REDIS_URL": "redis://:hunter2@h/0"})
     assert "hunter2" not in repr(settings)
+
+
+def test_the_uri_of_milvus_is_what_follows_its_name(tmp_path: Path) -> None:
+    def uri(value: str) -> str:
+        return load_settings({"TIDEGATE_VECTOR_STORE": value}).milvus_uri
+
+    assert uri("faiss") == ""
+    assert uri("milvus:https://m.example:443/tidegate") == "https://m.example:443/tidegate"
+    assert uri(f"milvus:{tmp_path}/lite.db") == f"{tmp_path}/lite.db"
+    assert Path(uri("milvus:lite.db")).is_absolute()
 
 
 def test_a_child_process_rebuilds_the_same_settings_from_the_environment(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def test_every_grpc_status_has_an_error_of_ours(code: grpc.StatusCode) -> None:
     ("code", "details", "kind", "word"),
     [
         (grpc.StatusCode.UNAVAILABLE, "", UpstreamUnavailable, "upstream_unavailable"),
+        (grpc.StatusCode.UNAVAILABLE, "vector_store_timeout: x", UpstreamUnavailable, "vector_store_unavailable"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "", UpstreamTimeout, "upstream_timeout"),
         (grpc.StatusCode.INVALID_ARGUMENT, "", UpstreamProtocolError, "upstream_protocol_error"),
         (grpc.StatusCode.INTERNAL, "boom", UpstreamError, "upstream_error"),

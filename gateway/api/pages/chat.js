@@ -1,10 +1,12 @@
 /* The chat page: the conversation, the composer, and the start of everything.
    Reading order: this file, turn.js (one question and its answer), prose.js and source.js (what an answer looks like),
-   service.js (how it is asked for), documents.js and collections.js (what it is asked about). */
+   place.js (a document opened at a citation), service.js (how it is asked for), documents.js and collections.js (what
+   it is asked about). */
 
 import { loadTiers, refreshCollections } from "./collections.js";
 import { listenToDocuments } from "./documents.js";
 import { $, announce, focusComposer } from "./dom.js";
+import { listenToPlaces } from "./place.js";
 import { closeSource, isSourceOpen, listenToSource } from "./source.js";
 import { Turn } from "./turn.js";
 
@@ -129,6 +131,7 @@ function listen() {
 
 listen();
 listenToSource();
+listenToPlaces();
 listenToDocuments();
 fitComposer();
 if (!matchMedia("(pointer: coarse)").matches) $("question").focus();

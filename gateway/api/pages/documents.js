@@ -99,7 +99,7 @@ class Upload {
       this.progress.removeAttribute("value");
       const files = `/v1/vector_stores/${encodeURIComponent(store)}/files`;
       await postJson(files, { file_id: id });
-      await untilRead(`${files}/${encodeURIComponent(id)}`);
+      await untilRead(`${files}/${encodeURIComponent(id)}`, (done, total) => this.indexed(done, total));
       this.end("ready", "Ready", "check");
       announce(`${name} is ready`);
     } catch (error) {
@@ -115,6 +115,11 @@ class Upload {
     this.state.textContent = `Uploading ${Math.round(100 * share)} %`;
   }
 
+  indexed(done, total) {
+    this.progress.value = done / total;
+    this.state.textContent = `Indexing ${Math.round((100 * done) / total)} %`;
+  }
+
   end(kind, text, drawing) {
     this.node.classList.add(kind);
     this.node.firstChild.replaceWith(icon(drawing));
@@ -123,13 +128,15 @@ class Upload {
   }
 }
 
-async function untilRead(path) {
+/** `progress(done, total)` in chunks, as soon as the file is read and their number is known. */
+async function untilRead(path, progress) {
   for (let pause = POLL_MS.first; ; pause = Math.min(POLL_MS.last, pause * 1.5)) {
-    const { status, last_error: error } = await getJson(path);
+    const { status, last_error: error, tidegate } = await getJson(path);
     if (status === "completed") return;
     if (status !== "in_progress") {
       throw new ServiceError({ status: 422, message: error?.message || "The file could not be read." });
     }
+    if (tidegate?.num_chunks) progress(tidegate.chunks_done, tidegate.num_chunks);
     await new Promise((resolve) => { setTimeout(resolve, pause); });
   }
 }

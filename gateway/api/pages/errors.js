@@ -23,6 +23,9 @@ const WORDS = {
   upstream_unavailable: "The model that answers is not ready right now.",
   text_too_long: "That text is too long to send.",
   payload_too_large: "That is too large to send.",
+  file_not_found: "This document is not there any more.",
+  text_not_ready: "This document has not been read yet.",
+  out_of_range: "The document has changed: that place is not in it any more.",
   file_too_large: "The file is larger than the service accepts.",
 };
 const CODE_OF_STATUS = { 401: "invalid_api_key", 403: "forbidden", 408: "deadline_exceeded", 413: "payload_too_large",

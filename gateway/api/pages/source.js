@@ -2,6 +2,7 @@
    no room. */
 
 import { $, h } from "./dom.js";
+import { placeLink } from "./place.js";
 
 let opener = null; // what was clicked: gets the focus back
 
@@ -13,10 +14,11 @@ export function openSource(sources, n, from, chosen) {
   opener = from;
   opener.setAttribute("aria-expanded", "true");
   $("source-title").replaceChildren(h("span", { class: "number" }, String(n)), source.filename || "Unnamed file");
-  $("source-heading").textContent = source.heading ?? "";
+  $("source-heading").textContent = [source.page ? `Page ${source.page}` : "", source.heading].filter(Boolean).join(" · ");
   $("source-text").replaceChildren(...passageNodes(source, Math.max(0, Math.min(chosen, source.quotes.length - 1))));
   $("source-score").textContent = Number.isFinite(source.score) ? `Match ${source.score.toFixed(2)}` : "";
   $("source-note").textContent = source.text ? "" : "The whole passage comes with the end of the answer.";
+  linkDocument(source, source.quotes[chosen] ?? source.quotes[0]);
   linkNeighbours(sources, n);
   const dialog = $("source");
   if (!dialog.open) {
@@ -39,6 +41,15 @@ export function listenToSource() {
     opener = null;
     target.focus();
   });
+}
+
+/** The document at the quote, or at the passage where nothing is quoted. */
+function linkDocument(source, quote) {
+  const { start, end } = quote ?? source;
+  const id = quote?.file_id ?? source.file_id;
+  const isKnown = Boolean(id) && Number.isInteger(start) && Number.isInteger(end);
+  $("source-open").hidden = !isKnown;
+  if (isKnown) $("source-open").href = placeLink(id, start, end);
 }
 
 function linkNeighbours(sources, n) {

@@ -24,6 +24,7 @@ from tests.integration.api.conftest import Gateway
 EXTENSION = (
     "collections",
     "top_k",
+    "conversation",
     "priority",
     "cache",
     "events",

@@ -67,6 +67,14 @@ async def test_json_is_the_same_but_for_ids_and_times(gateway: Gateway) -> None:
     assert answers[0] == answers[1]
 
 
+async def test_a_conversation_goes_on_the_same(gateway: Gateway) -> None:
+    made = await gateway.client.post("/v1/conversations", json={}, headers=gateway.auth())
+    options = ("-m", "fast", "--conversation", made.json()["id"])
+    assert len({*await both(gateway, *options, "What is a tide gate?")}) == 1
+    assert len({*await both(gateway, *options, "How does it work?")}) == 1
+    assert gateway.retriever.texts[2:] == ["How does a tide gate work?"] * 2
+
+
 def _away(gateway: Gateway) -> None:
     gateway.retriever.fail_with = UpstreamUnavailable("The models are away.", retry_after_s=2.4)
 

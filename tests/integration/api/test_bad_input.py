@@ -86,11 +86,17 @@ CASES: dict[str, tuple[bytes, int, str, str | None]] = {
         "deadline_expired",
         "tidegate.deadline_ms",
     ),
-    "filters": (
-        body(tidegate={"filters": {"type": "eq", "key": "a", "value": "b"}}),
+    "filter of an unknown type": (
+        body(tidegate={"filters": {"type": "like", "key": "a", "value": "b"}}),
         400,
-        "unsupported_value",
-        "tidegate.filters",
+        "invalid_value",
+        "tidegate.filters.type",
+    ),
+    "filter without a value": (
+        body(tidegate={"filters": {"type": "and", "filters": [{"type": "eq", "key": "a"}]}}),
+        400,
+        "",
+        "tidegate.filters.filters[0].value",
     ),
     "unknown priority": (body(tidegate={"priority": "vip"}), 400, "invalid_value", "tidegate.priority"),
     "top_k of zero": (body(tidegate={"top_k": 0}), 400, "invalid_value", "tidegate.top_k"),
@@ -170,8 +176,10 @@ async def test_a_body_in_many_tiny_chunks_is_read_like_any_other(gateway: Gatewa
         ("/v1/vector_stores/vs_x/search", {"query": ""}),
         (
             "/v1/vector_stores/vs_x/search",
-            {"query": "a", "filters": {"type": "eq", "key": "a", "value": "b"}},
+            {"query": "a", "filters": {"type": "eq", "key": "a", "value": []}},
         ),
+        ("/v1/vector_stores/vs_x/search", {"query": "a", "filters": {"type": "and", "filters": []}}),
+        ("/v1/vector_stores/vs_x/search", {"query": "a", "ranking_options": {"ranker": "best"}}),
         ("/v1/vector_stores/vs_x/search", {"query": "a", "ranking_options": {"score_threshold": "abc"}}),
         ("/v1/vector_stores/vs_x/search", {"query": "a", "max_num_results": 51}),
         ("/v1/vector_stores/vs_x/search", {"query": "a\x00b"}),

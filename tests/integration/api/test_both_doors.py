@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -18,11 +17,10 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from gateway.lifecycle import State
 from tests.fakes.engines import passage
 from tests.integration.api.conftest import Gateway
 from tests.integration.api.doors import Door, GrpcDoor, HttpDoor, Reply
-from tests.integration.api.test_leaving import the_receipt, until
+from tests.integration.api.test_leaving import until
 
 STOP_WITHIN_S = 0.1
 QUESTION = [{"role": "user", "content": "What is a tide gate?"}]
@@ -280,144 +278,3 @@ async def test_a_failed_request_tells_the_id_of_its_receipt(gateway: Gateway, do
     refused = await door.ask(model="fast", messages=QUESTION)
     found = await gateway.client.get(f"/v1/receipts/{refused.request_id}", headers=gateway.auth())
     assert found.json()["cause"] == "upstream_unavailable"
-
-
-async def full(gateway: Gateway) -> list[Any]:
-    return [await gateway.queue.acquire(band="interactive", deadline=float("inf")) for _ in range(2)]
-
-
-async def test_a_full_line_is_refused_with_the_same_delay(gateway: Gateway, doors: list[Door]) -> None:
-    permits = await full(gateway)
-    gateway.queue.max_waiting = 0
-    failure = (await ask_both(doors)).failure
-    assert failure is not None
-    assert (failure.code, failure.retry_s) == ("capacity", 1)
-    for permit in permits:
-        permit.release()
-
-
-async def test_a_wait_that_outlasts_the_ttl_is_evicted_alike(gateway: Gateway, doors: list[Door]) -> None:
-    permits = await full(gateway)
-    gateway.queue.ttl_s = 0.05
-    failure = (await ask_both(doors)).failure
-    assert failure is not None
-    assert (failure.code, failure.status) == ("queue_ttl", 503)
-    for permit in permits:
-        permit.release()
-
-
-async def test_the_place_in_the_queue_is_told_while_waiting(gateway: Gateway, doors: list[Door]) -> None:
-    for door in doors:
-        permits = await full(gateway)
-        asked = asyncio.create_task(door.ask(model="fast", messages=QUESTION, events=True))
-        await until(lambda: gateway.queue.num_waiting == 1)
-        for permit in permits:
-            permit.release()
-        reply = await asked
-        assert reply.places == [1]
-        assert reply.stages == ["retrieving", "generating"]
-        assert reply.receipt is not None
-
-
-async def test_a_draining_worker_refuses_alike_and_lets_open_streams_finish(
-    gateway: Gateway, doors: list[Door]
-) -> None:
-    gateway.fast.texts, gateway.fast.gap_s = [f"word{n} " for n in range(40)], 0.02
-    running = [asyncio.create_task(door.ask(model="fast", messages=QUESTION)) for door in doors]
-    await until(lambda: gateway.fast.started == 2)
-    drained = asyncio.create_task(gateway.services.lifecycle.drain(10))
-    await until(lambda: gateway.services.lifecycle.state is State.DRAINING)
-    failure = (await ask_both(doors)).failure
-    assert failure is not None
-    assert (failure.code, failure.retry_s, failure.status) == ("draining", 2, 503)
-    assert await drained
-    for reply in [await task for task in running]:
-        assert reply.text.endswith("word39 ")
-
-
-SLOW: dict[str, Callable[[Gateway], Awaitable[Any]]] = {}
-
-
-def slow(stage: str) -> Callable[[Callable[[Gateway], Awaitable[Any]]], Any]:
-    def add(prepare: Callable[[Gateway], Awaitable[Any]]) -> Any:
-        SLOW[stage] = prepare
-        return prepare
-
-    return add
-
-
-@slow("retrieving")
-async def _slow_retrieval(gateway: Gateway) -> None:
-    gateway.retriever.delay_s = 30
-
-
-@slow("queued")
-async def _slow_queue(gateway: Gateway) -> list[Any]:
-    return await full(gateway)
-
-
-@slow("generating")
-async def _slow_engine(gateway: Gateway) -> None:
-    gateway.fast.delay_s = 30
-
-
-def reached(gateway: Gateway, stage: str) -> bool:
-    return bool(
-        {
-            "retrieving": gateway.retriever.started,
-            "queued": gateway.queue.num_waiting,
-            "generating": gateway.fast.started,
-        }[stage]
-    )
-
-
-@pytest.mark.parametrize("stage", SLOW)
-async def test_leaving_stops_the_work_wherever_it_stands(gateway: Gateway, door: Door, stage: str) -> None:
-    permits = await SLOW[stage](gateway) or []
-    question = await door.open(model="fast", messages=QUESTION)
-    await until(lambda: reached(gateway, stage))
-    lifecycle = gateway.services.lifecycle
-    await question.leave()
-    assert await until(lambda: lifecycle.inflight == 0) < STOP_WITHIN_S
-    assert gateway.queue.num_waiting == 0
-    assert gateway.queue.inflight == len(permits)
-    receipt = await the_receipt(gateway)
-    assert (receipt["outcome"], receipt["cause"], receipt["stage"]) == ("evicted", "client_gone", stage)
-    for permit in permits:
-        permit.release()
-
-
-async def test_leaving_mid_stream_stops_the_engine(gateway: Gateway, door: Door) -> None:
-    gateway.fast.texts, gateway.fast.gap_s = [f"word{n} " for n in range(1000)], 0.01
-    question = await door.open(model="fast", messages=QUESTION)
-    await question.read_until("word3")
-    await question.leave()
-    stopped = await until(lambda: gateway.fast.cancelled and gateway.queue.inflight == 0)
-    assert stopped < STOP_WITHIN_S
-    receipt = await the_receipt(gateway)
-    assert (receipt["outcome"], receipt["cause"]) == ("evicted", "client_gone")
-
-
-@pytest.mark.parametrize("stage", SLOW)
-async def test_a_deadline_that_passes_is_told_as_such(
-    gateway: Gateway, doors: list[Door], stage: str
-) -> None:
-    permits = await SLOW[stage](gateway) or []
-    failure = (await ask_both(doors, deadline_ms=300)).failure
-    assert failure is not None
-    assert (failure.code, failure.status) == ("deadline_exceeded", 408)
-    for permit in permits:
-        permit.release()
-
-
-async def test_a_reader_that_takes_nothing_is_cut_and_its_slot_comes_back(
-    gateway: Gateway, door: Door, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.api.sse.MAX_STALL_S", 0.5)
-    gateway.fast.texts = ["x" * 100_000] * 200
-    question = await door.open(model="fast", messages=QUESTION)
-    await until(lambda: gateway.fast.started)
-    await until(lambda: gateway.queue.inflight == 0, within_s=10)
-    receipt = await the_receipt(gateway)
-    assert (receipt["outcome"], receipt["cause"]) == ("evicted", "client_gone")
-    await question.leave()

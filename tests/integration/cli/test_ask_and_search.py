@@ -39,6 +39,14 @@ def test_model_and_collections_reach_the_service(run: Run, api: FakeApi) -> None
     assert api.chats[0]["tidegate"] == {"events": True, "collections": [store]}
 
 
+def test_a_conversation_is_begun_and_gone_on_with(run: Run, api: FakeApi) -> None:
+    begun = run("ask", "What is a tide gate?", "--conversation", "new")
+    assert (begun.code, begun.err) == (0, "Conversation: conv_0001\n")
+    assert run("ask", "Who designed it?", "--conversation", "conv_0001").err == ""
+    assert [chat["tidegate"]["conversation"] for chat in api.chats] == ["conv_0001"] * 2
+    assert api.count("POST", "/v1/conversations") == 1
+
+
 def test_an_unknown_collection_is_named_with_those_there_are(run: Run, api: FakeApi) -> None:
     api.add_store("handbook")
     result = run("ask", "x", "-c", "nix")
@@ -139,6 +147,25 @@ def test_a_search_can_be_narrowed_and_read_by_programs(run: Run, workplace: Path
     fill(run, workplace)
     (passage,) = run("search", "tides", "-c", "other", "-k", "1", "--json").json()
     assert (passage["filename"], passage["text"]) == ("b.md", "Nothing of note.")
+
+
+def test_a_search_asks_for_all_collections_at_once_and_with_its_filter(
+    run: Run, workplace: Path, api: FakeApi
+) -> None:
+    fill(run, workplace)
+    api.requests.clear()
+    assert run("search", "tides", "--filter", '{"type": "eq", "key": "lang", "value": "en"}').code == 0
+    (search,) = api.searches
+    assert search["filters"] == {"type": "eq", "key": "lang", "value": "en"}
+    assert len(search["tidegate"]["collections"]) == 1
+
+
+@pytest.mark.parametrize("given", ["{", "[]", "lang=en"])
+def test_a_filter_that_is_no_object_is_wrong_usage(run: Run, api: FakeApi, given: str) -> None:
+    result = run("search", "tides", "--filter", given)
+    assert result.code == 2
+    assert "--filter" in result.err
+    assert api.requests == []
 
 
 def test_a_search_without_any_documents_says_how_to_add_some(run: Run) -> None:

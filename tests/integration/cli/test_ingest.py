@@ -48,17 +48,34 @@ def test_a_changed_file_replaces_its_old_version(run: Run, docs: Path, api: Fake
     assert len(old - set(api.files)) == 1
 
 
-def test_the_old_version_goes_only_after_the_new_one_is_indexed(run: Run, docs: Path, api: FakeApi) -> None:
+def test_the_service_replaces_the_old_version_and_its_bytes_go_afterwards(
+    run: Run, docs: Path, api: FakeApi
+) -> None:
     run("ingest", "docs/a.md")
+    (old,) = api.files
     (docs / "a.md").write_text("changed")
     api.requests.clear()
     run("ingest", "docs/a.md")
+    (new,) = api.files
+    assert api.attached["vs_0001"][new]["tidegate"]["replaces"] == old
     steps = [(method, path) for method, path in api.requests if method in {"POST", "DELETE"}]
-    assert [method for method, _ in steps] == ["POST", "POST", "DELETE", "DELETE"]
-    new = next(iter(api.files))
+    assert steps[:2] == [("POST", "/v1/files"), ("POST", "/v1/vector_stores/vs_0001/files")]
+    assert steps[2:] == [("DELETE", f"/v1/files/{old}")]
     assert api.requests.index(steps[2]) > api.requests.index(
         ("GET", f"/v1/vector_stores/vs_0001/files/{new}")
     )
+
+
+def test_a_replaced_version_that_nobody_waited_for_is_cleared_away_by_the_next_run(
+    run: Run, docs: Path, api: FakeApi
+) -> None:
+    run("ingest", "docs/a.md")
+    (docs / "a.md").write_text("changed")
+    run("ingest", "docs/a.md", "--no-wait")
+    assert len(api.files) == 2
+    run("ingest", "docs/a.md")
+    assert run("ingest", "docs/a.md").out == "documents: 1 file unchanged.\n"
+    assert list(api.files) == list(api.attached["vs_0001"])
 
 
 def test_a_file_in_another_collection_is_detached_but_kept(run: Run, docs: Path, api: FakeApi) -> None:
@@ -184,9 +201,10 @@ def test_ctrl_c_while_indexing_leaves_what_a_second_run_finishes(
     run("ingest", "docs/a.md")
     (docs / "a.md").write_text("changed")
     api.stuck = True
-    looked_at = ("GET", "/v1/vector_stores/vs_0001/files/file-0003")
+    api.requests.clear()
     process = spawn("ingest", "docs/a.md", "--url", api.url)
-    wait_until(lambda: looked_at in api.requests)
+    attached, looked_at = ((method, "/v1/vector_stores/vs_0001/files") for method in ("POST", "GET"))
+    wait_until(lambda: attached in api.requests and api.requests[-1] == looked_at)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (130, "")

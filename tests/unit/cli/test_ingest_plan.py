@@ -136,11 +136,12 @@ def remote(file_id: str, sha256: str, status: str = "completed", name: str = "a.
         ([remote("1", "new", name="b.md")], [], Step(FILE, "add")),
         ([], [remote("1", "new", "")], Step(FILE, "add", "1")),
         ([remote("1", "new")], [], Step(FILE, "unchanged", "1")),
-        ([remote("1", "old")], [], Step(FILE, "replace", "", ("1",))),
+        ([remote("1", "old")], [], Step(FILE, "replace", "", ("1",), "1")),
+        ([remote("1", "older"), remote("2", "old")], [], Step(FILE, "replace", "", ("1", "2"), "2")),
         ([remote("1", "old"), remote("2", "new")], [], Step(FILE, "unchanged", "2", ("1",))),
         ([remote("1", "old"), remote("2", "new", "in_progress")], [], Step(FILE, "resume", "2", ("1",))),
         ([remote("1", "new", "failed")], [], Step(FILE, "add", "", ("1",))),
-        ([remote("1", "old"), remote("2", "new", "failed")], [], Step(FILE, "replace", "", ("1", "2"))),
+        ([remote("1", "old"), remote("2", "new", "failed")], [], Step(FILE, "replace", "", ("1", "2"), "1")),
         ([remote("1", "new"), remote("2", "new")], [], Step(FILE, "unchanged", "1", ("2",))),
         ([remote("1", "new", name="b.md")], [remote("1", "new", "", "a.md")], Step(FILE, "add")),
     ],
@@ -150,6 +151,7 @@ def remote(file_id: str, sha256: str, status: str = "completed", name: str = "a.
         "uploaded but never attached",
         "unchanged",
         "changed",
+        "changed, and two old ones are there",
         "stopped before the old one went",
         "stopped while indexing",
         "failed before",
@@ -162,3 +164,9 @@ def test_one_step_settles_every_state(
     attached: list[RemoteFile], uploaded: list[RemoteFile], step: Step
 ) -> None:
     assert plan([FILE], attached, uploaded) == [step]
+
+
+def test_a_replaced_version_that_nobody_waited_for_goes_with_the_next_run() -> None:
+    kept = RemoteFile("2", "a.md", "new", "completed", replaces="1")
+    assert plan([FILE], [kept], [remote("1", "old", "")]) == [Step(FILE, "unchanged", "2", ("1",))]
+    assert plan([FILE], [kept], []) == [Step(FILE, "unchanged", "2")]

@@ -34,12 +34,13 @@ def test_the_docs_do_not_depend_on_the_environment(monkeypatch: pytest.MonkeyPat
     assert str(Path.cwd() / "var") not in before
 
 
-def item(score: float) -> dict[str, object]:
-    return {"score": score, "filename": "a", "content": [{"type": "text", "text": "x"}]}
+def item(score: float, collection: str) -> dict[str, object]:
+    text = [{"type": "text", "text": "x"}]
+    return {"score": score, "filename": "a", "content": text, "tidegate": {"collection_id": collection}}
 
 
 def test_the_best_passages_of_all_collections_come_first() -> None:
-    pages = [("vs_1", {"data": [item(0.9), item(0.1)]}), ("vs_2", {"data": [item(0.5)]})]
+    pages = [{"data": [item(0.9, "vs_1"), item(0.1, "vs_1")]}, {"data": [item(0.5, "vs_2")]}]
     assert [(passage["collection_id"], passage["score"]) for passage in merge(pages, 2)] == [
         ("vs_1", 0.9),
         ("vs_2", 0.5),

@@ -112,3 +112,12 @@ def test_hostile_text_takes_time_in_proportion() -> None:
     for delta in (" " * 200_000, "[" * 200_000, "[1" * 50_000, " [1,1,1]" * 500):
         stream.feed(delta)
     stream.finish()
+
+
+def test_marks_that_were_taken_out_are_counted_each() -> None:
+    stream = CitationStream(PASSAGES)
+    text = "The gate holds back the surge [1] [2] [9]. The gate and replicas [1, 2; 7]. Bananas [1][2]."
+    for delta in (text[:40], text[40:]):
+        stream.feed(delta)
+    stream.finish()
+    assert stream.num_unsupported == 5

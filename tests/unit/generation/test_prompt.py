@@ -28,7 +28,9 @@ def test_passages_are_numbered_and_say_where_they_come_from() -> None:
     system = texts(build(10_000))[0]
     assert system.startswith(INSTRUCTIONS)
     for number in range(1, 6):
-        assert f"\n\n[{number}] doc{number}.md › Guide\nPassage {number} says" in system
+        head = f'<passage number="{number}" source="doc{number}.md › Guide">'
+        assert f"\n\n{head}\nPassage {number} says" in system
+    assert system.count("\n</passage>") == 5
 
 
 def test_the_question_comes_last_and_history_in_between() -> None:
@@ -39,9 +41,9 @@ def test_the_question_comes_last_and_history_in_between() -> None:
 
 
 def test_passages_that_do_not_fit_are_left_out_whole_worst_first() -> None:
-    prompt = build(300)
+    prompt = build(370)
     assert prompt.num_passages == 2
-    assert "[2]" in texts(prompt)[0]
+    assert "Passage 2" in texts(prompt)[0]
     assert "Passage 3" not in texts(prompt)[0]
 
 
@@ -58,6 +60,16 @@ def test_history_is_trimmed_from_its_oldest_turn_and_begins_with_the_user() -> N
     assert kept
     assert kept == [turn.text for turn in turns][-len(kept) :]
     assert kept[0].startswith(("turn 0", "turn 2", "turn 4", "turn 6"))
+
+
+@pytest.mark.parametrize(("room", "asked"), [(2000, "Why so?"), (200, "Why does the gate close?")], ids=str)
+def test_a_follow_up_is_asked_in_full_where_its_conversation_has_no_room(room: int, asked: str) -> None:
+    turns = [Turn("user", "Does the gate close? " + "y" * 200), Turn("assistant", "Yes. " + "y" * 200)]
+    builder = PromptBuilder("small", CHAT, context_tokens=BASE + 8 + room + 100, max_tokens=100)
+    inquiry = Inquiry(question="Why so?", meant="Why does the gate close?", history=turns)
+    prompt = builder.build(inquiry, PASSAGES)
+    assert texts(prompt)[-1] == asked
+    assert (len(prompt.messages) > 2) == (asked == "Why so?")
 
 
 def test_a_conversation_keeps_its_share_beside_many_passages() -> None:

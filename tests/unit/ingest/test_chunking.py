@@ -41,7 +41,8 @@ def _check(text: str, chunks: list[Chunk], max_chars: int, overlap_chars: int) -
         assert text[chunk.start : chunk.end] == chunk.text == chunk.text.strip() != ""
         covered[chunk.start : chunk.end] = b"\1" * (chunk.end - chunk.start)
         assert len(chunk.text) <= max(max_chars + overlap_chars, 2 * max_chars)
-        if "```" not in text and "~~~" not in text:
+        is_one_line = "\n" not in chunk.text  # of a table or of code: whole
+        if "```" not in text and "~~~" not in text and not is_one_line:
             assert len(chunk.text) <= max_chars + overlap_chars
         assert len(chunk.heading) <= 500
     missed = [index for index, char in enumerate(text) if not covered[index] and not char.isspace()]
@@ -210,6 +211,41 @@ def test_lines_are_not_cut_inside() -> None:
     for chunk in _cut(text, 100, 30, Style.LINES):
         assert chunk.text[0].isdigit()
         assert chunk.text.endswith("here")
+
+
+def test_rows_of_a_table_stay_whole_and_keep_their_columns() -> None:
+    rows = "".join(f"| part {number} | It is {number}. No more. |\n" for number in range(40))
+    text = f"# Parts\n\nWhat we have. All of it.\n| name | note |\n| --- | --- |\n{rows}\nAfter."
+    table = [chunk for chunk in _cut(text, 200, 50) if "| part" in chunk.text]
+    assert len(table) > 3
+    for chunk in table:
+        assert all(line.startswith("|") and line.endswith("|") for line in chunk.text.split("\n")[-3:])
+    assert {chunk.heading for chunk in table[1:-1]} == {"Parts > name | note"}
+
+
+def test_a_table_without_bars_at_its_ends_is_cut_between_rows_too() -> None:
+    rows = "\n".join(f"part {number} | It is {number}. No more. | steel" for number in range(40))
+    for chunk in _cut(rows, 100):
+        assert chunk.text.startswith("part")
+        assert chunk.text.endswith("steel")
+
+
+@pytest.mark.parametrize("style", [Style.LINES, Style.CODE])
+def test_a_line_longer_than_a_chunk_stays_whole_up_to_twice_its_length(style: Style) -> None:
+    text = "short\n" + "word " * 35 + "end\nshort again\n" + "word " * 80
+    chunks = _cut(text, 100, 20, style)
+    assert [len(chunk.text) for chunk in chunks][:2] == [5, 178]
+    assert max(len(chunk.text) for chunk in chunks) <= 200
+
+
+def test_a_path_of_headings_is_capped() -> None:
+    text = "".join(f"{'#' * level} {'Long title ' * 10}\n\n" for level in range(1, 7)) + "Words."
+    assert max(len(chunk.heading) for chunk in _cut(text)) <= 500
+
+
+def test_a_chunk_over_two_sections_stands_under_the_longer_one() -> None:
+    text = "Short.\n\n# Title\n\nThe text of it is longer."
+    assert [chunk.heading for chunk in _cut(text)] == ["Title"]
 
 
 @pytest.mark.parametrize(

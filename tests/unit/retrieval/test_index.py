@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import threading
 
 import msgspec
@@ -8,94 +7,49 @@ import numpy as np
 import pytest
 
 from gateway.errors import InvalidRequest
-from gateway.retrieval.index import MAX_K, CorpusIndex
-from gateway.storage.corpus import ChunkRow, RemovalRow, Tail
+from gateway.ports import SearchRequest
+from gateway.retrieval.index import CorpusIndex
+from gateway.retrieval.query import MAX_K
+from gateway.storage.changes import RemovalRow, Tail
 from gateway.types import Passage, Scope
-
-DIM = 8
-
-
-def axis(number: int) -> np.ndarray:
-    return np.eye(DIM, dtype=np.float32)[number]
-
-
-def towards(number: int, closeness: float) -> np.ndarray:
-    """Unit vector with that cosine to axis(number)."""
-    return (closeness * axis(number) + np.sqrt(1 - closeness**2) * axis(number - 1)).astype(np.float32)
-
-
-def chunk(
-    chunk_id: int,
-    vector: np.ndarray,
-    *,
-    tenant: str = "t",
-    collection: str = "c",
-    file: str = "f",
-    text: str = "",
-    epoch: int = 1,
-) -> ChunkRow:
-    return ChunkRow(
-        id=chunk_id,
-        tenant_id=tenant,
-        collection_id=collection,
-        file_id=file,
-        filename=f"{file}.txt",
-        ordinal=chunk_id,
-        text=text or f"chunk {chunk_id}",
-        start_char=0,
-        end_char=9,
-        heading="",
-        vector=vector.astype("<f4").tobytes(),
-        epoch=epoch,
-    )
-
-
-def index_of(*chunks: ChunkRow) -> CorpusIndex:
-    index = CorpusIndex(DIM)
-    index.apply(Tail(1, list(chunks), [], False))
-    return index
-
-
-def removal(epoch: int, file: str | None = None, *, tenant: str = "t", collection: str = "c") -> Tail:
-    return Tail(epoch, [], [RemovalRow(epoch, tenant, collection, file)], False)
-
-
-def found(index: CorpusIndex, vector: np.ndarray, **scope: object) -> list[int]:
-    (answer,) = index.search([(vector, Scope(**{"tenant_id": "t", **scope}))])
-    assert isinstance(answer, bytes)
-    return [passage["chunk_id"] for passage in json.loads(answer)]
+from tests.unit.retrieval.chunks import DIM, ask, axis, chunk, found, index_of, removal, towards
 
 
 def test_passages_come_best_first_with_their_cosine() -> None:
     index = index_of(chunk(1, towards(2, 0.5)), chunk(2, axis(2)), chunk(3, towards(2, 0.9)))
-    (answer,) = index.search([(axis(2), Scope(tenant_id="t", k=2))])
-    passages = msgspec.json.decode(answer, type=list[Passage])
-    assert [passage.chunk_id for passage in passages] == [2, 3]
-    assert [passage.score for passage in passages] == pytest.approx([1.0, 0.9], abs=1e-5)
+    passages = ask(index, axis(2))
+    assert [passage.chunk_id for passage in passages] == [2, 3, 1]
+    assert [passage.score for passage in passages] == pytest.approx([1.0, 0.9, 0.5], abs=1e-5)
 
 
 def test_passage_survives_the_trip_with_every_field() -> None:
-    row = msgspec.structs.replace(chunk(7, axis(0)), heading='A "quoted" § line', text="naïve\n\u2028 0.0}")
-    (answer,) = index_of(row).search([(axis(0), Scope(tenant_id="t"))])
-    assert msgspec.json.decode(answer, type=list[Passage]) == [
-        Passage(
-            chunk_id=7,
-            collection_id="c",
-            file_id="f",
-            filename="f.txt",
-            ordinal=7,
-            heading='A "quoted" § line',
-            start=0,
-            end=9,
-            text="naïve\n\u2028 0.0}",
-            score=1.0,
-        )
-    ]
+    row = msgspec.structs.replace(
+        chunk(7, axis(0), start=30), heading='A "quoted" § line', text="naïve\n\u2028 0.0}", page=3
+    )
+    (passage,) = ask(index_of(row), axis(0), "a NAÏVE question", ranking="hybrid")
+    assert passage == Passage(
+        chunk_id=7,
+        collection_id="c",
+        file_id="f",
+        filename="f.txt",
+        ordinal=7,
+        heading='A "quoted" § line',
+        start=30,
+        end=37,
+        text="naïve\n\u2028 0.0}",
+        page=3,
+        chunk_ids=[7],
+        lexical=passage.lexical,
+        rank_score=passage.rank_score,
+        score=1.0,
+    )
+    assert passage.lexical > 0
+    assert 0.6 < passage.rank_score <= 1.0
 
 
 def test_query_of_another_length_gives_cosines_too() -> None:
-    (answer,) = index_of(chunk(1, axis(0))).search([(axis(0) * 17, Scope(tenant_id="t"))])
-    assert json.loads(answer)[0]["score"] == pytest.approx(1.0)
+    (passage,) = ask(index_of(chunk(1, axis(0))), axis(0) * 17)
+    assert passage.score == pytest.approx(1.0)
 
 
 def test_empty_collections_mean_all_of_the_tenant_and_of_no_other() -> None:
@@ -164,16 +118,16 @@ BAD_VECTORS = {
 @pytest.mark.parametrize("bad", BAD_VECTORS.values(), ids=BAD_VECTORS.keys())
 def test_bad_embedding_fails_its_own_request_only(bad: np.ndarray) -> None:
     scope = Scope(tenant_id="t")
-    answers = index_of(chunk(1, axis(0))).search([(axis(0), scope), (bad, scope), (axis(0), scope)])
+    vectors = (axis(0), bad, axis(0))
+    answers = index_of(chunk(1, axis(0))).search([SearchRequest(each, "", scope) for each in vectors])
     assert isinstance(answers[1], InvalidRequest)
     assert answers[0] == answers[2] != b"[]"
 
 
 @pytest.mark.parametrize("k", [0, -1, MAX_K + 1])
 def test_k_out_of_bounds_fails_its_own_request_only(k: int) -> None:
-    answers = index_of(chunk(1, axis(0))).search(
-        [(axis(0), Scope(tenant_id="t", k=k)), (axis(0), Scope(tenant_id="t"))]
-    )
+    scopes = (Scope(tenant_id="t", k=k), Scope(tenant_id="t"))
+    answers = index_of(chunk(1, axis(0))).search([SearchRequest(axis(0), "", scope) for scope in scopes])
     assert isinstance(answers[0], InvalidRequest)
     assert f"not {k}" in answers[0].message
     assert answers[1] != b"[]"
@@ -181,9 +135,10 @@ def test_k_out_of_bounds_fails_its_own_request_only(k: int) -> None:
 
 @pytest.mark.parametrize("bad", BAD_VECTORS.values(), ids=BAD_VECTORS.keys())
 def test_chunk_with_an_unusable_vector_is_left_out_and_counted(bad: np.ndarray) -> None:
-    index = CorpusIndex(DIM)
-    assert index.apply(Tail(4, [chunk(1, bad), chunk(2, axis(0))], [], False)) == 1
-    assert found(index, axis(0)) == [2]
+    index = CorpusIndex()
+    rows = [chunk(1, bad), chunk(2, axis(0)), chunk(3, axis(1))]
+    assert index.apply(Tail(4, rows, [], False)) == 1
+    assert found(index, axis(0)) == [2, 3]
     assert index.epoch == 4
 
 
@@ -196,8 +151,9 @@ def test_batch_gives_each_request_what_it_would_get_alone() -> None:
         ]
     )
     requests = [
-        (
+        SearchRequest(
             rng.standard_normal(DIM).astype(np.float32),
+            f"chunk {n}",
             Scope(tenant_id=f"t{n % 4}", collections=[f"c{n % 5}"] * (n % 2), k=n % 7 + 1),
         )
         for n in range(64)
@@ -218,8 +174,9 @@ def test_added_again_a_chunk_replaces_itself() -> None:
     index = index_of(chunk(1, axis(0)), chunk(2, axis(1)))
     index.apply(Tail(2, [chunk(1, axis(2), text="moved", epoch=2)], [], False))
     assert index.num_chunks == 2
-    (answer,) = index.search([(axis(2), Scope(tenant_id="t", k=1))])
-    assert json.loads(answer)[0]["text"] == "moved"
+    assert ask(index, axis(2))[0].text == "moved"
+    assert found(index, axis(2), "moved", ranking="lexical") == [1]
+    assert found(index, axis(2), "1", ranking="lexical") == []
 
 
 def test_tail_applied_twice_changes_nothing_more() -> None:
@@ -227,7 +184,7 @@ def test_tail_applied_twice_changes_nothing_more() -> None:
         Tail(1, [chunk(1, axis(0)), chunk(2, axis(1), file="g")], [], False),
         Tail(2, [chunk(3, axis(0), epoch=2)], [RemovalRow(2, "t", "c", "f")], False),
     ]
-    index = CorpusIndex(DIM)
+    index = CorpusIndex()
     for tail in [*tails, tails[1], tails[1]]:
         index.apply(tail)
     assert sorted(found(index, axis(0))) == [2, 3]
@@ -266,7 +223,7 @@ def test_removing_what_is_not_there_is_fine() -> None:
 
 def test_growing_and_shrinking_keeps_exactly_the_live_chunks() -> None:
     rng = np.random.default_rng(3)
-    index, live, next_id = CorpusIndex(DIM), {}, 0
+    index, live, next_id = CorpusIndex(), {}, 0
     for epoch in range(1, 120):
         file = f"f{rng.integers(6)}"
         rows = [
@@ -290,13 +247,17 @@ def test_adopt_takes_over_all_of_another_index() -> None:
 
 def test_search_sees_whole_epochs_while_another_thread_applies() -> None:
     """Each epoch swaps one file for 20 chunks that all say the epoch: a mixed answer is a half-applied one."""
-    index, stop, mixed = CorpusIndex(DIM), threading.Event(), []
+    index, stop, mixed = CorpusIndex(), threading.Event(), []
 
     def update() -> None:
-        for epoch in range(1, 400):
+        for epoch in range(1, 100):
             rows = [
                 chunk(
-                    20 * epoch + n, towards(1, 0.9), text=f"{epoch} {n}", epoch=epoch, collection=f"c{n % 2}"
+                    20 * epoch + n,
+                    towards(1, 0.9),
+                    text=f"{epoch} epoch {n}",
+                    epoch=epoch,
+                    collection=f"c{n % 2}",
                 )
                 for n in range(20)
             ]
@@ -307,9 +268,8 @@ def test_search_sees_whole_epochs_while_another_thread_applies() -> None:
     updater = threading.Thread(target=update)
     updater.start()
     while not stop.is_set():
-        (answer,) = index.search([(axis(1), Scope(tenant_id="t", k=40))])
-        passages = json.loads(answer)
-        epochs = {passage["text"].split()[0] for passage in passages}
+        passages = ask(index, axis(1), "which epoch is it?", ranking="hybrid")
+        epochs = {passage.text.split()[0] for passage in passages}
         if passages and (len(epochs), len(passages)) != (1, 20):
             mixed.append((epochs, len(passages)))
     updater.join()

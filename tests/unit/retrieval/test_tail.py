@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gateway.errors import UpstreamUnavailable
+from gateway.ports import SearchRequest
 from gateway.retrieval import tail as tail_module
 from gateway.retrieval.index import CorpusIndex
 from gateway.retrieval.tail import CorpusTail
@@ -38,7 +39,7 @@ def database(path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def index() -> CorpusIndex:
-    return CorpusIndex(DIM)
+    return CorpusIndex()
 
 
 @pytest.fixture
@@ -47,7 +48,8 @@ def tail(database: Database, index: CorpusIndex) -> CorpusTail:
 
 
 def texts_in(index: CorpusIndex, tenant_id: str = "t") -> set[str]:
-    (answer,) = index.search([(VECTORS[0], Scope(tenant_id=tenant_id, k=64))])
+    scope = Scope(tenant_id=tenant_id, k=64, ranking="dense")
+    (answer,) = index.search([SearchRequest(VECTORS[0], "", scope)])
     assert isinstance(answer, bytes)
     return {passage["text"] for passage in json.loads(answer)}
 
@@ -83,7 +85,7 @@ def test_late_starter_ends_where_a_follower_ends(
         if number % 2:
             corpus.remove_file(database, "t", collection, file_id)
         tail.catch_up()
-    late = CorpusIndex(DIM)
+    late = CorpusIndex()
     CorpusTail(database, late).catch_up()
     assert texts_in(late) == texts_in(index) == {"text 0", "text 2", "text 4"}
     assert late.epoch == index.epoch
@@ -141,7 +143,7 @@ def test_unusable_vectors_are_left_out_and_logged(
 def test_clock_that_went_back_rebuilds_the_index(
     database: Database, tail: CorpusTail, tmp_path: Path
 ) -> None:
-    index = CorpusIndex(DIM)
+    index = CorpusIndex()
     collection = corpus.new_collection(database, "t")
     for text in ("a", "b", "c"):
         corpus.add_file(database, "t", collection, [text], VECTORS[:1])

@@ -66,6 +66,20 @@ def test_a_trickle_of_processor_time_is_not_work() -> None:
     assert pulse.verdict(10.0) is Verdict.DEAD
 
 
+def test_a_background_model_may_be_silent_for_minutes_but_not_for_ever() -> None:
+    pulse = Pulse(0.0, is_background=True)
+    for second in range(1, 601):
+        pulse.answered(Answer.LATE, float(second))
+        pulse.observed(num_finished=0, stub_cpu_s=0.0, now_s=float(second))
+    assert [pulse.verdict(now_s) for now_s in (3.0, 599.9, 600.0)] == ["well", "well", "dead"]
+
+
+def test_a_background_model_without_its_stub_is_dead_at_once() -> None:
+    pulse = Pulse(0.0, is_background=True)
+    pulse.stub_died()
+    assert pulse.verdict(0.1) is Verdict.DEAD
+
+
 def test_an_error_of_the_models_own_code_is_a_sign_of_life() -> None:
     pulse = Pulse(0.0)
     pulse.answered(Answer.ERROR, 20.0)
@@ -84,6 +98,7 @@ def test_an_error_of_the_models_own_code_is_a_sign_of_life() -> None:
         pytest.param("DEADLINE_EXCEEDED", "", Answer.LATE, id="too slow"),
         pytest.param("UNAVAILABLE", "failed to connect to all addresses", Answer.LATE, id="no connection"),
         pytest.param("UNAVAILABLE", "Exceeds maximum queue size", Answer.ERROR, id="full queue"),
+        pytest.param("UNAVAILABLE", "vector_store_unavailable: refused", Answer.ERROR, id="store away"),
     ],
 )
 def test_a_failed_call_is_read_right(code: str, details: str, answer: Answer) -> None:

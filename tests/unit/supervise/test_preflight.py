@@ -156,3 +156,19 @@ def test_tiers_that_fit_alone_but_not_together_are_told(
     assert first.ok
     assert not second.ok
     assert "lower slots or context_tokens" in second.sentence()
+
+
+def test_faiss_needs_no_check_and_milvus_one_that_names_the_settings() -> None:
+    assert preflight.check_vector_store(load_settings({})) == []
+    away = load_settings({}, vector_store="milvus:http://127.0.0.1:1", milvus_token="hush:hush")
+    (check,) = preflight.check_vector_store(away)
+    assert not check.ok
+    assert "Milvus at http://127.0.0.1:1 does not answer" in check.sentence()
+    assert "correct TIDEGATE_VECTOR_STORE" in check.sentence()
+    assert "hush" not in check.sentence()
+
+
+def test_a_file_of_milvus_lite_is_refused_with_the_way_to_serve_it() -> None:
+    (check,) = preflight.check_vector_store(load_settings({}, vector_store="milvus:/tmp/lite.db"))
+    assert not check.ok
+    assert "milvus-lite server" in check.sentence()

@@ -1,4 +1,4 @@
-"""Pages and embedders of chunks, replacement of files, epochs of attributes; conversations and kept completions."""
+"""Pages and embedders of chunks, replacement and recipes of files, epochs of attributes; conversations."""
 
 from __future__ import annotations
 
@@ -11,11 +11,23 @@ down_revision = "0001"
 FIRST_EMBEDDER = "all-MiniLM-L6-v2"  # what made every vector so far
 
 
+LongId = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
 def upgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        _long_ids()
     _columns()
     _next_vectors()
     _conversations()
     _completions()
+
+
+def _long_ids() -> None:
+    """PostgreSQL's INTEGER ends at two thousand million chunks ever made."""
+    for table in ("chunks", "removals"):
+        op.alter_column(table, "id", type_=sa.BigInteger)
+        op.execute(f"ALTER SEQUENCE {table}_id_seq AS bigint")
 
 
 def _columns() -> None:
@@ -26,6 +38,11 @@ def _columns() -> None:
     op.add_column("collection_files", sa.Column("replaces", sa.String(64)))
     op.add_column("collection_files", sa.Column("epoch", sa.BigInteger, nullable=False, server_default="0"))
     op.create_index(op.f("ix_collection_files_epoch"), "collection_files", ["epoch"])
+    op.add_column("collection_files", sa.Column("recipe", sa.String(64)))
+    op.add_column("collection_files", sa.Column("batch_id", sa.String(64)))
+    op.create_index(op.f("ix_collection_files_batch_id"), "collection_files", ["batch_id"])
+    for column in ("filename", "sha256"):
+        op.create_index(op.f(f"ix_files_{column}"), "files", [column])
 
 
 def _embedder() -> sa.Column[str]:
@@ -35,7 +52,7 @@ def _embedder() -> sa.Column[str]:
 def _next_vectors() -> None:
     op.create_table(
         "next_vectors",
-        sa.Column("chunk_id", sa.Integer, nullable=False),
+        sa.Column("chunk_id", LongId, nullable=False),
         sa.Column("collection_id", sa.String(64), nullable=False),
         sa.Column("vector", sa.LargeBinary, nullable=False),
         _key("next_vectors", "chunk_id", "chunks", ondelete="CASCADE"),

@@ -1,0 +1,199 @@
+"""`tidegate eval`: how good the answers are, on labelled questions, through the whole service."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.cli.terminal import (
+    CommandFailed,
+    JsonOption,
+    KeyOption,
+    UrlOption,
+    VarOption,
+    console,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from gateway.cli.client import Target
+    from gateway.cli.eval_labels import LabelledSet
+    from gateway.cli.eval_report import Result
+    from gateway.cli.eval_run import Options, Tell
+    from gateway.cli.eval_score import Row
+
+_EPILOG = """\b
+Examples:
+  tidegate eval questions.json                             every metric, with what it is
+  tidegate eval questions.json -m deep --out deep.json     and keep the result
+  tidegate eval questions.json --compare deep.json         measure, and compare with a kept result
+  tidegate eval deep.json --compare fast.json              compare two results; asks nothing
+  tidegate eval questions.json --fail-under recall_at_1=0.95 --fail-over refused=0.08
+
+\b
+FILE is JSON: {"documents": [{"id": "a", "text": "…"} or {"id": "b", "path": "b.md"}],
+               "questions": [{"question": "…?", "document": "a", "answers": ["…"]}]}
+or in SQuAD's format. A question without answers has none in the documents, and must be refused.
+
+\b
+Formulas, over answerable questions with all documents there:
+  recall_at_k         a right document is among the first k passages
+  evidence_at_k       one of the first k passages is of a right document and holds a label
+  answer_in_first     a label stands in the first sentence    answer_in_answer   in the whole answer
+  citation_precision  citations of a right document / all     citation_evidence  … whose passage holds a label
+  refused             refused although there is an answer
+and: abstained, refused of the questions without an answer. With --leave-out a second phase asks again after a
+part of the documents has gone: abstained_left_out (theirs), refused_kept (the others).
+Latencies are the client's, nearest-rank percentiles; ttft counts to the first text.
+A label stands in a text whatever its case and white space. A question that failed counts as not found, not
+answered and not refused.
+
+\b
+Exit codes: 0 done, 1 a limit of --fail-under or --fail-over is broken, or a question failed, 2 wrong usage,
+3 no service answers, 130 stopped by Ctrl-C. Collections and files of a run are deleted in all cases."""
+
+PLAIN_EVERY_S = 5.0  # between two lines of progress where there is no terminal
+LEAVE_OUT = 0.5  # of a set without unanswerable questions
+
+
+def register(app: typer.Typer) -> None:
+    app.command("eval", epilog=_EPILOG)(evaluate)
+
+
+def evaluate(
+    *,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Labelled questions, or the result of an earlier run.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="NAME", help="auto, fast, deep, or a generative tier.")
+    ] = "auto",
+    concurrency: Annotated[int, typer.Option(metavar="N", help="Questions in flight.", min=1, max=512)] = 1,
+    leave_out: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Ask again with this share of the documents left out; 0 = do not (default: 0.5 for a file "
+            "whose questions all have an answer, else 0).",
+            min=0.0,
+            max=0.95,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="What --leave-out and --limit draw by.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Ask only N questions, drawn at random.", min=1)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Keep the result here, as JSON.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Show the change from this earlier result.")
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC=VALUE", help="Exit 1 below it; repeatable.")
+    ] = None,
+    fail_over: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC=VALUE", help="Exit 1 above it; repeatable.")
+    ] = None,
+    show_failures: Annotated[
+        int, typer.Option(metavar="N", help="Print the first N questions that went wrong.", min=0)
+    ] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave collections and files in the service.")] = False,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    var: VarOption = None,
+) -> None:
+    """Measure answers on labelled questions: found, cited, right, or honestly refused."""
+    from gateway.cli import eval_report as report
+    from gateway.cli.client import resolve_target
+    from gateway.cli.eval_labels import parse, read_json
+    from gateway.cli.eval_run import Options
+    from gateway.cli.eval_score import metrics
+
+    floors = report.limits(fail_under or (), "--fail-under")
+    ceilings = report.limits(fail_over or (), "--fail-over")
+    before = report.to_result(read_json(compare), compare) if compare else None
+    raw = read_json(file)
+    if report.is_result(raw):
+        result = report.to_result(raw, file)
+    else:
+        labelled = parse(raw, file)
+        share = leave_out if leave_out is not None else 0.0 if labelled.has_unanswerable else LEAVE_OUT
+        options = Options(model=model, concurrency=concurrency, leave_out=share, seed=seed, limit=limit)
+        target = resolve_target(settings_of(var), url, key)
+        result = asyncio.run(_measure(target, labelled, options, keep=keep))
+    if out:
+        report.write(result, out)
+    found = metrics(result.rows, result.took_s)
+    if as_json:
+        typer.echo(report.encoded(result))
+    else:
+        report.show(result, found)
+        if before:
+            report.compare(before, result)
+        report.failures(result.rows, show_failures)
+    _judge(report.broken(found, floors, ceilings), result.rows)
+
+
+def _judge(broken: list[str], rows: list[Row]) -> None:
+    """Raises: CommandFailed when a limit is broken or a question failed."""
+    failed = [row.error for row in rows if row.error]
+    if failed:
+        broken = [
+            *broken,
+            f"{len(failed)} of {len(rows)} questions failed, the first: {failed[0].rstrip('.')}",
+        ]
+    if broken:
+        raise CommandFailed("; ".join(broken) + ".")
+
+
+async def _measure(target: Target, labelled: LabelledSet, options: Options, *, keep: bool) -> Result:
+    from gateway.cli.client import Api
+    from gateway.cli.eval_report import environment, result_of
+    from gateway.cli.eval_run import measure
+
+    async with Api(target) as api:
+        health = await api.get("/health/ready")
+        about = environment(str(health.get("version", "")) if isinstance(health, dict) else "")
+        with _progress() as tell:
+            rows, took_s = await measure(api, labelled, options, tell, keep=keep)
+    return result_of(labelled, options, about, rows, took_s)
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    """One bar on a terminal, a plain line now and then elsewhere. On standard error either way."""
+    err = console(stderr=True)
+    if not err.is_terminal:
+        yield _Plain()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+class _Plain:
+    """One line every PLAIN_EVERY_S seconds, and none for what is quick."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if time.monotonic() - self._told >= PLAIN_EVERY_S:
+            self._told = time.monotonic()
+            typer.echo(f"{what}: {done} of {total}.", err=True)

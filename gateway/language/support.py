@@ -1,0 +1,173 @@
+"""What speaks for each sentence as the answer to a question: numbers, not yet a choice.
+
+Needs no model. Every feature is about 0..1, so that a weight says how much it matters.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.language.pieces import Candidate, Piece, Words, start_of
+from gateway.language.question import Question, Wanted, evidence
+from gateway.language.sentences import Kind
+from gateway.types import Passage
+
+NAMES = ("cover", "near", "linked", "evidence", "rank", "length", "pairs")
+_EVIDENCE = NAMES.index("evidence")
+_INFLECTED = 0.9  # what another form of a word counts: `reads` may be about the reader, or not
+_ALIKE = 0.6  # what a word counts that has the same start, or stands inside an identifier
+_NOT_IN_CODE = {Wanted.DEFINITION, Wanted.REASON, Wanted.PERSON, Wanted.PLACE}
+CONTEXT_SHARE = 0.4  # what a term in the sentence before or the heading counts, against one in the sentence itself
+MIN_RANK = 0.0001  # chances below it, and above 1 - it, are not told apart
+
+# What a feature is worth, in units of log-odds that the sentence holds the answer. Fitted on labelled questions by
+# article (perf/eval_reader.py measures them) and rounded by hand.
+_LEXICAL = {"cover": 8.2, "near": 2.3, "linked": 4.0, "evidence": 1.2, "length": -0.9}
+
+# A sentence that opens like this speaks of what the sentence before it names.
+LINKED = re.compile(
+    r"\W*+(?:(?:today|later|however|also|but|and|then|there|here|in|at|by|for|of|since|after|to|from|among|during)[\s,]+)?"
+    r"(?:this|these|those|that|it|its|he|his|him|she|her|they|their|them|such|both|another"
+    r"|the (?:former|latter|same|other))\b",
+    re.IGNORECASE,
+)
+
+
+class Term(NamedTuple):
+    """A term of the question, ready to be looked for. weight: rare among the texts at hand = telling; > 0."""
+
+    term: str
+    weight: float
+    start: str
+    forms: frozenset[str]
+    is_inner: bool
+
+
+def weighed(question: Question, found: Sequence[Candidate]) -> list[Term]:
+    """The question's terms with their weight among sentences. Never zero, never unbounded.
+
+    A sentence speaks of what its heading names: what all headings name (the product, say) tells nothing apart.
+    """
+    counts: Counter[str] = Counter()
+    terms = frozenset(question.terms)
+    for candidate in found:
+        counts.update(terms & (candidate.stems | candidate.piece.above))
+    return _terms(question, counts, max(len(found), 8))
+
+
+def _terms(question: Question, counts: Counter[str], total: int) -> list[Term]:
+    return [
+        Term(
+            term,
+            math.log(1 + total / (counts[term] + 0.5)),
+            start_of(term),
+            question.forms[term],
+            term in question.inner,
+        )
+        for term in question.terms
+    ]
+
+
+def sentence_rows(
+    question: Question, found: Sequence[Candidate], passages: Sequence[Passage]
+) -> npt.NDArray[np.float64]:
+    """Features of each candidate, shape [len(found), len(NAMES)]. found: in reading order.
+
+    linked: of a sentence that goes on about what the sentence before it names, and offers more of what is asked.
+    """
+    terms = weighed(question, found)
+    whole = sum(term.weight for term in terms) or 1.0
+    ranks = [log_odds_of(passage) for passage in passages]
+    best_rank = max(ranks, default=0.0)
+    rows = np.zeros((len(found), len(NAMES)))
+    for row, candidate in enumerate(found):
+        piece = candidate.piece
+        cover, reach = _cover_and_reach(terms, piece)
+        near = (reach - cover) / whole
+        offers = _evidence(question, piece) if reach else 0.0
+        adds = offers - (rows[row - 1, _EVIDENCE] if _goes_on(found, row) else 0.0)
+        rows[row] = (
+            cover / whole,
+            near,
+            near * max(adds, 0.0) if near and LINKED.match(piece.text) else 0.0,
+            offers,
+            ranks[candidate.passage] - best_rank,
+            min(1.0, math.log(1 + len(piece.found)) / 4),
+            pairs_held(question, piece.stems),
+        )
+    return rows
+
+
+def _goes_on(found: Sequence[Candidate], row: int) -> bool:
+    return row > 0 and found[row - 1].passage == found[row].passage
+
+
+def lexical_scores(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What each sentence says by itself: log-odds without the passage's rank, shape [len(rows)]."""
+    scores: npt.NDArray[np.float64] = rows @ weight_vector(_LEXICAL)
+    return scores
+
+
+def weight_vector(weights: dict[str, float]) -> npt.NDArray[np.float64]:
+    return np.array([weights.get(name, 0.0) for name in NAMES])
+
+
+def cover_of(terms: Sequence[Term], held: Words) -> float:
+    """Weighted share of the terms that a passage holds anywhere."""
+    whole = sum(term.weight for term in terms) or 1.0
+    return sum(term.weight * _strength(term, held.stems, held.starts) for term in terms) / whole
+
+
+def pairs_held(question: Question, stems: frozenset[str]) -> float:
+    """Share of the question's pairs that a sentence holds whole."""
+    if not question.pairs:
+        return 0.0
+    return sum(one in stems and other in stems for one, other in question.pairs) / len(question.pairs)
+
+
+def log_odds_of(passage: Passage) -> float:
+    """Of what its order follows: after reranking a probability, else a similarity, which is read as a cautious one."""
+    bounded = min(max(passage.rank_score or passage.score, MIN_RANK), 1.0 - MIN_RANK)
+    return math.log(bounded / (1.0 - bounded))
+
+
+def _cover_and_reach(terms: Sequence[Term], piece: Piece) -> tuple[float, float]:
+    """Weight of what the sentence itself holds, and of what it holds with its heading and the sentence before."""
+    cover = reach = 0.0
+    for term in terms:
+        here = _here(term, piece)
+        cover += term.weight * here
+        if here < 1.0:
+            here = max(here, _strength(term, piece.around, piece.around_starts))
+        reach += term.weight * here
+    return cover, reach
+
+
+def _here(term: Term, piece: Piece) -> float:
+    """How much of a term the sentence itself holds, 0..1."""
+    if term.term in piece.stems:
+        if term.term in piece.inner and not term.is_inner:
+            return _ALIKE  # `TIDEGATE_PORT` is not about tidegate
+        return _INFLECTED if piece.forms.isdisjoint(term.forms) else 1.0
+    return _ALIKE if term.start and term.start in piece.starts else 0.0
+
+
+def _strength(term: Term, stems: frozenset[str], starts: frozenset[str]) -> float:
+    """1 for a term that is held, _ALIKE where only a word of the same first letters is."""
+    if term.term in stems:
+        return 1.0
+    return _ALIKE if term.start and term.start in starts else 0.0
+
+
+def _evidence(question: Question, piece: Piece) -> float:
+    """A line of code defines, explains and names nobody, whatever words it holds."""
+    if piece.kind is Kind.CODE and question.wanted in _NOT_IN_CODE:
+        return 0.0
+    return evidence(question, piece.text, piece.found)
