@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -23,12 +23,14 @@ from gateway.errors import (
     InternalError,
     InvalidRequest,
     TidegateError,
+    UpstreamError,
     UpstreamTimeout,
 )
 from gateway.filters import Filter
 from gateway.language.follow_up import resolve
 from gateway.metrics import Metrics
 from gateway.ports import Answerer, Retrieved, Retriever
+from gateway.retrieval.second_hop import Plan, planned, with_found
 from gateway.tiering.tiers import Tier, TierBook
 from gateway.types import (
     Citation,
@@ -68,6 +70,13 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     conversation: str = ""  # the id of the stored one that this is a turn of
     written: str = ""  # a follow-up as its caller wrote it; `question` is then what it means
+
+
+class Evidence(NamedTuple):
+    """What was retrieved for a question. parts: the questions that it is made of, where it is not one."""
+
+    passages: list[Passage]
+    parts: list[str]
 
 
 class Sink(Protocol):
@@ -166,7 +175,7 @@ class ChatPipeline:
         queue.check()
         receipt.stage = "retrieving"
         await sink.stage(receipt.stage)
-        retrieved = await self._retrieve(request, tier, receipt)
+        evidence = await self._retrieve(request, tier, receipt)
         receipt.stage = "queued"
         entered = self._clock()
         gauge = self._metrics.waiting.labels(tier.name)
@@ -178,9 +187,31 @@ class ChatPipeline:
             receipt.queue_ms = self._since(entered)
             receipt.stage = "generating"
             await sink.stage(receipt.stage)
-            await self._generate(request, tier, retrieved.passages, sink, receipt)
+            await self._generate(request, tier, evidence, sink, receipt)
 
-    async def _retrieve(self, request: ChatRequest, tier: Tier, receipt: Receipt) -> Retrieved:
+    async def _retrieve(self, request: ChatRequest, tier: Tier, receipt: Receipt) -> Evidence:
+        """The passages, after a second hop where the tier makes one and the question needs it."""
+        first = await self._search(request, tier, request.question)
+        receipt.embed_ms, receipt.search_ms = round(first.embed_ms, 2), round(first.search_ms, 2)
+        receipt.hops = 1
+        passages, plan = first.passages, Plan()
+        if tier.max_hops:
+            plan = planned(request.question, passages)
+            found = await self._hop(request, tier, plan.searches[: tier.max_hops])
+            passages = with_found(passages, [each.passages for each in found])
+            receipt.hops += len(found)
+        receipt.passages = [_shown(number, passage) for number, passage in enumerate(passages, 1)]
+        return Evidence(passages, plan.parts)
+
+    async def _hop(self, request: ChatRequest, tier: Tier, searches: list[str]) -> list[Retrieved]:
+        """Further searches, all at once. Without them there is still an answer, so a failure costs only them."""
+        try:
+            return await asyncio.gather(*(self._search(request, tier, text) for text in searches))
+        except UpstreamError as error:
+            log.warning("request %s goes on without its second hop: %s", request.id, error)
+            return []
+
+    async def _search(self, request: ChatRequest, tier: Tier, question: str) -> Retrieved:
         scope = Scope(
             tenant_id=request.tenant.tenant_id,
             collections=request.collections,
@@ -189,18 +220,22 @@ class ChatPipeline:
         )
         started = self._clock()
         try:
-            found = await self._retriever.retrieve(request.question, scope, timeout_s=self._left(request))
+            found = await self._retriever.retrieve(question, scope, timeout_s=self._left(request))
         except UpstreamTimeout as error:
             raise self._late(request, error) from error
         self._metrics.retrieve_s.observe(self._clock() - started)
-        receipt.embed_ms, receipt.search_ms = round(found.embed_ms, 2), round(found.search_ms, 2)
-        receipt.passages = [_shown(number, passage) for number, passage in enumerate(found.passages, 1)]
         return found
 
     async def _generate(
-        self, request: ChatRequest, tier: Tier, passages: list[Passage], sink: Sink, receipt: Receipt
+        self, request: ChatRequest, tier: Tier, evidence: Evidence, sink: Sink, receipt: Receipt
     ) -> None:
-        inquiry = Inquiry(question=request.question, history=request.history, sampling=request.sampling)
+        passages = evidence.passages
+        inquiry = Inquiry(
+            question=request.question,
+            parts=evidence.parts,
+            history=request.history,
+            sampling=request.sampling,
+        )
         if tier.is_generative and request.written:  # who writes has the conversation before it
             inquiry = msgspec.structs.replace(inquiry, question=request.written, meant=request.question)
         answer = self._answerers[tier.name].answer(inquiry, passages, timeout_s=self._left(request))

@@ -117,7 +117,10 @@ class Settings:
         minimum=0,
     )
     index_threads: int = _setting(
-        0, "Threads that build a graph over a large collection; 0 = half of the cores.", minimum=0, maximum=1024
+        0,
+        "Threads that build a graph over a large collection; 0 = half of the cores.",
+        minimum=0,
+        maximum=1024,
     )
     redis_url: str = _setting("", "Redis URL; empty = our own redis-server in the var folder.", secret=True)
     redis_server: str = _setting(

@@ -106,7 +106,8 @@ READER = Model(
     decoupled=True,
 )
 
-MODELS = (EMBED, EMBED_PASSAGES, SEARCH, RERANK, RETRIEVE, READER)  # always there; a generative tier adds `generate_model(its name)`
+# Always there; a generative tier adds `generate_model(its name)`.
+MODELS = (EMBED, EMBED_PASSAGES, SEARCH, RERANK, RETRIEVE, READER)
 
 # One folder, `tiers/generate`, is the model of every generative tier: Triton loads it once under each tier's name.
 TIERS_REPOSITORY = "tiers"

@@ -33,7 +33,8 @@ class Tenant(msgspec.Struct, frozen=True):
 class Passage(msgspec.Struct, frozen=True, kw_only=True):
     """A retrieved chunk, or several neighbours merged into one passage, with its scores.
 
-    start, end: characters into the stored text of the file; text == stored[start:end]. chunk_id, ordinal: the chunk
+    start, end: characters into the stored text of the file; text == stored[start:end], but that white
+    space between the chunks of a merged passage may be of another kind. chunk_id, ordinal: the chunk
     that matched best; chunk_ids: all that the passage holds, in reading order. page: 1-based, of `start`;
     0 = the format has no pages. A list of passages is in the order of rank_score, best first.
     """
@@ -109,10 +110,12 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     """What a tier is asked: the question, what was said before it (oldest first), how to choose the words.
 
     meant: a follow-up as it stands alone, where `question` is as it was written; empty = the question stands alone.
+    parts: the questions that make up one of several parts; a tier that quotes answers each.
     """
 
     question: str
     meant: str = ""
+    parts: list[str] = []
     history: list[Turn] = []
     sampling: Sampling = Sampling()
 
@@ -159,3 +162,4 @@ class Receipt(msgspec.Struct, kw_only=True):
     question_reason: str = ""
     conversation: str = ""  # the stored one that the request belongs to
     unsupported_citations: int = 0  # [n] marks that no passage bears out, taken out of the answer
+    hops: int = 0  # searches that were made for the question

@@ -1,13 +1,14 @@
-"""How good the extractive reader is on labelled questions, without Triton: `python perf/eval_reader.py [FILE]`.
+"""How good answers are on labelled questions, without a service: `python perf/eval_reader.py [FILE] [--deep]`.
 
 FILE holds {"documents": [{id, title, text}], "questions": [{question, document, answers}]}, or is in SQuAD's format.
-Each question gets what retrieval would give: the five nearest documents by the sentence encoder where its weights are
-installed, else by shared words. `measure` puts the right document among the five; `measure_left_out` removes half of
-the documents and counts refusals. Formulas:
+The real pieces run in this process: encoder, hybrid index, `rerank`, reader. One document is one chunk without a
+heading, so titles help nobody. `tidegate eval` asks the same through the whole service. Formulas:
 
+    recall@k   the right document is among the first k passages
     first      the answer's text is in the first sentence        answer   it is in any sentence
     precise    share of citations that cite the right document   refused  no answer although there is one
-    abstained  no answer, and there is none
+    abstained  half of the documents left out, three times (seeded): no answer, and there is none
+    spread     the least and the most of a measure over the articles' six folds: how far it hangs on what is asked
 """
 
 from __future__ import annotations
@@ -19,16 +20,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from gateway.generation import extractive
-from gateway.language.terms import is_content, stem, words
+from gateway.generation.similarity import similarity_of
+from gateway.ports import SearchRequest
+from gateway.retrieval.index import CorpusIndex
+from gateway.retrieval.rerank import reranked
 from gateway.settings import load_settings
-from gateway.types import Passage
+from gateway.storage.corpus import ChunkRow, Tail
+from gateway.types import Passage, Scope
 
 DEFAULT = Path(__file__).parents[1].parent / "shared" / "eval" / "xquad_dev.json"
-K = 5
+K = {"fast": 5, "deep": 12}
+SEEDS, FOLDS = 3, 6
+Vectors = npt.NDArray[np.float32]
+Embed = Callable[[Sequence[str]], Vectors]
 
 
 class Labelled(NamedTuple):
@@ -41,6 +50,19 @@ class Corpus(NamedTuple):
     titles: list[str]
     texts: list[str]
     questions: list[Labelled]
+
+
+class Row(NamedTuple):
+    """One question asked. Shares and counts of it; `right` of its citations, `cited` in all."""
+
+    rank: int  # of the right passage, 0-based; K = not among those given
+    first: bool
+    answer: bool
+    refused: bool
+    right: int
+    cited: int
+    rerank_ms: float
+    reader_ms: float
 
 
 def load(path: Path) -> Corpus:
@@ -63,123 +85,139 @@ def load(path: Path) -> Corpus:
     return Corpus([title for title, _ in paragraphs], [p["context"] for _, p in paragraphs], questions)
 
 
-def encoder() -> Callable[[Sequence[str]], npt.NDArray[np.float32]] | None:
-    """The sentence encoder, if its model is built already or its weights are installed."""
-    from gateway.embedding.export import EmbedderUnavailable, prepare_embedder
+def encoder() -> Embed:
+    """The sentence encoder. Raises: EmbedderUnavailable where its weights are not installed."""
+    from gateway.embedding.export import prepare_embedder
     from gateway.embedding.runtime import SentenceEmbedder
 
     settings = load_settings()
-    try:
-        folder = prepare_embedder(settings.models_dir, print)
-        return SentenceEmbedder(
-            folder, precision=settings.embed_precision, threads=settings.embed_threads
-        ).embed
-    except EmbedderUnavailable as missing:
-        print(f"no encoder ({missing}): passages by shared words, `deep` skipped")
-        return None
+    folder = prepare_embedder(settings.models_dir, print)
+    return SentenceEmbedder(folder, precision=settings.embed_precision, threads=settings.embed_threads).embed
 
 
-def nearness(corpus: Corpus, embed: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None) -> npt.NDArray:
-    """Score of each question with each document, shape [questions, documents]."""
-    asked = [question.text for question in corpus.questions]
-    if embed is not None:
-        return embed(asked) @ embed(corpus.texts).T
-    bags = [{stem(w.text) for w in words(text) if is_content(w.text)} for text in corpus.texts]
-    idf = {term: np.log(len(bags) / sum(term in bag for bag in bags)) for bag in bags for term in bag}
-
-    def share(terms: list[str], bag: set[str]) -> float:
-        return sum(idf.get(t, 0.0) for t in terms if t in bag) / (sum(idf.get(t, 8.0) for t in terms) or 1.0)
-
-    terms = [[stem(w.text) for w in words(text) if is_content(w.text)] for text in asked]
-    return np.array([[share(t, bag) for bag in bags] for t in terms])
-
-
-def passages(corpus: Corpus, numbers: Sequence[int], scores: npt.NDArray) -> list[Passage]:
-    return [
-        Passage(
-            chunk_id=n, collection_id="eval", file_id=str(n), filename=corpus.titles[n], ordinal=0, heading="",
-            start=0, end=len(corpus.texts[n]), text=corpus.texts[n], score=float(scores[n]),
+def index_of(corpus: Corpus, vectors: Vectors, kept: npt.NDArray[np.bool_]) -> CorpusIndex:
+    rows = [
+        ChunkRow(
+            n + 1, "eval", "eval", str(n), f"{n}.txt", 0, text, 0, len(text), "", vectors[n].tobytes(), 1
         )
-        for n in numbers
+        for n, text in enumerate(corpus.texts)
+        if kept[n]
     ]  # fmt: skip
+    index = CorpusIndex()
+    index.apply(Tail(1, rows, [], False))
+    return index
+
+
+def candidates(index: CorpusIndex, question: str, vector: Vectors) -> list[Passage]:
+    (found,) = index.search([SearchRequest(vector, question, Scope(tenant_id="eval"))])
+    if not isinstance(found, bytes):
+        raise found
+    return msgspec.json.decode(found, type=list[Passage])
 
 
 def holds(text: str, answers: Sequence[str]) -> bool:
     return any(answer.lower().rstrip(".") in text.lower() for answer in answers)
 
 
-def measure(
-    corpus: Corpus,
-    near: npt.NDArray,
+def ask(
+    question: Labelled,
+    found: list[Passage],
     params: extractive.ReaderParams,
     similarity: extractive.Similarity | None,
-) -> dict[str, float]:
-    """Every answerable question with its own document among the five."""
-    rows, precise, took = [], [], []
-    for question, scores in zip(corpus.questions, near, strict=True):
-        others = [n for n in np.argsort(-scores) if n != question.document][: K - 1]
-        given = sorted([*others, question.document], key=lambda n: -scores[n])
-        found_in = passages(corpus, given, scores)
-        started = time.perf_counter()
-        found = extractive.answer(question.text, found_in, params, similarity)
-        took.append((time.perf_counter() - started) * 1000)
-        hits = [holds(citation.text, question.answers) for citation in found.citations]
-        rows.append((bool(hits) and hits[0], any(hits), not found.answered, len(hits)))
-        precise += [given[citation.passage - 1] == question.document for citation in found.citations]
-    first, anywhere, refused, length = np.mean(np.array(rows, float), axis=0)
+) -> Row:
+    started = time.perf_counter()
+    given = reranked(question.text, found, K[params.mode])
+    ranked = time.perf_counter()
+    answer = extractive.answer(question.text, given, params, similarity)
+    ended = time.perf_counter()
+    documents = [int(passage.file_id) for passage in given]
+    hits = [holds(citation.text, question.answers) for citation in answer.citations]
+    return Row(
+        rank=documents.index(question.document) if question.document in documents else len(documents),
+        first=bool(hits) and hits[0],
+        answer=any(hits),
+        refused=not answer.answered,
+        right=sum(documents[citation.passage - 1] == question.document for citation in answer.citations),
+        cited=len(hits),
+        rerank_ms=(ranked - started) * 1000,
+        reader_ms=(ended - ranked) * 1000,
+    )
+
+
+def shares(rows: Sequence[Row]) -> dict[str, float]:
     return {
-        "first": first, "answer": anywhere, "precise": float(np.mean(precise)), "refused": refused,
-        "sentences": length, "p50_ms": float(np.median(took)), "p99_ms": float(np.quantile(took, 0.99)),
-    }  # fmt: skip
+        "recall@1": float(np.mean([row.rank < 1 for row in rows])),
+        "recall@5": float(np.mean([row.rank < 5 for row in rows])),
+        "first": float(np.mean([row.first for row in rows])),
+        "answer": float(np.mean([row.answer for row in rows])),
+        "precise": sum(row.right for row in rows) / max(1, sum(row.cited for row in rows)),
+        "refused": float(np.mean([row.refused for row in rows])),
+    }
 
 
-def measure_left_out(
-    corpus: Corpus,
-    near: npt.NDArray,
-    params: extractive.ReaderParams,
-    similarity: extractive.Similarity | None,
-) -> dict[str, float]:
-    """Half of the documents removed, three times (seeded): refusals where the document is gone, and where it is not."""
+def spread(corpus: Corpus, rows: Sequence[Row]) -> dict[str, list[float]]:
+    """Of each share over the folds of articles."""
+    articles = sorted(set(corpus.titles))
+    fold = np.random.default_rng(0).permutation(len(articles)) % FOLDS
+    parts = [
+        shares(
+            [
+                row
+                for row, question in zip(rows, corpus.questions, strict=True)
+                if fold[articles.index(corpus.titles[question.document])] == number
+            ]
+        )
+        for number in range(min(FOLDS, len(articles)))
+    ]
+    return {name: [min(p[name] for p in parts), max(p[name] for p in parts)] for name in parts[0]}
+
+
+def measure(corpus: Corpus, embed: Embed, mode: str) -> dict[str, object]:
+    vectors, asked = embed(corpus.texts), embed([question.text for question in corpus.questions])
+    similarity = similarity_of(embed) if mode == "deep" else None
+    params = msgspec.convert({"mode": mode}, extractive.ReaderParams)
+
+    def rows_with(kept: npt.NDArray[np.bool_]) -> list[Row]:
+        index = index_of(corpus, vectors, kept)
+        return [
+            ask(question, candidates(index, question.text, vector), params, similarity)
+            for question, vector in zip(corpus.questions, asked, strict=True)
+        ]
+
+    rows = rows_with(np.ones(len(corpus.texts), bool))
     refusals: dict[bool, list[bool]] = {True: [], False: []}
-    for seed in range(3):
+    for seed in range(SEEDS):
         kept = np.random.default_rng(seed).permutation(len(corpus.texts)) < len(corpus.texts) / 2
-        for question, scores in zip(corpus.questions, near, strict=True):
-            given = [n for n in np.argsort(-scores) if kept[n]][:K]
-            found = extractive.answer(question.text, passages(corpus, given, scores), params, similarity)
-            refusals[bool(kept[question.document])].append(not found.answered)
-    return {"abstained": float(np.mean(refusals[False])), "refused_half": float(np.mean(refusals[True]))}
+        for question, row in zip(corpus.questions, rows_with(kept), strict=True):
+            refusals[bool(kept[question.document])].append(row.refused)
+    return shares(rows) | {
+        "abstained": float(np.mean(refusals[False])),
+        "refused_half": float(np.mean(refusals[True])),
+        "sentences": float(np.mean([row.cited for row in rows if row.cited])),
+        "rerank_p50_ms": float(np.median([row.rerank_ms for row in rows])),
+        "reader_p50_ms": float(np.median([row.reader_ms for row in rows])),
+        "reader_p99_ms": float(np.quantile([row.reader_ms for row in rows], 0.99)),
+        "spread": spread(corpus, rows),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, default=DEFAULT)
+    parser.add_argument("--deep", action="store_true", help="measure `deep` too: minutes")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     arguments = parser.parse_args()
     if not arguments.file.is_file():
         print(f"skipped: {arguments.file} is not there; give the path of a labelled file")
         return
-    corpus = load(arguments.file)
-    embed = encoder()
-    near = nearness(corpus, embed)
-    at = [
-        int((-scores).argsort().tolist().index(q.document))
-        for q, scores in zip(corpus.questions, near, strict=True)
-    ]
-    print(f"{len(corpus.questions)} questions, {len(corpus.texts)} documents; retrieval alone:", end=" ")
-    print(f"recall@1 {np.mean(np.array(at) < 1):.3f}, recall@{K} {np.mean(np.array(at) < K):.3f}")
-
-    def similarity(question: str, texts: list[str]) -> npt.NDArray[np.float32]:
-        assert embed is not None
-        vectors = embed([question, *texts])
-        return vectors[1:] @ vectors[0]
-
+    corpus, embed = load(arguments.file), encoder()
+    print(f"{len(corpus.questions)} questions, {len(corpus.texts)} documents")
     results = {}
-    for mode in ("fast", "deep") if embed is not None else ("fast",):
-        deep = similarity if mode == "deep" else None
-        params = extractive.ReaderParams(mode=mode)
-        numbers = measure(corpus, near, params, deep) | measure_left_out(corpus, near, params, deep)
-        results[mode] = numbers
-        print(f"{mode}:", "  ".join(f"{name} {value:.3f}" for name, value in numbers.items()))
+    for mode in ("fast", "deep") if arguments.deep else ("fast",):
+        results[mode] = measure(corpus, embed, mode)
+        for name, value in results[mode].items():
+            shown = f"{value:.3f}" if isinstance(value, float) else json.dumps(value)
+            print(f"  {mode}  {name:14} {shown}")
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -220,6 +220,7 @@ def receipt_message(receipt: Receipt) -> Any:
         question_reason=receipt.question_reason,
         conversation=receipt.conversation,
         unsupported_citations=receipt.unsupported_citations,
+        hops=receipt.hops,
     )
 
 

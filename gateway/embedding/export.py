@@ -182,6 +182,8 @@ def _build(source: _Source, folder: Path, on_progress: Callable[[str], None]) ->
             raise EmbedderUnavailable(
                 f"{source.folder / name} is not the file this release was tested with: reinstall {source.label}."
             )
+    if TOKENIZER_FILE not in source.expected:
+        _check_tokenizer(source)
     on_progress(f"Building the embedding model {source.name} (ONNX)")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".embed-", dir=folder.parent))
@@ -195,6 +197,12 @@ def _build(source: _Source, folder: Path, on_progress: Callable[[str], None]) ->
         shutil.rmtree(draft, ignore_errors=True)
     on_progress("Embedding model ready")
     return folder
+
+
+def _check_tokenizer(source: _Source) -> None:
+    from gateway.embedding.tokens import SentenceTokenizer
+
+    SentenceTokenizer(source.folder / TOKENIZER_FILE)
 
 
 def _write_model(source: _Source, path: Path) -> None:

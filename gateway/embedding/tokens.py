@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
+from gateway.embedding.architecture import EmbedderUnavailable
+
 MAX_TOKENS = 256  # max_seq_length of the default model's reference pipeline, [CLS] and [SEP] included
 MAX_CHARS = 32_768  # read of one text: 128 characters for each token, so only freak texts lose anything by it
 
@@ -20,14 +22,14 @@ Int64 = npt.NDArray[np.int64]
 
 
 class SentenceTokenizer:
-    """max_tokens: of one text, the rest is cut. Raises: ValueError when the file is no tokenizer."""
+    """max_tokens: of one text, the rest is cut. Raises: EmbedderUnavailable when the file is no tokenizer."""
 
     def __init__(self, path: Path, max_tokens: int = MAX_TOKENS) -> None:
         self._max_tokens = max_tokens
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # it raises no other class
-            raise ValueError(f"{path} is no tokenizer: {error}") from error
+            raise EmbedderUnavailable(f"{path} is no tokenizer: {error}.") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 

@@ -39,7 +39,9 @@ class TritonReader:
             "question": inquiry.question.encode("utf-8", "replace"),
             "passages": self._encode(passages),
             "params": self._encode(
-                ReaderParams(mode=self._mode, max_tokens=inquiry.sampling.max_tokens or 0)
+                ReaderParams(
+                    mode=self._mode, max_tokens=inquiry.sampling.max_tokens or 0, parts=inquiry.parts
+                )
             ),
         }
         async with aclosing(self._client.stream(READER, inputs, timeout_s=timeout_s)) as answers:

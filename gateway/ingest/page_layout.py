@@ -31,7 +31,7 @@ _DIGITS = re.compile(r"\d+|\b[ivxlc]{1,7}\b")
 _ITEM = re.compile(r"(?:[•◦▪‣·●○■–—*-]|\(?\d{1,3}[.)]|\(?[a-z]\))\s+\S")
 _BULLET = re.compile(r"[•◦▪‣·●○■]\s+")
 _SENTENCE_END = re.compile(r"[.!?…:。！？][\"'”’)\]]*$")
-_LAST_WORD = re.compile(r"[^\W\d_]+$")
+_LAST_WORD = re.compile(r"(?<![^\W\d_])[^\W\d_]++$")
 _FIRST_WORD = re.compile(r"[^\W\d_]+")
 _WORD = re.compile(r"[^\W\d_]{2,}(?:-[^\W\d_]{2,})*")
 _NUMBERING = re.compile(r"^(?:\d+(?:\.\d+)*\.?|[IVXLC]+\.|[A-Z]\.)\s+")
@@ -100,7 +100,8 @@ def _without_running_lines(pages: Sequence[Page], traits: _Traits) -> list[Page]
     out = []
     for page, lines in zip(pages, edges, strict=True):
         running = {id(line) for line in lines if _running_key(line) in often}
-        out.append(Page([line for line in page.lines if id(line) not in running]))
+        own = [line for line in page.lines if id(line) not in running]
+        out.append(Page(own) if own else page)  # where all is alike, it is no frame around something else
     return out
 
 

@@ -19,6 +19,7 @@ _STYLES = {
     Format.LINES: Style.LINES,
     Format.TABLE: Style.LINES,
 }  # all others are told as Markdown
+_MAX_GROWTH = 8  # rows of a table repeat the names of its columns
 _OFFICE_ENCRYPTED = "EncryptedPackage".encode(
     "utf-16-le"
 )  # a stream in the old container that Office wraps around
@@ -73,11 +74,11 @@ def recognised(data: bytes, filename: str) -> Source:
 def parsed(source: Source, *, max_pages: int, max_chars: int) -> Document:
     """The text to store. Parsers trust their input with time and memory.
 
-    max_chars: of the text; a file that is longer by itself may have as many as it has bytes.
+    max_chars: of the text; a large file may have _MAX_GROWTH characters for each of its bytes.
     Raises: Unprocessable with code `empty_file`, `encrypted_file`, `damaged_file`, `no_text_layer` or
     `file_too_complex`.
     """
-    max_chars = max(max_chars, len(source.data))
+    max_chars = max(max_chars, _MAX_GROWTH * len(source.data))
     text, page_starts = _read(source, max_pages, max_chars)
     if len(text) > max_chars:
         raise Unprocessable(

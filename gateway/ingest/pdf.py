@@ -20,6 +20,7 @@ _BOLD_WEIGHT = 600
 _BREAKS = {0x2, 0xFFFE}  # what PDFium gives for a hyphen at the end of a line, and for its newline
 _BOLD = (b"bold", b"black", b"heavy", b"semibd")
 _MONO = (b"courier", b"mono", b"consol", b"cmtt", b"typewriter", b"menlo")
+_MIN_CELL_GAP = 4.0  # points; asked first, for it is cheap
 _CELL_GAP = 1.2  # widths of an em between two cells
 _FONT_NAME_BYTES = 128
 
@@ -127,8 +128,8 @@ def _is_apart(text_page: object, last: int, index: int) -> bool:
     if last < 0:
         return False
     _, right, bottom, top = _box(text_page, last)
-    left, _, other_bottom, other_top = _box(text_page, index)
-    return left - right > _CELL_GAP * _size(text_page, index, max(top - bottom, other_top - other_bottom))
+    room = _box(text_page, index)[0] - right
+    return room > _MIN_CELL_GAP and room > _CELL_GAP * _size(text_page, index, top - bottom)
 
 
 def _line(text_page: object, run: _Run) -> Iterator[Line]:

@@ -22,7 +22,7 @@ _MAX_HEADING_LEVEL = 6
 _MAX_NAME_CHARS = 80
 _TITLE_KEYS = ("title", "name", "heading", "question", "subject", "label", "id")
 _SPACE = re.compile(r"\s+")
-_NUMBER = re.compile(r"[-+]?[\d.,\s]*\d[\d.,%\s]*$")
+_NUMBER = re.compile(r"[-+]?(?=[.,\s]*+\d)[\d.,%\s]++$")
 
 Json = object  # what json.loads gives
 Field = tuple[str, str]  # a value's name and the value

@@ -29,7 +29,8 @@ from gateway.ingest.reading import Limits, Reading, read_source
 INLINE_BYTES = 128 * 1024  # up to here plain text is read at once: under 1 s, whatever it holds
 CPU_S = 5.0
 CPU_S_PER_BYTE = 0.5e-6  # 2 MB/s: real pages are read 2 to 50 times as fast
-CPU_S_PER_PAGE = 0.02  # of a PDF, up to the most pages that are read; a dense one takes a quarter of it
+CPU_S_PER_PAGE = 0.05  # of a PDF; a dense one takes a half of it
+MIN_PAGE_BYTES = 1000  # so that a small file does not get the time of a thick book
 CPU_S_OF_WORD = 20.0  # a docx is packed: of 1 MB, 15 MB of XML may come
 WALL_FACTOR = 3.0  # the machine may be busy
 START_S = 30.0  # for a reader process to load its parsers
@@ -133,7 +134,7 @@ def _cpu_s(data: bytes, filename: str, limits: Limits) -> float:
     found = binary_format(data[:HEAD_BYTES], filename)
     extra_s = 0.0
     if found is Format.PDF:
-        extra_s = CPU_S_PER_PAGE * limits.max_pages
+        extra_s = CPU_S_PER_PAGE * min(limits.max_pages, len(data) / MIN_PAGE_BYTES)
     elif found is Format.DOCX:
         extra_s = CPU_S_OF_WORD
     return CPU_S + CPU_S_PER_BYTE * len(data) + extra_s

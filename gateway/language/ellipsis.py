@@ -31,6 +31,7 @@ _IS = r"(?:'s|’s| is| are| was| were)"
 _MORE = re.compile(
     r"^\W*(?:(?:please |can you |could you )?(?:tell me more|explain|elaborate|go on|continue)"
     r"(?: (?:that|this|more|further|please|in more detail|again))*|more(?: details?| examples?| information)?"
+    r"|(?:what(?:'s|’s| is)|(?:can you |could you )?give(?: me| us)?) an? (?:example|instance)"
     r"|(?:for|an?y?) (?:example|instance)s?|examples?|such as|like what|(?:what|who|where|anything|anyone) else"
     r"|really|are you sure|how so|how come|in what way|then|what then|what next"
     r"|what happened (?:next|then|afterwards|later)|mehr|zum beispiel|was noch|erzähl mehr)\W*$",
@@ -53,7 +54,7 @@ _ASKED = re.compile(
 _YES_OR_NO = re.compile(rf"^\W*(?P<rest>{_AUX}.+)$", re.IGNORECASE)
 _GERMAN_ASKED = re.compile(r"^\W*(?:wann|warum|wieso|weshalb|wo|wie|wer)\b (?P<rest>.+)$", re.IGNORECASE)
 _WHAT_ABOUT = re.compile(
-    r"^\W*(?:(?:what|how) about|what if|(?:the )?same (?:question )?(?:for|with|in)|was ist mit|und mit) ",
+    r"^\W*(?:(?:what|how) about|(?:the )?same (?:question )?(?:for|with|in)|was ist mit|und mit) ",
     re.IGNORECASE,
 )
 _ASKING = re.compile(
@@ -102,13 +103,14 @@ def fragment(question: str, last: Said, *, is_continued: bool) -> Found | None:
     if _MORE.match(question):
         return _with_words(question, last)
     bare = _BARE.match(question)
-    if bare:
+    if bare and not _ASKING.search(bare["rest"] or ""):
         return _asked_anew(question, bare["asks"], bare["rest"] or "", last)
     if is_continued and (clause := _CLAUSE.match(question)):
         return _with_clause(question, clause["word"], last)
-    if about := _WHAT_ABOUT.match(question):
-        return _exchanged(question, question[about.end() :], last)
     is_short = len(question.split()) <= MAX_FRAGMENT_WORDS
+    about = _WHAT_ABOUT.match(question)
+    if about and is_short and not _ASKING.search(question, about.end()):
+        return _exchanged(question, question[about.end() :], last)
     is_cut = is_continued or (starts_with_preposition(question) and question.rstrip().endswith("?"))
     if is_short and is_cut and not _ASKING.search(question) and not _PRONOUN.search(question):
         return _exchanged(question, question, last)

@@ -17,9 +17,9 @@ _SAID = re.compile(rf"\b(?:{_COMMON})\b", re.IGNORECASE)
 STOP_WORDS = word_set(
     "wann wer wen wem was wie warum wieso weshalb welche welcher welches welchen welchem wieviel wieviele wo wohin "
     "woher worum wofür viel viele lange und oder ist sind war waren nicht ein eine einer eines einem einen der die das "
-    "den dem des für mit von vom zu zum zur im in an am auf bei aus über unter nach vor um ich du er sie es wir ihr man "
-    "mir mich sich mein meine meinem meinen meiner kann können muss müssen darf dürfen soll sollen wird werden wurde "
-    "wurden hat haben habe hatte gibt als auch noch nur so dass wenn ob bitte sag sage nenne erkläre denn"
+    "den dem des für mit von vom zu zum zur im in an am auf bei aus über unter nach vor um ich du er sie es wir ihr "
+    "man mir mich sich mein meine meinem meinen meiner kann können muss müssen darf dürfen soll sollen wird werden "
+    "wurde wurden hat haben habe hatte gibt als auch noch nur so dass wenn ob bitte sag sage nenne erkläre denn"
 )
 
 # First match wins. The names are those of question.Wanted.

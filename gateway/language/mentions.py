@@ -35,7 +35,9 @@ _BREAKS = (
     _PREPOSITIONS
     | _AUXILIARIES
     | _CLAUSE_WORDS
-    | word_set("not it they he she them him her there this these")
+    | word_set(
+        "not it they he she them him her there this these again now today too yet already first later well"
+    )
 )
 # Base forms that follow a subject in `does the worker write …`; other verbs are told by their place at the end.
 _VERBS = word_set(

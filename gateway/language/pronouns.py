@@ -12,7 +12,7 @@ from itertools import islice
 
 from gateway.language.mentions import Mention, mentions, starts_with_preposition, subject, topic
 from gateway.language.said import Said
-from gateway.language.terms import is_content, stem, words
+from gateway.language.terms import is_content, stem, word_set, words
 
 MAX_PRONOUNS = 4  # of a question that are looked at
 ENOUGH_WORDS = 5  # of its own, with which a question that names something is found in any case
@@ -23,6 +23,10 @@ _PRONOUN = re.compile(
 )
 _PEOPLE = frozenset({"he", "him", "his", "she", "her", "hers"})
 _POSSESSIVE = frozenset({"its", "their", "his", "her"})
+# With `this` or `that` before it, whatever was spoken of.
+_ANY_THING = word_set(
+    "idea case thing way method approach process concept problem part point result reason rule step"
+)
 _POINTING = frozenset({"this", "that", "these", "those"})
 # `it` that stands for what follows, or for nothing.
 _EMPTY_IT = re.compile(
@@ -91,7 +95,8 @@ def resolve(question: str, before: Sequence[Said]) -> Found | None:
     """None where no word of the question refers to what was said."""
     if _GERMAN.match(question):
         return _resolve_german(question, before[-1])
-    text, at, told, is_open = "", 0, [], False
+    told: list[str] = []
+    text, at, is_open = "", 0, False
     own = mentions(question)
     for match in islice(_PRONOUN.finditer(question), MAX_PRONOUNS):
         word = match[0].lower()
@@ -100,8 +105,8 @@ def resolve(question: str, before: Sequence[Said]) -> Found | None:
         if not _refers(question, match, word, own, before[-1]):
             continue
         thing = _meant_by(question, match, word, before)
-        if thing is None:
-            is_open = True
+        if thing is None or (word in _POINTING and f"is {thing.text}" in " ".join(told)):
+            is_open = True  # `how does it do that?`: not the same thing twice
             continue
         text += question[at : match.start()] + _as_said(thing, question, match, word)
         at = match.end()
@@ -166,6 +171,8 @@ def _points_back(question: str, match: re.Match[str], last: Said) -> bool:
         return True
     if not is_content(following[0].text):
         return match[0].lower() != "that" or question[: match.start()].strip() != ""
+    if following[0].text.lower() in _ANY_THING:
+        return True
     spoken = {stem(word.text) for word in words(f"{last.question} {last.answer}")}
     return stem(following[0].text) in spoken
 

@@ -45,7 +45,9 @@ class Question(NamedTuple):
     forms: dict[str, frozenset[str]]  # how each term was written, in lower case
     wanted: Wanted
     pairs: tuple[tuple[str, str], ...] = ()  # terms that stand next to each other, in order
-    entities: frozenset[str] = frozenset()  # terms that name or number one thing: capitalised, or with a digit
+    entities: frozenset[str] = (
+        frozenset()
+    )  # terms that name or number one thing: capitalised, or with a digit
 
 
 def _what(nouns: str) -> str:
@@ -171,6 +173,7 @@ _PLACING = re.compile(
     r"\b(?:in|at|near|from|to|of|on|into|across|throughout|around|outside|between)\s+(?:the\s+)?$",
     re.IGNORECASE,
 )
+_NO_PERSON = re.compile(r"\b(?:the|in|at|near|into|across)\s$", re.IGNORECASE)
 _DEFINING = re.compile(
     r"\b(is|are|was|were|means?|refers? to|denotes?|describes?|stands? for|consists? of|called|known as|defined as)\b",
     re.IGNORECASE,
@@ -257,7 +260,7 @@ def evidence(question: Question, sentence: str, found: list[Word]) -> float:
         case Wanted.MONEY:
             return _new(_MONEY, sentence, question) or 0.3 * _number(question, found)
         case Wanted.PERSON:
-            return 1.0 if _names(question, found) else 0.0
+            return _person(question, sentence, found)
         case Wanted.PLACE:
             return _place(question, sentence, found)
         case Wanted.NAME:
@@ -299,6 +302,14 @@ def _names(question: Question, found: list[Word]) -> list[Word]:
         if index > 0 or following[:1].isupper():
             names.append(word)
     return names
+
+
+def _person(question: Question, sentence: str, found: list[Word]) -> float:
+    """People go by their name alone: `the Lune` and `in Bremen` are others."""
+    names = _names(question, found)
+    if any(not _NO_PERSON.search(sentence, max(0, word.at - 12), word.at) for word in names):
+        return 1.0
+    return 0.4 * bool(names)
 
 
 def _place(question: Question, sentence: str, found: list[Word]) -> float:

@@ -41,7 +41,9 @@ def referent(question: Question, piece: Piece) -> str:
     named = [each for each in mentions(piece.before) if not any(char.isdigit() for char in each.text)]
     asked = [each for each in named if each.is_name and _is_asked(each, question)]
     subject = [each for each in named if _is_subject(each, piece.before, is_person=is_person)]
-    return _clean(next((each.bare for each in [*asked, *subject]), "" if is_person else _last_part(piece.heading)))
+    return _clean(
+        next((each.bare for each in [*asked, *subject]), "" if is_person else _last_part(piece.heading))
+    )
 
 
 def _is_asked(mention: Mention, question: Question) -> bool:
@@ -51,7 +53,9 @@ def _is_asked(mention: Mention, question: Question) -> bool:
 def _is_subject(mention: Mention, sentence: str, *, is_person: bool) -> bool:
     """Whether the sentence opens with it. A person is called by name; a thing may be described."""
     opens = not any(char.isalnum() for char in sentence[: mention.at].removeprefix("The "))
-    return opens and (mention.is_name or not is_person) and _PREDICATE.match(sentence, mention.end) is not None
+    return (
+        opens and (mention.is_name or not is_person) and _PREDICATE.match(sentence, mention.end) is not None
+    )
 
 
 def _last_part(heading: str) -> str:

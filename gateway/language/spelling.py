@@ -46,7 +46,9 @@ def is_slip(one: str, other: str) -> bool:
     """
     if abs(len(one) - len(other)) > 1 or one[:1] != other[:1] or one == other:
         return False
-    at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
     left, right = one[at:], other[at:]
     if len(left) == len(right):
         return left[1:] == right[1:] or (left[:2] == right[:2][::-1] and left[2:] == right[2:])

@@ -24,8 +24,11 @@ _EVIDENCE = NAMES.index("evidence")
 _INFLECTED = 0.9  # what another form of a word counts: `reads` may be about the reader, or not
 _ALIKE = 0.6  # what a word counts that has the same start, or stands inside an identifier
 _NOT_IN_CODE = {Wanted.DEFINITION, Wanted.REASON, Wanted.PERSON, Wanted.PLACE}
-CONTEXT_SHARE = 0.4  # what a term in the sentence before or the heading counts, against one in the sentence itself
+CONTEXT_SHARE = (
+    0.4  # what a term in the sentence before or the heading counts, against one in the sentence itself
+)
 MIN_RANK = 0.0001  # chances below it, and above 1 - it, are not told apart
+_PER_COSINE, _EVEN_COSINE = 10.0, 0.55  # log-odds of a similarity, and where they are even
 
 # What a feature is worth, in units of log-odds that the sentence holds the answer. Fitted on labelled questions by
 # article (perf/eval_reader.py measures them) and rounded by hand.
@@ -133,8 +136,10 @@ def pairs_held(question: Question, stems: frozenset[str]) -> float:
 
 
 def log_odds_of(passage: Passage) -> float:
-    """Of what its order follows: after reranking a probability, else a similarity, which is read as a cautious one."""
-    bounded = min(max(passage.rank_score or passage.score, MIN_RANK), 1.0 - MIN_RANK)
+    """That a passage answers: rank_score says so after reranking; a bare similarity is read for what it is worth."""
+    if not passage.rank_score or passage.rank_score == passage.score:
+        return _PER_COSINE * (passage.score - _EVEN_COSINE)
+    bounded = min(max(passage.rank_score, MIN_RANK), 1.0 - MIN_RANK)
     return math.log(bounded / (1.0 - bounded))
 
 
@@ -169,5 +174,5 @@ def _strength(term: Term, stems: frozenset[str], starts: frozenset[str]) -> floa
 def _evidence(question: Question, piece: Piece) -> float:
     """A line of code defines, explains and names nobody, whatever words it holds."""
     if piece.kind is Kind.CODE and question.wanted in _NOT_IN_CODE:
-        return 0.0
+        return -0.5
     return evidence(question, piece.text, piece.found)

@@ -209,7 +209,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., total_tokens: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("id", "created", "outcome", "cause", "stage", "tier", "tier_reason", "cache", "embed_ms", "search_ms", "queue_ms", "ttft_ms", "total_ms", "passages", "usage", "finish_reason", "question", "question_reason", "conversation", "unsupported_citations")
+    __slots__ = ("id", "created", "outcome", "cause", "stage", "tier", "tier_reason", "cache", "embed_ms", "search_ms", "queue_ms", "ttft_ms", "total_ms", "passages", "usage", "finish_reason", "question", "question_reason", "conversation", "unsupported_citations", "hops")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -230,6 +230,7 @@ class Receipt(_message.Message):
     QUESTION_REASON_FIELD_NUMBER: _ClassVar[int]
     CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     UNSUPPORTED_CITATIONS_FIELD_NUMBER: _ClassVar[int]
+    HOPS_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     outcome: Outcome
@@ -250,7 +251,8 @@ class Receipt(_message.Message):
     question_reason: str
     conversation: str
     unsupported_citations: int
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., cause: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., tier: _Optional[str] = ..., tier_reason: _Optional[str] = ..., cache: _Optional[str] = ..., embed_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., passages: _Optional[_Iterable[_Union[ReceiptPassage, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., question: _Optional[str] = ..., question_reason: _Optional[str] = ..., conversation: _Optional[str] = ..., unsupported_citations: _Optional[int] = ...) -> None: ...
+    hops: int
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., cause: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., tier: _Optional[str] = ..., tier_reason: _Optional[str] = ..., cache: _Optional[str] = ..., embed_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., passages: _Optional[_Iterable[_Union[ReceiptPassage, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., question: _Optional[str] = ..., question_reason: _Optional[str] = ..., conversation: _Optional[str] = ..., unsupported_citations: _Optional[int] = ..., hops: _Optional[int] = ...) -> None: ...
 
 class ReceiptPassage(_message.Message):
     __slots__ = ("n", "collection_id", "file_id", "filename", "heading", "score", "start", "end", "text", "in_prompt", "cited", "page")

@@ -7,8 +7,6 @@ the next call. pymilvus is imported by the first call.
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +16,7 @@ import grpc
 import msgspec
 
 from gateway.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
-from gateway.retrieval.milvus_rows import MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_TEXT_BYTES
+from gateway.retrieval.milvus_schema import chunk_schema, library, state_schema
 
 PREFIX = "tidegate_"
 STATE_TABLE = PREFIX + "state"
@@ -91,6 +89,7 @@ class Milvus:
         self._timeout_s = timeout_s
         self._client: Any = None
         self._has_clock = True
+        self._is_lite: bool | None = None
         self._connecting = threading.Lock()
 
     def version(self) -> str:
@@ -121,17 +120,13 @@ class Milvus:
         """Does nothing when it is there."""
         if self._call("has_collection", STATE_TABLE):
             return
-        schema, types = _new_schema(), _library().DataType
-        schema.add_field("id", types.INT64, is_primary=True)
-        schema.add_field("body", types.VARCHAR, max_length=MAX_TEXT_BYTES)
-        schema.add_field("vector", types.FLOAT_VECTOR, dim=2)  # Milvus wants one
-        self._create(STATE_TABLE, schema, {"vector": "IP"})
+        self._create(STATE_TABLE, state_schema(), {"vector": "IP"})
 
     def create_table(self, name: str, dim: int) -> Table:
         """A table for chunks, with BM25 where the server has it. One of that name that is there is dropped."""
         self.drop_table(name)
         try:
-            self._create(name, _chunk_schema(dim, is_lexical=True), {"vector": "IP", "sparse": "BM25"})
+            self._create(name, chunk_schema(dim, is_lexical=True), {"vector": "IP", "sparse": "BM25"})
         except UpstreamUnavailable:
             raise
         except UpstreamError as error:
@@ -140,7 +135,7 @@ class Milvus:
                 error.detail,
             )
             self.drop_table(name)
-            self._create(name, _chunk_schema(dim, is_lexical=False), {"vector": "IP"})
+            self._create(name, chunk_schema(dim, is_lexical=False), {"vector": "IP"})
             return Table(name, dim, is_lexical=False)
         return Table(name, dim, is_lexical=True)
 
@@ -159,6 +154,13 @@ class Milvus:
 
     def upsert(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
         self._write("upsert", name, list(rows))
+
+    def seal(self, name: str) -> None:
+        """milvus-lite searches one by one the rows that it has not flushed; Milvus needs no asking."""
+        if self._is_lite is None:
+            self._is_lite = self.version().startswith("milvus_lite")
+        if self._is_lite:
+            self._call("flush", name, timeout=SLOW_TIMEOUT_S)
 
     def delete(self, name: str, expression: str) -> None:
         self._write("delete", name, filter=expression)
@@ -211,7 +213,7 @@ class Milvus:
             client.close()
 
     def _create(self, name: str, schema: Any, metrics: dict[str, str]) -> None:
-        indexes = _library().MilvusClient.prepare_index_params()
+        indexes = library().MilvusClient.prepare_index_params()
         for field, metric in metrics.items():
             kind = "SPARSE_INVERTED_INDEX" if metric == "BM25" else "AUTOINDEX"
             indexes.add_index(field, index_type=kind, metric_type=metric)
@@ -234,7 +236,7 @@ class Milvus:
     def _guarded(self, call: Callable[[Any], Any]) -> Any:
         try:
             return call(self._connected())
-        except (_library().MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
+        except (library().MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
             raise map_error(error) from error
 
     def _connected(self) -> Any:
@@ -245,7 +247,7 @@ class Milvus:
             if self._client is None:
                 # It logs each failed call with its stack, several times; whoever calls us says it once.
                 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-                self._client = _library().MilvusClient(
+                self._client = library().MilvusClient(
                     uri=self._uri, token=self._token, db_name=self._database, timeout=self._timeout_s
                 )
             return self._client
@@ -254,7 +256,7 @@ class Milvus:
 def map_error(error: Exception) -> UpstreamError:
     """Our error for one of pymilvus or gRPC. The server's own words go to `detail`."""
     detail = " ".join(str(error).split())
-    if isinstance(error, _library().MilvusException):
+    if isinstance(error, library().MilvusException):
         code: Any = error.code
         detail = " ".join(str(error.message).split())
     else:
@@ -274,10 +276,10 @@ def map_error(error: Exception) -> UpstreamError:
 
 
 def _is_about_input(error: Exception) -> bool:
-    library = _library()
-    if not isinstance(error, library.MilvusException):
+    pymilvus = library()
+    if not isinstance(error, pymilvus.MilvusException):
         return False
-    if isinstance(error, library.exceptions.ParamError | library.exceptions.DataNotMatchException):
+    if isinstance(error, pymilvus.exceptions.ParamError | pymilvus.exceptions.DataNotMatchException):
         return True  # found by pymilvus itself
     is_parameter = isinstance(error.code, int) and error.code in INVALID_PARAMETER
     return bool(error.is_input_error) or is_parameter or str(error.message).startswith("Unexpected error")
@@ -308,45 +310,3 @@ def _split(uri: str) -> tuple[str, str]:
         return uri, ""
     parts = urlsplit(uri)
     return urlunsplit((parts.scheme, parts.netloc, "", "", "")), parts.path.strip("/")
-
-
-def _library() -> Any:
-    """pymilvus. Its import takes seconds, binds a socket, and would take `.env` files into our environment."""
-    if "pymilvus" not in sys.modules:
-        os.environ.setdefault("PYTHON_DOTENV_DISABLED", "1")
-    import pymilvus
-
-    return pymilvus
-
-
-def _new_schema() -> Any:
-    return _library().MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-
-
-def _chunk_schema(dim: int, *, is_lexical: bool) -> Any:
-    library = _library()
-    schema, types = _new_schema(), library.DataType
-    schema.add_field("id", types.INT64, is_primary=True)
-    schema.add_field("tenant", types.VARCHAR, max_length=MAX_KEY_BYTES, is_partition_key=True)
-    schema.add_field("collection", types.VARCHAR, max_length=MAX_KEY_BYTES)
-    schema.add_field("file", types.VARCHAR, max_length=MAX_KEY_BYTES)
-    for name in ("epoch", "ordinal", "start_char", "end_char", "page"):
-        schema.add_field(name, types.INT64)
-    for name in ("filename", "heading"):
-        schema.add_field(name, types.VARCHAR, max_length=MAX_NAME_BYTES)
-    schema.add_field("text", types.VARCHAR, max_length=MAX_TEXT_BYTES)
-    analyzed: dict[str, Any] = {"enable_analyzer": True, "analyzer_params": {"tokenizer": "standard"}}
-    schema.add_field("terms", types.VARCHAR, max_length=MAX_TEXT_BYTES, **(analyzed if is_lexical else {}))
-    schema.add_field("attributes", types.JSON)
-    schema.add_field("vector", types.FLOAT_VECTOR, dim=dim)
-    if is_lexical:
-        schema.add_field("sparse", types.SPARSE_FLOAT_VECTOR)
-        schema.add_function(
-            library.Function(
-                name="bm25",
-                function_type=library.FunctionType.BM25,
-                input_field_names=["terms"],
-                output_field_names=["sparse"],
-            )
-        )
-    return schema

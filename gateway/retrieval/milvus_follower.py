@@ -39,9 +39,10 @@ from gateway.types import DEFAULT_EMBEDDER
 POLL_S = 0.1
 PAGE_CHUNKS = 2000  # read from SQL at once
 BATCH_ROWS = 500  # of one write: some 3 MB
+SEAL_ROWS = 1000  # written to one table
 MAX_REMOVALS = 500  # deleted before the next look at SQL
 REMOVALS_AT_ONCE = 50  # in one expression
-GRACE_S = 10.0  # until what was removed is deleted; longer than a search may stay at an older epoch
+GRACE_S = 15.0  # until what was removed is deleted; longer than a search may stay at an older epoch
 
 # The word of the database or of Milvus for an outage.
 OUTAGE = (TidegateError, sa.exc.SQLAlchemyError)
@@ -66,6 +67,7 @@ class MilvusFollower:
         self._clock = clock
         self._state: State | None = None  # None = to be read; whatever failed leaves it so
         self._published: list[tuple[float, int]] = []  # when an epoch was, for those not yet purged
+        self._num_unsealed: dict[str, int] = defaultdict(int)  # by name of the table
         self._is_down = False
 
     def poll(self) -> bool:
@@ -218,6 +220,10 @@ class MilvusFollower:
                 rows.append(row_of(chunk, vector, attributes.get(place, {})))
             for start in range(0, len(rows), BATCH_ROWS):
                 num_bad += self._upserted(table, rows[start : start + BATCH_ROWS])
+            self._num_unsealed[table.name] += len(rows)
+            if self._num_unsealed[table.name] >= SEAL_ROWS:
+                self._milvus.seal(table.name)
+                self._num_unsealed[table.name] = 0
             if num_bad:
                 log.error("%d chunks of %s are unusable and are left out", num_bad, embedder)
         return state

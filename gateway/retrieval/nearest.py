@@ -6,6 +6,7 @@ exactly beside the graph.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ GATHERED_SHARE = (
     1 / 16
 )  # of the rows: fewer than these are copied together rather than skipped among the others
 GRAPH_SHARE = 0.25  # of the graph's rows must be allowed, else it would wander among the others
-EF_SEARCH = 128
+EF_SEARCH = 256  # candidates kept while walking a graph of 100,000; twice as many for ten times the rows
 GRAPH_LINKS = 16
 EF_CONSTRUCTION = 100
 
@@ -151,13 +152,17 @@ def _in_graph(graph: Graph, queries: Vectors, k: int, mask: Mask | None) -> Near
     share = 1.0 if mask is None else float(np.count_nonzero(mask)) / len(mask)
     if share < GRAPH_SHARE:
         return _exact(graph.vectors, queries, k, mask)
-    effort = int(max(EF_SEARCH, 2 * k) / share)
+    effort = int(max(_ef_search(len(graph.vectors)), 2 * k) / share)
     if mask is None:
         parameters = _faiss.SearchParametersHNSW(efSearch=effort)
     else:
         bits = np.packbits(mask, bitorder="little")
         parameters = _faiss.SearchParametersHNSW(efSearch=effort, sel=_faiss.IDSelectorBitmap(bits))
     return Nearest(*graph.index.search(queries, min(k, len(graph.vectors)), params=parameters))
+
+
+def _ef_search(num_rows: int) -> int:
+    return int(EF_SEARCH * 2.0 ** max(math.log10(num_rows / 100_000), 0.0))
 
 
 def _best_of(one: Nearest, other: Nearest, k: int) -> Nearest:

@@ -15,6 +15,10 @@ from gateway.types import Passage
 NUM_CANDIDATES = 24  # given by a search for reranking, however few passages are asked for
 MAX_MERGED_CHARS = 3600  # of one passage made of neighbours: some four chunks
 
+# White space between two chunks. Chunks do not keep it: it is taken for line ends, which it nearly always is, and its
+# length is right in any case, so offsets are.
+MAX_GAP_CHARS = 4
+
 COPY_SHARE = 0.9  # of the words of two texts together, that copies have in common
 # Copies are about equally long and equally near to any question, which tells most texts apart unread.
 _COSINE_SPREAD = 0.02
@@ -59,8 +63,8 @@ class _Read:
 def top_merged(passages: Sequence[Passage], k: int, max_chars: int = MAX_MERGED_CHARS) -> list[Passage]:
     """The k best passages; neighbours in one file that are both among them are one, which makes room for another.
 
-    Best first in and out, a merged passage at the place, and with the scores, of its best part. Its text is as exact
-    as that of its parts, and not longer than max_chars unless one part alone is.
+    Best first in and out, a merged passage at the place, and with the scores, of its best part. Its text is exact but
+    for white space between chunks (see MAX_GAP_CHARS), and not longer than max_chars unless one part alone is.
     """
     groups: list[_Group] = []
     for passage in passages:
@@ -96,7 +100,7 @@ class _Group:
             return self.best
         text = self.parts[0].text
         for before, part in zip(self.parts[:-1], self.parts[1:], strict=True):
-            text += part.text[before.end - part.start :]
+            text += "\n" * (part.start - before.end) + part.text[max(before.end - part.start, 0) :]
         return msgspec.structs.replace(
             self.best,
             start=self.parts[0].start,
@@ -122,12 +126,17 @@ def _unite(groups: list[_Group], grown: _Group, max_chars: int) -> None:
 
 
 def _follows(before: Passage, after: Passage) -> bool:
-    """Whether `after` goes on where `before` ends, or overlaps it, so that together they are one stretch of text."""
-    return (
-        before.file_id == after.file_id
-        and before.collection_id == after.collection_id
-        and before.start < after.start <= before.end < after.end
-    )
+    """Whether `after` overlaps `before` or goes on where it ends, so that together they are one stretch of text.
+
+    Between two chunks of a section there may be white space that is in neither.
+    """
+    if (before.collection_id, before.file_id) != (after.collection_id, after.file_id):
+        return False
+    if not (before.start < after.start and before.end < after.end):
+        return False
+    gap = after.start - before.end
+    is_next_of_section = after.ordinal == before.ordinal + 1 and after.heading == before.heading
+    return gap <= 0 or (gap <= MAX_GAP_CHARS and is_next_of_section)
 
 
 def _are_copies(one: frozenset[str], other: frozenset[str]) -> bool:

@@ -70,7 +70,11 @@ def _kept(order: list[int], k: int) -> list[int]:
     head = [number for number in order[:k] if number >= NUM_KEPT]
     dropped = set(head[-len(lost) :])
     first = [number for number in order[:k] if number not in dropped]
-    return [*first, *lost, *(number for number in order if number in dropped or number not in {*first, *lost})]
+    return [
+        *first,
+        *lost,
+        *(number for number in order if number in dropped or number not in {*first, *lost}),
+    ]
 
 
 def _ranked(passage: Passage, score: float) -> Passage:

@@ -118,9 +118,7 @@ class Guard:
         if cause:
             return cause
         now_s = time.monotonic()
-        self._pulses = {
-            model.name: Pulse(now_s, is_background=model.background) for model in self._watched
-        }
+        self._pulses = {model.name: Pulse(now_s, is_background=model.background) for model in self._watched}
         self._stubs = {child.pid: child for child in psutil.Process(self._process.pid).children()}
         self._set("ready")
         watchers = [asyncio.create_task(self._watch_stubs())]
@@ -133,17 +131,19 @@ class Guard:
             await asyncio.gather(*watchers, return_exceptions=True)
 
     async def _become_ready(self, canary: Canary) -> str:
-        """Wait until the server is ready and every model has answered once. Returns why it never will, or ''."""
+        """Wait until the server is ready and every model has answered once (but those in the background, which may be
+        kept waiting by other replicas' load). Returns why it never will, or ''."""
+        needed = [model for model in self._watched if not model.background]
         limit_s = start_limit_s(self.settings)
         deadline_s = time.monotonic() + limit_s
         waiting_for = "the server"
         while time.monotonic() < deadline_s:
             self._scratch.look()
             if await canary.server_ready():
-                answers = await asyncio.gather(*(canary.sing(model) for model in self._watched))
+                answers = await asyncio.gather(*(canary.sing(model) for model in needed))
                 failed = [
                     (m.name, text)
-                    for m, (answer, text) in zip(self._watched, answers, strict=True)
+                    for m, (answer, text) in zip(needed, answers, strict=True)
                     if answer != "good"
                 ]
                 if not failed:

@@ -14,7 +14,8 @@ from gateway.tier_config import GenerateTier
 class Tier:
     """One way to answer. num_passages: how wide it retrieves. slots: permits over all Triton replicas.
 
-    context_tokens: prompt and answer together; 0 = quotes, so it has none.
+    context_tokens: prompt and answer together; 0 = quotes, so it has none. max_hops: searches beyond the first, for a
+    question of two parts.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Tier:
     num_passages: int
     slots: int
     context_tokens: int = 0
+    max_hops: int = 0
 
     @property
     def is_generative(self) -> bool:
@@ -77,5 +79,11 @@ def builtin_tiers(fast_slots: int, deep_slots: int) -> list[Tier]:
     """The two extractive tiers that need no LLM weights."""
     return [
         Tier("fast", "Quotes the best sentences of a few passages, in one pass.", 5, fast_slots),
-        Tier("deep", "Retrieves wider and weighs every sentence by meaning.", 12, deep_slots),
+        Tier(
+            "deep",
+            "Retrieves wider, looks again for what is missing, and weighs sentences by meaning.",
+            12,
+            deep_slots,
+            max_hops=2,
+        ),
     ]

@@ -108,4 +108,6 @@ def test_the_installed_package_finds_its_own_assets(unpacked: Path, tmp_path: Pa
     assert found["template"]
     assert found["versions"]
     assert found["converter"]
-    assert found["models"] == ["embed", "generate", "reader", "retrieve", "search"]
+    assert found["models"] == [
+        "embed", "embed_passages", "generate", "reader", "rerank", "retrieve", "search",
+    ]  # fmt: skip

@@ -1,8 +1,8 @@
 """The gate on quality: labelled questions through the whole service, held to floors.
 
-The floors lie a little below what `make eval` measured, by about two or three questions
-in a hundred: enough for a page that is edited, not enough for a change that makes answers worse. Who raises a
-number raises its floor; who must lower one says why in DECISIONS.md.
+The floors lie a little below what `make eval` measured, by about two or three questions in a hundred: enough for a page
+that is edited, not enough for a change that makes answers worse. Who raises a number raises its floor; who must lower
+one says why in DECISIONS.md.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ OWN_FLOORS = {
     "recall_at_1": 0.83,
     "recall_at_5": 0.97,
     "evidence_at_5": 0.93,
-    "answer_in_first": 0.47,
-    "answer_in_answer": 0.58,
-    "abstained": 0.82,
-    "citation_precision": 0.79,
+    "answer_in_first": 0.58,
+    "answer_in_answer": 0.67,
+    "abstained": 0.80,
+    "citation_precision": 0.76,
 }
-OWN_CEILINGS = {"refused": 0.29}
+OWN_CEILINGS = {"refused": 0.16}
 XQUAD_FLOORS = {
-    "recall_at_1": 0.94,
+    "recall_at_1": 0.945,
     "recall_at_5": 0.99,
-    "answer_in_first": 0.74,
-    "answer_in_answer": 0.86,
-    "abstained_left_out": 0.79,
-    "citation_precision": 0.92,
+    "answer_in_first": 0.75,
+    "answer_in_answer": 0.90,
+    "abstained_left_out": 0.76,
+    "citation_precision": 0.93,
 }
-XQUAD_CEILINGS = {"refused": 0.10, "refused_kept": 0.10}
+XQUAD_CEILINGS = {"refused": 0.07, "refused_kept": 0.08}
 NUM_DEEP = 60  # questions that `deep` gets: it takes its time
 
 

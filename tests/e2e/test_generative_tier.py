@@ -161,6 +161,21 @@ def test_a_long_conversation_loses_its_oldest_turns_and_is_answered(writing: Ser
     assert reply.json()["usage"]["prompt_tokens"] < CONTEXT_TOKENS
 
 
+def test_a_follow_up_is_searched_for_as_what_it_means_and_removed_marks_are_told(writing: Service) -> None:
+    talk = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": "Envoy balances. [1]"},
+        {"role": "user", "content": "How does it do that?"},
+    ]
+    with writing.client() as client:
+        asked = {"model": "small", "messages": talk, "max_tokens": 8}
+        reply = client.post("/v1/chat/completions", json=asked, timeout=60).json()
+    receipt = reply["tidegate"]["receipt"]
+    assert receipt["question"].startswith("How does Envoy do")
+    assert receipt["passages"]
+    assert receipt["unsupported_citations"] >= 0
+
+
 async def test_never_more_in_flight_than_slots_and_nothing_queues_in_triton(writing: Service) -> None:
     limit = SLOTS * NUM_REPLICAS
     seen: list[tuple[float, float]] = []

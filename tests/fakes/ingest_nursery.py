@@ -66,7 +66,9 @@ def nursery(settings: Settings, lease_s: float, log: Path) -> Iterator[Nursery]:
 def _main(lease_s: float) -> None:
     from gateway import ingest_app
 
-    logging.basicConfig(level="INFO", format="%(asctime)s %(process)d %(name)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level="INFO", format="%(asctime)s %(process)d %(name)s %(message)s", stream=sys.stderr
+    )
     ingest_app.IngestWorker = functools.partial(ingest_app.IngestWorker, lease_s=lease_s)  # type: ignore[misc]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are buried at once
     for _ in sys.stdin:

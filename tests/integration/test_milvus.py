@@ -98,7 +98,11 @@ def test_a_crash_at_any_write_is_made_good_by_the_next_follower_and_never_shows(
     assert stand.store.num_chunks == 1
 
 
-def test_readers_see_the_old_file_or_the_new_one_never_both_or_neither(stand: MilvusStand) -> None:
+@pytest.mark.parametrize("seal_rows", [1, 1000], ids=["sealed", "unsealed"])
+def test_readers_see_the_old_file_or_the_new_one_never_both_or_neither(
+    stand: MilvusStand, monkeypatch: pytest.MonkeyPatch, seal_rows: int
+) -> None:
+    monkeypatch.setattr(milvus_follower, "SEAL_ROWS", seal_rows)
     docs = new_collection(stand.database, "t1")
     current = one("Version 0.", stand.database, docs)
     stand.settle()

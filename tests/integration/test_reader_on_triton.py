@@ -57,13 +57,13 @@ async def steps_of(
 
 
 @pytest.mark.parametrize("mode", ["fast", "deep"])
-async def test_sentences_stream_in_reading_order_and_the_last_step_says_stop(
+async def test_the_best_sentence_streams_first_and_the_last_step_says_stop(
     client: TritonClient, mode: str
 ) -> None:
     steps = await steps_of(TritonReader(client, mode), "What does copper conduct?", passage(MILL, start=100))
     cited = [citation for step in steps for citation in step.citations]
     assert len(cited) > 1
-    assert [c.start for c in cited] == sorted(c.start for c in cited)
+    assert [c.start for c in cited[1:]] == sorted(c.start for c in cited[1:])
     assert all(MILL[c.start - 100 : c.end - 100] == c.text for c in cited)
     assert all(step.text.endswith("[1]") and len(step.citations) == 1 for step in steps[:-1])
     assert [step.finish_reason for step in steps] == [""] * (len(steps) - 1) + ["stop"]

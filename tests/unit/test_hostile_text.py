@@ -23,10 +23,12 @@ import gateway.tiering
 from gateway.generation.extractive import ReaderParams, answer, num_tokens
 from gateway.ingest.chunking import Style, chunk_text
 from gateway.ingest.parse import parse_file
-from gateway.language import question
-from gateway.language.sentences import split
+from gateway.language import german, question, referent, sentences, support, terms
+from gateway.language import pieces as pieces_module
 from gateway.language.pieces import pieces
+from gateway.language.sentences import split
 from gateway.language.terms import stem, words
+from gateway.retrieval import second_hop
 from gateway.tiering.tiers import AUTO, TierBook, builtin_tiers
 from gateway.types import Passage
 
@@ -89,18 +91,23 @@ _HALF, _WHOLE = _texts(NUM_PATTERN_CHARS // 2), _texts(NUM_PATTERN_CHARS)
 
 def _patterns() -> Iterator[Any]:
     """(callable over a text) of every pattern and every method that its module calls on it."""
-    for package in (gateway.generation, gateway.ingest, gateway.tiering):
-        for module in _modules(package):
-            source = inspect.getsource(module)
-            for name, value in vars(module).items():
-                if isinstance(value, re.Pattern):
-                    called = sorted(set(re.findall(rf"\b{name}\.(\w+)\(", source)))
-                    called += ["finditer"] * (name in _PASSED_ON)
-                    for method in called:
-                        yield pytest.param(value, method, id=f"{module.__name__[8:]}.{name}.{method}")
-                    assert called, f"{module.__name__}.{name} is used in a way this test does not see"
+    packages = (gateway.generation, gateway.ingest, gateway.tiering)
+    of_packages = [module for package in packages for module in _modules(package)]
+    for module in [*of_packages, german, pieces_module, referent, second_hop, sentences, support, terms]:
+        source = inspect.getsource(module)
+        for name, value in vars(module).items():
+            if isinstance(value, re.Pattern):
+                called = sorted(set(re.findall(rf"\b{name}\.(\w+)\(", source)))
+                called += ["finditer"] * (name in _PASSED_ON)
+                for method in called:
+                    yield pytest.param(value, method, id=f"{module.__name__[8:]}.{name}.{method}")
+                assert called, f"{module.__name__}.{name} is used in a way this test does not see"
     for wanted, cue in question._COMPILED:
         yield pytest.param(cue, "search", id=f"language.question.{wanted}.search")
+    for wanted, cue in german._CUES:
+        yield pytest.param(cue, "search", id=f"language.german.{wanted}.search")
+    for name in ("_CLAUSE", "_DATE", "_DEFINING", "_PLACING", "_TITLE_WORD"):
+        yield pytest.param(getattr(question, name), "search", id=f"language.question.{name}.search")
 
 
 def _modules(package: Any) -> Iterator[Any]:

@@ -25,7 +25,12 @@ def test_every_grpc_status_has_an_error_of_ours(code: grpc.StatusCode) -> None:
     ("code", "details", "kind", "word"),
     [
         (grpc.StatusCode.UNAVAILABLE, "", UpstreamUnavailable, "upstream_unavailable"),
-        (grpc.StatusCode.UNAVAILABLE, "vector_store_timeout: x", UpstreamUnavailable, "vector_store_unavailable"),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "vector_store_timeout: x",
+            UpstreamUnavailable,
+            "vector_store_unavailable",
+        ),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "", UpstreamTimeout, "upstream_timeout"),
         (grpc.StatusCode.INVALID_ARGUMENT, "", UpstreamProtocolError, "upstream_protocol_error"),
         (grpc.StatusCode.INTERNAL, "boom", UpstreamError, "upstream_error"),
@@ -107,7 +112,7 @@ def test_only_decoupled_models_are_asked_for_an_empty_final_answer() -> None:
         (EMBED, {"text": "x"}, 2),
         (EMBED, {"text": [b"x"] * 33}, 33),
         (SEARCH, {"text": "x", "scope": b"", "embedding": np.zeros(384)}, 1),
-        (SEARCH, {"text": "x", "scope": b"", "embedding": np.zeros(383, np.float32)}, 1),
+        (SEARCH, {"text": "x", "scope": b"", "embedding": np.zeros((1, 2, 384), np.float32)}, 1),
         (SEARCH, {"text": "x", "scope": b"", "embedding": "zero"}, 1),
     ],
     ids=["missing", "unknown", "rows", "batch", "float64", "size", "text-for-numbers"],

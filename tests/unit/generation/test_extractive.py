@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.generation.extractive import NO_ANSWER, Answer, ReaderParams, answer, deltas, num_tokens
+from gateway.generation.extractive import (
+    MAX_EMBEDDED,
+    NO_ANSWER,
+    Answer,
+    ReaderParams,
+    answer,
+    deltas,
+    num_tokens,
+)
 from gateway.types import Passage
 
 FAST = ReaderParams()
@@ -63,14 +71,15 @@ def test_one_sentence_is_quoted_when_one_answers() -> None:
     assert [citation.text for citation in found.citations] == ["The park has two ponds."]
 
 
-def test_citations_are_in_reading_order() -> None:
+def test_the_best_sentence_comes_first_and_the_others_in_reading_order() -> None:
     text = "Copper conducts heat. Copper conducts current well. Copper conducts sound too."
     found = ask(
         "What does copper conduct?", passage(text), passage(text.replace("Copper", "Tin"), score=0.59)
     )
     places = [(citation.passage, citation.start) for citation in found.citations]
-    assert len(places) > 1
-    assert places == sorted(places)
+    assert len(places) > 2
+    assert "conducts current well" in found.citations[0].text or places[0] == min(places)
+    assert places[1:] == sorted(places[1:])
 
 
 def test_offsets_are_exact_in_the_file() -> None:
@@ -264,7 +273,7 @@ def test_deep_embeds_a_bounded_number_of_sentences() -> None:
 
     many = [passage("The mill is old. " * 200, score=0.5) for _ in range(10)]
     answer("How old is the mill?", many, ReaderParams(mode="deep"), similarity)
-    assert asked == [24]
+    assert asked == [MAX_EMBEDDED]
 
 
 @given(st.text(max_size=80), st.lists(st.text(max_size=200), max_size=4))

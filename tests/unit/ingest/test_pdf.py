@@ -13,6 +13,7 @@ from tests.fakes.documents import (
     code,
     drawn_pdf,
     heading,
+    many_pages_pdf,
     page_break,
     pdf,
     scanned_pdf,
@@ -75,6 +76,12 @@ def test_running_feet_are_left_out_and_sentences_go_on_over_pages() -> None:
     found = _read(pdf(body(SENTENCE * 200), foot="Manual of gates, page {page}"))
     assert len(found.page_starts) > 1
     assert found.text == (SENTENCE * 200).strip() + "\n"
+
+
+def test_pages_that_are_all_alike_are_no_running_heads() -> None:
+    found = _read(many_pages_pdf(5))
+    assert found.text == "\n\n".join(["The same words on every page."] * 5) + "\n"
+    assert len(set(found.page_starts)) == 5
 
 
 def test_a_word_broken_at_the_end_of_a_line_is_one_word() -> None:
@@ -144,3 +151,36 @@ def test_more_text_than_allowed_is_refused() -> None:
 @pytest.mark.parametrize("data", [b"%PDF-1.7\n", b"%PDF-1.7\n" + b"junk " * 500], ids=["head", "junk"])
 def test_a_damaged_pdf_says_so(data: bytes) -> None:
     assert _refusal(data).code == "damaged_file"
+
+
+def test_a_bold_line_with_room_around_it_is_a_heading_and_a_bold_word_is_none() -> None:
+    found = _read(
+        pdf(
+            body("<b>Opening hours</b>"),
+            body(SENTENCE * 4),
+            body("<b>Never</b> open it by hand. " + SENTENCE * 4),
+            body("<b>Warning</b> of the keeper. " * 3 + SENTENCE * 3),
+        )
+    )
+    assert found.text.startswith("# Opening hours\n\nThe gate opens")
+    assert found.text.count("#") == 1
+
+
+def test_bullets_become_list_items() -> None:
+    def draw(canvas: Canvas, _page: int) -> None:
+        for number, words in enumerate(["• First of them", "• Second of them"]):
+            canvas.drawString(100, 700 - 14 * number, words)
+
+    assert _read(drawn_pdf(1, draw)).text == "- First of them\n- Second of them\n"
+
+
+def test_two_columns_are_read_one_after_the_other() -> None:
+    def draw(canvas: Canvas, _page: int) -> None:
+        for column, words in enumerate(["left", "right"]):
+            text = canvas.beginText(60 + 260 * column, 700)
+            for number in range(6):
+                text.textLine(f"This is line {number} of the {words} column here")
+            canvas.drawText(text)
+
+    words = _read(drawn_pdf(1, draw)).text.split()
+    assert [word for word in words if word in ("left", "right")] == ["left"] * 6 + ["right"] * 6

@@ -22,6 +22,11 @@ from gateway.language.terms import stem, words
         ("What is a tide gate?", Wanted.DEFINITION),
         ("How do I restart it?", Wanted.MANNER),
         ("What lies in the box by the door?", Wanted.ANY),
+        ("How old was she when she left?", Wanted.NUMBER),
+        ("When the tide turns, who opens the gate?", Wanted.PERSON),
+        ("wann wurde die Brücke gebaut", Wanted.DATE),
+        ("Wie viele Urlaubstage habe ich?", Wanted.NUMBER),
+        ("Warum ist das Tor zu?", Wanted.REASON),
     ],
 )
 def test_the_cue_tells_what_is_wanted(text: str, wanted: Wanted) -> None:
@@ -69,3 +74,24 @@ def test_a_question_around_a_long_text_is_read_where_it_stands(around: str) -> N
 
 def test_a_question_of_stop_words_alone_still_has_terms() -> None:
     assert read("What is it about?").terms
+
+
+def test_german_words_that_say_nothing_are_no_terms() -> None:
+    assert read("Wie viele Urlaubstage haben die Mitarbeiter?").terms == (
+        stem("Urlaubstage"),
+        stem("Mitarbeiter"),
+    )
+    assert stem("die") in read("Why did the war die out?").terms
+
+
+@pytest.mark.parametrize(
+    ("text", "entities"),
+    [
+        ("Who designed the Eiffel Tower in 1889?", {"Eiffel", "Tower", "1889"}),
+        ("When Did The Bridge Open?", set()),
+        ("who designed the eiffel tower", set()),
+    ],
+    ids=["names", "title case", "lower case"],
+)
+def test_names_and_numbers_are_entities(text: str, entities: set[str]) -> None:
+    assert read(text).entities == {stem(word) for word in entities}

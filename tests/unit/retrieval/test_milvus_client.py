@@ -8,7 +8,7 @@ import pytest
 from pymilvus import MilvusException
 
 from gateway.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
-from gateway.retrieval.milvus_client import Milvus, TableMissing, TableNotLoaded, map_error
+from gateway.retrieval.milvus_client import Milvus, RowsRefused, TableMissing, TableNotLoaded, map_error
 
 
 class Failed(grpc.RpcError):
@@ -41,7 +41,12 @@ def test_every_grpc_status_has_an_error_of_ours(status: grpc.StatusCode, is_wrap
         (MilvusException(101, "collection not loaded"), TableNotLoaded),
         (MilvusException(1, "Cannot invoke RPC on closed channel!"), UpstreamUnavailable),
         (MilvusException(1, "Retry timeout: 1s, StatusCode.DEADLINE_EXCEEDED"), UpstreamTimeout),
-        (MilvusException(1100, "invalid parameter"), UpstreamError),
+        (MilvusException(1100, "invalid parameter"), RowsRefused),
+        (pymilvus.exceptions.ParamError(message="too long"), RowsRefused),
+        (MilvusException(7, "no", is_input_error=True), RowsRefused),
+        (MilvusException(1800, "no such user"), UpstreamError),
+        (MilvusException(5, "internal"), UpstreamError),
+        (Failed(grpc.StatusCode.UNAUTHENTICATED), UpstreamError),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)[:40]),
 )

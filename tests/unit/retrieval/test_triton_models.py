@@ -28,6 +28,7 @@ GOOD: dict[str, Any] = {
     "embedding": np.ones((1, EMBEDDING_DIM), np.float32),
     "passages": [json.dumps([{name: getattr(PASSAGE, name) for name in PASSAGE.__struct_fields__}]).encode()],
     "search_ms": np.array([[2.5]], np.float32),
+    "embedders": [b"[]"],
 }
 
 
@@ -67,7 +68,8 @@ async def test_scope_travels_whole() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"embedding": np.ones((1, 3), np.float32)},
+        {"embedding": np.ones((1, 0), np.float32)},
+        {"embedding": np.ones(3, np.float32)},
         {"embedding": np.ones((2, EMBEDDING_DIM), np.float32)},
         {"passages": [b"{}"]},
         {"passages": [b'[{"chunk_id":1}]']},
@@ -75,8 +77,22 @@ async def test_scope_travels_whole() -> None:
         {"passages": [b"[]", b"[]"]},
         {"passages": []},
         {"search_ms": np.ones((2, 1), np.float32)},
+        {"embedders": [b"{}"]},
+        {"embedders": []},
     ],
-    ids=["dim", "rows", "no-list", "fields-missing", "not-utf8", "two-answers", "no-answer", "two-times"],
+    ids=[
+        "no numbers",
+        "no rows",
+        "rows",
+        "no-list",
+        "fields-missing",
+        "not-utf8",
+        "two-answers",
+        "no-answer",
+        "two-times",
+        "no names",
+        "no embedders",
+    ],
 )
 async def test_malformed_answer_is_a_protocol_error(changed: dict[str, Any]) -> None:
     with pytest.raises(UpstreamProtocolError):
@@ -94,3 +110,20 @@ async def test_embedder_sends_the_role_of_every_text() -> None:
     client = ScriptedClient(GOOD)
     await TritonEmbedder(client).embed(["a"], role="passage", timeout_s=1)  # type: ignore[arg-type]
     assert client.asked == [("embed", {"text": [b"a"], "role": [b"passage"]}, 1)]
+
+
+async def test_the_default_embedder_is_not_named_and_another_one_is() -> None:
+    client = ScriptedClient(GOOD)
+    embedder = TritonEmbedder(client)  # type: ignore[arg-type]
+    await embedder.embed(["a"], role="passage", timeout_s=1, embedder="small")
+    assert client.asked[0][1]["embedder"] == [b"small"]
+
+
+async def test_vectors_of_several_lengths_are_a_protocol_error() -> None:
+    class Changing(ScriptedClient):
+        async def infer(self, model: Model, inputs: Mapping[str, Any], **_: Any) -> Any:
+            number = len(inputs["text"])
+            return {"embedding": np.ones((number, number), np.float32)}
+
+    with pytest.raises(UpstreamProtocolError):
+        await TritonEmbedder(Changing(GOOD)).embed(["x"] * 40, role="query", timeout_s=1)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ class TritonPythonModel:
         embedder = SentenceEmbedder(
             folder, precision=settings.embed_precision, threads=settings.embed_threads
         )
-        self._similarity = similarity_of(embedder)
+        self._similarity = similarity_of(embedder.embed)
         self._similarity(
             "Is it warm?", ["A sentence of about the usual length warms the encoder up."] * MAX_EMBEDDED
         )

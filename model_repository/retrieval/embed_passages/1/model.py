@@ -7,9 +7,10 @@ as it wants it.
 from __future__ import annotations
 
 import importlib.util
+import threading
 from pathlib import Path
 
-from gateway.priority import run_when_idle
+from gateway.priority import run_when_idle, threads
 
 SAME_CODE = Path(__file__).resolve().parents[2] / "embed" / "1" / "model.py"
 
@@ -23,5 +24,8 @@ def _load():
 
 class TritonPythonModel(_load().TritonPythonModel):
     def initialize(self, args):
+        others = threads()
         super().initialize(args)
-        run_when_idle()  # after the start, which others wait for; the runtime's threads are there now
+        # After the start, which others wait for. The runtime's threads and this one, which runs all requests; the
+        # stub's own threads keep telling Triton that it lives.
+        run_when_idle(threads() - others | {threading.get_native_id()})

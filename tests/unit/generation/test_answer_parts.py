@@ -1,0 +1,67 @@
+"""Answers to questions of several parts, and quotes that open with a pronoun."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.generation.extractive import MAX_PARTS, Answer, ReaderParams, answer
+from gateway.generation.wire import decode_request
+from gateway.types import Passage
+
+BRIDGE = (
+    "The iron bridge was laid over the Lune. It was designed by Anna Berg. Ships of 40 metres pass below."
+)
+PARK = "The park has two ponds. Dogs must be kept on a lead."
+
+
+def passage(text: str, start: int = 0) -> Passage:
+    return Passage(
+        chunk_id=1, collection_id="c", file_id="f", filename="f.md", ordinal=0, heading="",
+        start=start, end=start + len(text), text=text, score=0.6,
+    )  # fmt: skip
+
+
+def ask(question: str, *parts: str, max_tokens: int = 0, max_sentences: int = 3) -> Answer:
+    params = ReaderParams(parts=list(parts), max_tokens=max_tokens, max_sentences=max_sentences)
+    return answer(question, [passage(BRIDGE, 50), passage(PARK)], params)
+
+
+def test_each_part_gets_a_sentence_in_the_order_of_the_parts() -> None:
+    found = ask("both", "How many ponds does the park have?", "Who designed the iron bridge?")
+    assert found.citations[0].text == "The park has two ponds."
+    assert any("Anna Berg" in citation.text for citation in found.citations[1:])
+    assert len({citation.text for citation in found.citations}) == len(found.citations) <= 3
+
+
+def test_a_part_without_evidence_is_left_out() -> None:
+    found = ask("both", "Who piloted the zeppelin?", "How many ponds does the park have?")
+    assert found.answered
+    assert all(citation.passage == 2 for citation in found.citations)
+
+
+def test_no_part_with_evidence_is_no_answer() -> None:
+    assert not ask("both", "Who piloted the zeppelin?", "Why is krypton rare?").answered
+
+
+def test_one_sentence_may_be_all_there_is_room_for() -> None:
+    found = ask("both", "How many ponds does the park have?", "Who designed the bridge?", max_sentences=1)
+    assert len(found.citations) == 1
+
+
+def test_more_parts_than_may_be_are_refused() -> None:
+    params = b'{"parts": [' + b",".join([b'"x"'] * (MAX_PARTS + 1)) + b"]}"
+    with pytest.raises(ValueError, match="params: "):
+        decode_request(b"Why?", b"[]", params)
+
+
+def test_a_pronoun_is_made_clear_in_our_own_words_and_the_citation_stays_exact() -> None:
+    found = ask("Who designed the iron bridge?", max_sentences=1)
+    assert found.shown == ["(iron bridge) It was designed by Anna Berg."]
+    (citation,) = found.citations
+    assert citation.text == "It was designed by Anna Berg."
+    assert BRIDGE[citation.start - 50 : citation.end - 50] == citation.text
+
+
+def test_no_name_is_put_before_a_quote_that_leaves_no_room_for_it() -> None:
+    found = ask("Who designed the iron bridge?", max_tokens=8, max_sentences=1)
+    assert found.shown[0].startswith("It was designed")
