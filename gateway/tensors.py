@@ -36,9 +36,9 @@ class Model:
     background: bool = False
 
 
-# text -> unit-length sentence embedding, as long as the embedder makes it. role: `query` (when absent) or `passage`, for
-# models that tell them apart. embedder: a name of TIDEGATE_EMBEDDERS, absent or empty = the default one. The rows of one
-# request agree on both.
+# text -> unit-length sentence embedding, as long as the embedder makes it. role: `query` (when absent) or `passage`,
+# for models that tell them apart. embedder: a name of TIDEGATE_EMBEDDERS, absent or empty = the default one. The rows
+# of one request agree on both.
 EMBED = Model(
     "embed",
     "retrieval",

@@ -312,7 +312,10 @@ def fill(plan: Plan, inputs: Mapping[str, Value]) -> Any:
         value = inputs[tensor.name]
         request.raw_input_contents.append(_encode(tensor, value, plan.batch))
         if -1 in tensor.dims:  # only then does the shape depend on the value
-            request.inputs[number].shape[:] = np.shape(value)
+            shape = np.shape(value)
+            if len(shape) != len(request.inputs[number].shape):
+                raise ValueError(f"{tensor.name}: expected {plan.batch} x {tensor.dims} values, got {shape}")
+            request.inputs[number].shape[:] = shape
     return request
 
 

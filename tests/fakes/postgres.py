@@ -26,6 +26,8 @@ from gateway.storage.database import Database
 START_S = 30.0
 SETTINGS = ("fsync=off", "full_page_writes=off", "max_connections=200", "shared_buffers=16MB")
 
+END_WAIT_MS = 10_000
+
 
 class PostgresMissing(Exception):
     """Why there is none; fit to print."""
@@ -55,9 +57,10 @@ class Postgres:
         self._execute(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
 
     def end_connections(self, url: str) -> None:
-        """As a restart of the server would."""
+        """As a restart of the server would; returns when they are gone."""
         name = sa.make_url(url).database
-        self._execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        ended = f"pg_terminate_backend(pid, {END_WAIT_MS})"
+        self._execute(f"SELECT {ended} FROM pg_stat_activity WHERE datname = '{name}'")
 
     def _execute(self, statement: str) -> None:
         url = sa.make_url(self.url("postgres")).set(drivername="postgresql+pg8000")
