@@ -2,6 +2,7 @@
 
 overhead   what the service adds to the bare parts (perf/overhead.py)
 relay      what a token costs on its way, beside a bare gRPC client and LiteLLM (perf/relay.py)
+answers    how fast whole answers of the quoting tiers are (perf/answers.py)
 ingest     what ingest costs: its rate, the latency beside it, its memory (perf/ingest.py)
 generate   what Triton costs a generative tier (perf/generate.py)
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from perf import generate, ingest, overhead, relay, report, rows
+from perf import answers, generate, ingest, overhead, relay, report, rows
 from perf.environment import environment
 
 
@@ -47,6 +48,15 @@ def run_generate(out: Path, quick: bool) -> dict[str, Any]:
     return {"generate": summary}
 
 
+def run_answers(out: Path, quick: bool) -> dict[str, Any]:
+    size = answers.QUICK if quick else answers.Size()
+    found = answers.run(size)
+    rows.write(out / "answers.jsonl.gz", found)
+    summary = answers.summarise(found, size.flood_s)
+    answers.show(summary)
+    return summary
+
+
 def run_ingest(out: Path, quick: bool) -> dict[str, Any]:
     rate, latency, memory = ingest.run(ingest.QUICK if quick else ingest.Size())
     rows.write(out / "ingest_rate.jsonl.gz", rate)
@@ -59,6 +69,7 @@ def run_ingest(out: Path, quick: bool) -> dict[str, Any]:
 SCENARIOS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "overhead": run_overhead,
     "relay": run_relay,
+    "answers": run_answers,
     "ingest": run_ingest,
     "generate": run_generate,
 }

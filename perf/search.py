@@ -230,6 +230,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the index and its snapshot lie meanwhile")
     parser.add_argument("--out", type=Path, help="default: perf/results/search/<chunks>.json")
     given = parser.parse_args()
+    if given.folder is not None:
+        given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="perf-search-", dir=given.folder) as folder:
         report = measure(given.chunks, given.threads, Path(folder))
     out = given.out or RESULTS / f"{given.chunks}.json"

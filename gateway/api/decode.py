@@ -13,6 +13,7 @@ from sanic.exceptions import SanicException
 from gateway.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 
 T = TypeVar("T")
+_PATTERN = "Expected `str` matching regex"  # all patterns of `schemas` refuse one thing
 _PLACE = re.compile(r" - at `(?:key` in `)?\$\.?(?P<place>[^`]*)`\Z")
 
 
@@ -102,6 +103,8 @@ def _invalid(error: msgspec.ValidationError) -> InvalidRequest:
     match = _PLACE.search(text)
     place = match["place"] if match else None
     where = f" (at {place})" if place else ""
+    if text.startswith(_PATTERN):
+        text = "A text contains a NUL character"
     return InvalidRequest(f"{_PLACE.sub('', text)}{where}.", code="invalid_value", param=place)
 
 

@@ -54,7 +54,7 @@ def collections(
     key: KeyOption = None,
     var: VarOption = None,
 ) -> None:
-    """List the collections; with --embedder, change one collection's embedding model."""
+    """List the collections, or change one's embedder."""
     from gateway.cli.client import resolve_target
 
     if embedder is not None and name is None:

@@ -110,7 +110,7 @@ def evaluate(
     key: KeyOption = None,
     var: VarOption = None,
 ) -> None:
-    """Measure answers on labelled questions: found, cited, right, or honestly refused."""
+    """Measure answers on labelled questions."""
     from gateway.cli import eval_report as report
     from gateway.cli.client import resolve_target
     from gateway.cli.eval_labels import parse, read_json

@@ -76,7 +76,7 @@ def ingest(
     key: KeyOption = None,
     var: VarOption = None,
 ) -> None:
-    """Add files and folders to a collection, or bring it up to date."""
+    """Bring files and folders into a collection."""
     from gateway.cli.client import resolve_target
     from gateway.cli.ingest_plan import select
 

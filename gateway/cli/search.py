@@ -55,7 +55,7 @@ def search(
     key: KeyOption = None,
     var: VarOption = None,
 ) -> None:
-    """Show the passages of your documents that are nearest to a text."""
+    """Show the passages that a text finds."""
     from gateway.cli.client import resolve_target
 
     text = query.encode("utf-8", "replace").decode().strip()

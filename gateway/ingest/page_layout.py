@@ -6,7 +6,7 @@ Knows where lines stand and how large they are, not where they come from.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,8 +26,10 @@ _MONO_WIDTH = 0.6  # of a letter, in its size
 _MAX_INDENT = 40
 _MARGIN_LINES = 2  # at the top and the bottom of a page, where running heads stand
 _MIN_REPEATS = 3
+_MAX_PAGE_OFFSET = 1000  # of a page's number from its place in the file; an invoice's number is larger
 
 _DIGITS = re.compile(r"\d+|\b[ivxlc]{1,7}\b")
+_NUMBER = re.compile(r"\d{1,18}")
 _ITEM = re.compile(r"(?:[•◦▪‣·●○■–—*-]|\(?\d{1,3}[.)]|\(?[a-z]\))\s+\S")
 _BULLET = re.compile(r"[•◦▪‣·●○■]\s+")
 _SENTENCE_END = re.compile(r"[.!?…:。！？][\"'”’)\]]*$")
@@ -93,27 +95,59 @@ def lay_out(pages: Sequence[Page], bookmarks: Sequence[Bookmark] = ()) -> Laid:
 
 
 def _without_running_lines(pages: Sequence[Page], traits: _Traits) -> list[Page]:
-    """Heads, feet and page numbers off: lines at the edge of a page that others share but for their numbers."""
-    edges = [list(_edge_lines(page, traits)) for page in pages]
-    seen = Counter(key for lines in edges for key in set(map(_running_key, lines)))
-    often = {key for key, count in seen.items() if count >= max(_MIN_REPEATS, 0.3 * len(pages))}
-    out = []
-    for page, lines in zip(pages, edges, strict=True):
-        running = {id(line) for line in lines if _running_key(line) in often}
-        own = [line for line in page.lines if id(line) not in running]
-        out.append(Page(own) if own else page)  # where all is alike, it is no frame around something else
-    return out
+    """Heads, feet and page numbers off: lines at the edge of a page that others share but for the page's number."""
+    groups: defaultdict[tuple[str, int], dict[int, Line]] = defaultdict(dict)
+    for number, page in enumerate(pages):
+        for line in _edge_lines(page, traits):
+            groups[_running_key(line)][number] = line
+    often = max(_MIN_REPEATS, 0.3 * len(pages))
+    running = {
+        id(line)
+        for found in groups.values()
+        if len(found) >= often and _counts_pages(found)
+        for line in found.values()
+    }
+    kept = [[line for line in page.lines if id(line) not in running] for page in pages]
+    # where all is alike, it is no frame around something else
+    return [Page(own) if own else page for own, page in zip(kept, pages, strict=True)]
 
 
 def _edge_lines(page: Page, traits: _Traits) -> Iterator[Line]:
-    """Large letters at the top are a chapter's title, however many chapters begin like this one."""
-    by_height = sorted(page.lines, key=lambda line: line.bottom)
-    yield from by_height[:_MARGIN_LINES]
-    yield from (line for line in by_height[-_MARGIN_LINES:] if not traits.is_large(line))
+    """Lines with room between them and the text, and numbers alone. Large letters at the top are a chapter's title,
+    however many chapters begin like this one."""
+    gap, upwards = _usual_gap(page.lines), sorted(page.lines, key=lambda line: line.bottom)
+    yield from _margin(upwards, gap)
+    yield from (line for line in _margin(upwards[::-1], gap) if not traits.is_large(line))
+
+
+def _margin(inwards: Sequence[Line], gap: float) -> Iterator[Line]:
+    """inwards: from the edge of the page."""
+    rooms = [
+        abs(line.bottom - inner.bottom) > max(gap, line.size) * _PARAGRAPH_GAP
+        for line, inner in pairwise(inwards[: _MARGIN_LINES + 1])
+    ]
+    for at, line in enumerate(inwards[:_MARGIN_LINES]):
+        if any(rooms[at:]) or not _WORD.search(line.text):
+            yield line
 
 
 def _running_key(line: Line) -> tuple[str, int]:
     return _DIGITS.sub("#", line.text.lower()), round(line.bottom / 8)
+
+
+def _counts_pages(found: dict[int, Line]) -> bool:
+    """Whether most numbers in lines of one key stay as they are or go up with the pages: those of an invoice do not.
+
+    found: by page, in order.
+    """
+    numbers = [(page, [int(each) for each in _NUMBER.findall(line.text)]) for page, line in found.items()]
+    num_steady = 0
+    for (page, before), (later, after) in pairwise(numbers):
+        steps = [(old, new - old) for old, new in zip(before, after, strict=False)]
+        num_steady += all(
+            not step or (step == later - page and old - page < _MAX_PAGE_OFFSET) for old, step in steps
+        )
+    return 2 * num_steady >= len(numbers) - 1
 
 
 class _Traits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -19,6 +20,8 @@ _STYLES = {
     Format.LINES: Style.LINES,
     Format.TABLE: Style.LINES,
 }  # all others are told as Markdown
+# JSON can name both by their numbers; PostgreSQL has no place for the one, UTF-8 none for the others.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _MAX_GROWTH = 8  # rows of a table repeat the names of its columns
 _OFFICE_ENCRYPTED = "EncryptedPackage".encode(
     "utf-16-le"
@@ -87,6 +90,7 @@ def parsed(source: Source, *, max_pages: int, max_chars: int) -> Document:
         )
     if not text or text.isspace():
         raise Unprocessable("The file holds no text.", code="empty_file")
+    text = _UNSTORABLE.sub("\ufffd", text)
     return Document(text, _STYLES.get(source.format, Style.MARKDOWN), page_starts)
 
 

@@ -65,6 +65,7 @@ class Sandbox:
 
     def __init__(self) -> None:
         self._idle: list[_Reader] = []
+        self._busy: set[_Reader] = set()
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -75,10 +76,12 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """End the readers that are idle; one that is at work ends with its file."""
+        """End all readers. A file that is being read then is refused: who closes no longer wants it."""
         with self._lock:
             self._is_closed = True
             readers, self._idle = self._idle, []
+            for reader in self._busy:
+                reader.kill()
         for reader in readers:
             reader.end()
 
@@ -110,17 +113,24 @@ class Sandbox:
         except BaseException:
             reader.end()
             raise
+        finally:
+            with self._lock:
+                self._busy.discard(reader)
         self._give_back(reader)
         return answer
 
     def _taken(self) -> _Reader:
         with self._lock:
             reader = self._idle.pop() if self._idle else None
-        if reader is not None and reader.is_alive:
-            return reader
-        if reader is not None:
+        if reader is not None and not reader.is_alive:
             reader.end()
-        return _Reader()
+            reader = None
+        reader = reader or _Reader()
+        with self._lock:
+            self._busy.add(reader)
+            if self._is_closed:
+                reader.kill()
+        return reader
 
     def _give_back(self, reader: _Reader) -> None:
         with self._lock:
@@ -177,10 +187,14 @@ class _Reader:
                 self._process.wait(1)
             raise _Died(f"{request.filename!r}: {error!r}; exit {self._process.returncode}") from None
 
-    def end(self) -> None:
-        self._socket.close()
+    def kill(self) -> None:
+        """Whoever waits for its answer gets an error, and ends it."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        self._socket.close()
+        self.kill()
         self._process.wait()
 
 

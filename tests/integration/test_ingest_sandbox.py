@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -160,13 +159,29 @@ def test_no_reader_outlives_the_sandbox(started: list[int]) -> None:
     assert not psutil.pid_exists(started[0])
 
 
-def test_a_sandbox_closed_while_a_file_is_read_leaves_no_reader(started: list[int]) -> None:
+@pytest.mark.parametrize("is_up", [True, False], ids=["at work", "starting"])
+def test_a_sandbox_closed_while_a_file_is_read_leaves_no_reader_and_waits_for_none(
+    started: list[int], is_up: bool
+) -> None:
     box = Sandbox()
-    reading = threading.Thread(target=lambda: box.read(pdf(body("Words. " * 2000)), "a.pdf", LIMITS))
-    reading.start()
-    box.close()
-    reading.join(60)
+    if is_up:
+        box.read(PAGE, "a.html", LIMITS)
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(box.read, b"<div>" * 60_000, "a.html", LIMITS)  # takes all of its time
+        deadline = time.monotonic() + 10
+        while not (started and _is_at_work(started[0], is_up=is_up)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        began = time.monotonic()
+        box.close()
+        with pytest.raises(Unprocessable):
+            reading.result(10)
+    assert time.monotonic() - began < 2.0
     assert not any(psutil.pid_exists(pid) for pid in started)
+
+
+def _is_at_work(pid: int, *, is_up: bool) -> bool:
+    return not is_up or bool(psutil.Process(pid).children())
 
 
 def test_a_reader_ends_with_its_parent() -> None:

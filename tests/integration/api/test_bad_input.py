@@ -98,6 +98,8 @@ CASES: dict[str, tuple[bytes, int, str, str | None]] = {
         "",
         "tidegate.filters.filters[0].value",
     ),
+    "nul in metadata": (body(metadata={"a": "b\x00"}), 400, "invalid_value", "metadata"),
+    "nul in an id": (body(conversation="conv_\x00"), 400, "invalid_value", "conversation"),
     "unknown priority": (body(tidegate={"priority": "vip"}), 400, "invalid_value", "tidegate.priority"),
     "top_k of zero": (body(tidegate={"top_k": 0}), 400, "invalid_value", "tidegate.top_k"),
     "an image part": (
@@ -127,6 +129,11 @@ async def test_a_bad_question_gets_a_precise_refusal(gateway: Gateway, case: str
     assert gateway.retriever.started == 0
 
 
+async def test_a_nul_in_a_field_is_called_by_its_name(gateway: Gateway) -> None:
+    reply = await post(gateway, body(tidegate={"collections": ["a", "b\x00"]}))
+    assert reply.json()["error"]["message"] == "A text contains a NUL character (at tidegate.collections[1])."
+
+
 async def test_a_ten_megabyte_body_is_refused(gateway: Gateway) -> None:
     reply = await post(gateway, b"x" * 10_000_000)
     assert reply.status_code == 413
@@ -142,7 +149,7 @@ async def test_a_wrong_content_type_is_415(gateway: Gateway, content_type: str) 
 
 async def test_an_unknown_path_and_a_wrong_method_have_our_shape(gateway: Gateway) -> None:
     unknown = await gateway.client.get("/v1/nothing")
-    wrong = await gateway.client.get("/v1/chat/completions")
+    wrong = await gateway.client.put("/v1/chat/completions")
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_path")
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
 

@@ -57,8 +57,9 @@ def test_stubs_read_the_same_tiers_over_paths_of_plain_letters(
 
 def test_a_tier_is_watched_and_may_take_long_to_load(settings: Settings, tmp_path: Path) -> None:
     none = load_settings({}, var=tmp_path)
-    assert [model.name for model in watched(none)] == ["embed", "search", "reader"]
-    assert [model.name for model in watched(settings)] == ["embed", "search", "reader", "small", "big"]
+    always = ["embed", "embed_passages", "search", "rerank", "reader"]
+    assert [model.name for model in watched(none)] == always
+    assert [model.name for model in watched(settings)] == [*always, "small", "big"]
     assert start_limit_s(none) == START_LIMIT_S
     assert start_limit_s(settings) == START_LIMIT_S + 2 * TIER_LOAD_LIMIT_S
 

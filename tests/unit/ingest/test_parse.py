@@ -41,6 +41,20 @@ def test_newlines_become_one_kind() -> None:
     assert parse_file(b"a\r\nb\rc\nd", "a.txt").text == "a\nb\nc\nd"
 
 
+@pytest.mark.parametrize(
+    ("filename", "data"),
+    [
+        ("a.json", rb'{"na\u0000me": "x\u0000y \ud800z \ud83d\ude42"}'),
+        ("a.jsonl", rb'{"na\u0000me": "x\u0000y \ud800z \ud83d\ude42"}' + b'\n{"b": 1}\n'),
+        ("a.html", "<p>na&#0;me: x&#0;y &#xD800;z 🙂</p>".encode()),
+    ],
+)
+def test_what_no_database_can_hold_is_replaced_in_the_text(filename: str, data: bytes) -> None:
+    found = parse_file(data, filename).text
+    assert "na\ufffdme: x\ufffdy \ufffdz 🙂" in found
+    assert found.encode().find(b"\0") == -1
+
+
 def test_one_broken_character_does_not_garble_the_rest() -> None:
     data = "äöü ".encode() * 50 + b"\xc3"
     assert parse_file(data, "a.log").text == "äöü " * 50 + "\ufffd"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from reportlab.pdfgen.canvas import Canvas
 
@@ -82,6 +84,54 @@ def test_pages_that_are_all_alike_are_no_running_heads() -> None:
     found = _read(many_pages_pdf(5))
     assert found.text == "\n\n".join(["The same words on every page."] * 5) + "\n"
     assert len(set(found.page_starts)) == 5
+
+
+def _lines_pdf(num_pages: int, lines: Callable[[int], list[tuple[int, str]]]) -> bytes:
+    """lines(page) -> (height, text) of each; pages from 0."""
+
+    def draw(canvas: Canvas, page: int) -> None:
+        for height, text in lines(page):
+            canvas.drawString(100, height, text)
+
+    return drawn_pdf(num_pages, draw)
+
+
+def test_first_and_last_lines_that_differ_in_their_numbers_are_text() -> None:
+    def lines(page: int) -> list[tuple[int, str]]:
+        return [
+            (780, f"In {1990 + page} the yard sold {3 + 17 * page} gates."),
+            (766, f"Its keeper was {WORDS[page]}."),
+            (752, f"They brought in {100 * page + 5} crowns."),
+        ]
+
+    text = _read(_lines_pdf(4, lines)).text
+    for page in range(4):
+        assert all(line in text for _, line in lines(page))
+
+
+def test_numbers_in_the_head_that_do_not_count_the_pages_are_text() -> None:
+    def lines(page: int) -> list[tuple[int, str]]:
+        return [
+            (800, f"Invoice {2041 + page}"),
+            (700, f"Sold to {WORDS[page]}"),
+            (686, "One gate."),
+            (600, f"Total: {31 * page + 7} crowns"),
+        ]
+
+    text = _read(_lines_pdf(4, lines)).text
+    assert [f"Invoice {2041 + page}" in text for page in range(4)] == [True] * 4
+    assert [f"Total: {31 * page + 7} crowns" in text for page in range(4)] == [True] * 4
+
+
+@pytest.mark.parametrize("foot", ["Page {} of 5", "{}", "- {} -", "Chapter 3, Gates 1.2 | {}"])
+def test_a_foot_that_counts_the_pages_is_left_out(foot: str) -> None:
+    def lines(page: int) -> list[tuple[int, str]]:
+        body = [(700 - 14 * row, f"The keeper of {'abcde'[page]}.") for row in range(3)]
+        return [(810, "Manual of gates, 2nd edition"), *body, (40, foot.format(page + 17))]
+
+    text = _read(_lines_pdf(5, lines)).text
+    assert "Manual" not in text
+    assert not any(char.isdigit() for char in text)
 
 
 def test_a_word_broken_at_the_end_of_a_line_is_one_word() -> None:
