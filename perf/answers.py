@@ -1,4 +1,4 @@
-"""How fast whole answers are, over HTTP through Envoy: one client for each tier, interleaved, then 32 clients of `fast`.
+"""How fast whole answers are, over HTTP through Envoy: one client for each tier, interleaved, then 32 of `fast`.
 
 The questions are the labelled ones over the project's own pages (perf/eval/documentation.json), which the sample
 collection of a new service holds. No answer is kept by any cache of answers; passages and words that came before are

@@ -29,6 +29,8 @@ def block(summary: dict[str, Any]) -> str:
         parts += [_added(summary["added_latency"]), _retrieve(summary["retrieve_rate"])]
     if "relay" in summary:
         parts += [_relay(summary["relay"]), _first(summary["relay"]), _paced(summary["relay"])]
+    if "answers" in summary:
+        parts.append(_answers(summary["answers"]))
     if "ingest_rate" in summary:
         parts.append(_ingest(summary))
     if "generate" in summary:
@@ -106,6 +108,17 @@ def _paced(relay: dict[str, Any]) -> str:
         f"**{steady.get('gateway', 0.0):.1f} us** between first and last token (target 15). All parts of whole streams "
         f"(us): {parts}."
     )
+
+
+def _answers(answers: dict[str, Any]) -> str:
+    targets = {"fast@1": 40, "deep@1": 150}
+    lines = [
+        (arm, f"{row['p50']:.1f} (target {targets[arm]})", f"{row['p99']:.1f}")
+        for arm, row in answers["one_client_ms"].items()
+    ]
+    flood = f"{answers['flood_per_s']:.0f} answers/s (target 60)"
+    lines.append((f"fast@32, {flood}", f"{answers['flood_p50_ms']:.1f}", f"{answers['flood_p99_ms']:.1f}"))
+    return "**Whole answers** over the documentation (ms)\n\n" + _table(("arm", "p50", "p99"), lines)
 
 
 def _ingest(summary: dict[str, Any]) -> str:

@@ -70,7 +70,7 @@ class State(msgspec.Struct, frozen=True):
     """What is in Milvus: all changes up to `epoch`, without the rows that were removed up to `purged`.
 
     generation: counts the times that everything was built anew. timestamp: Milvus' own clock after the last change
-    that `epoch` stands for; 0 = this server does not tell. tables: by embedder.
+    that `epoch` or `purged` stands for; 0 = this server does not tell. tables: by embedder.
     """
 
     generation: int
@@ -156,7 +156,10 @@ class Milvus:
         self._write("upsert", name, list(rows))
 
     def seal(self, name: str) -> None:
-        """milvus-lite searches one by one the rows that it has not flushed; Milvus needs no asking."""
+        """Make what was written and deleted last through any later flush of milvus-lite; Milvus needs no asking.
+
+        While milvus-lite flushes, searches miss for a moment what is not on disk: rows vanish, deleted ones are back.
+        """
         if self._is_lite is None:
             self._is_lite = self.version().startswith("milvus_lite")
         if self._is_lite:

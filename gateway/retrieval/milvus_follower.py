@@ -3,7 +3,8 @@
 Milvus has no transactions. So that a search sees an epoch entirely or not at all, rows carry their epoch, searches ask
 only for rows up to the epoch in the state, and that is written after all rows of the epoch. What a removal took away is
 left out by the searches, which know the removals from SQL, until it is deleted some time later, when no search can
-still be under way that should see it. Every step can be done again, so a crash at any point costs nothing but time.
+still be under way that should see it. What was written or deleted is made certain to show before the state says so.
+Every step can be done again, so a crash at any point costs nothing but time.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ from gateway.types import DEFAULT_EMBEDDER
 POLL_S = 0.1
 PAGE_CHUNKS = 2000  # read from SQL at once
 BATCH_ROWS = 500  # of one write: some 3 MB
-SEAL_ROWS = 1000  # written to one table
 MAX_REMOVALS = 500  # deleted before the next look at SQL
 REMOVALS_AT_ONCE = 50  # in one expression
 GRACE_S = 15.0  # until what was removed is deleted; longer than a search may stay at an older epoch
@@ -67,7 +67,7 @@ class MilvusFollower:
         self._clock = clock
         self._state: State | None = None  # None = to be read; whatever failed leaves it so
         self._published: list[tuple[float, int]] = []  # when an epoch was, for those not yet purged
-        self._num_unsealed: dict[str, int] = defaultdict(int)  # by name of the table
+        self._unsealed: set[str] = set()  # tables changed since the state was written
         self._is_down = False
 
     def poll(self) -> bool:
@@ -164,13 +164,19 @@ class MilvusFollower:
             state = self._written(state, row, tail.chunks, attributes)
             state = self._reattributed(state, row, tail.files, attributes)
             # Nothing of a generation that is still being built can be seen, so its removals need no delay.
-            state = msgspec.structs.replace(state, epoch=tail.epoch, timestamp=self._milvus.timestamp())
+            state = msgspec.structs.replace(self._certain(state), epoch=tail.epoch)
             if row == BUILDING:
                 while state.purged < tail.epoch:
                     state = self._delete_removed(state, tail.epoch)
             self._publish(state, row)
             more = tail.more
         return state
+
+    def _certain(self, state: State) -> State:
+        """The state, which from now on may promise all that was written and deleted so far."""
+        while self._unsealed:
+            self._milvus.seal(self._unsealed.pop())  # when it fails, what led here is done again
+        return msgspec.structs.replace(state, timestamp=self._milvus.timestamp())
 
     def _publish(self, state: State, row: int) -> None:
         self._milvus.write_state(row, state)
@@ -220,10 +226,7 @@ class MilvusFollower:
                 rows.append(row_of(chunk, vector, attributes.get(place, {})))
             for start in range(0, len(rows), BATCH_ROWS):
                 num_bad += self._upserted(table, rows[start : start + BATCH_ROWS])
-            self._num_unsealed[table.name] += len(rows)
-            if self._num_unsealed[table.name] >= SEAL_ROWS:
-                self._milvus.seal(table.name)
-                self._num_unsealed[table.name] = 0
+            self._unsealed.add(table.name)
             if num_bad:
                 log.error("%d chunks of %s are unusable and are left out", num_bad, embedder)
         return state
@@ -271,9 +274,10 @@ class MilvusFollower:
                 self._milvus.delete(
                     table.name, " or ".join(f"({each})" for each in gone[start : start + REMOVALS_AT_ONCE])
                 )
+                self._unsealed.add(table.name)
         if len(state.tables) > 1:
             self._delete_moved(state, upto)
-        return msgspec.structs.replace(state, purged=upto)
+        return msgspec.structs.replace(self._certain(state), purged=upto)
 
     def _delete_moved(self, state: State, upto: int) -> None:
         after_id = 0
@@ -287,6 +291,7 @@ class MilvusFollower:
                 elsewhere = [chunk_id for chunk_id, other in page if other != embedder]
                 if elsewhere:
                     self._milvus.delete(table.name, f"id in {elsewhere}")
+                    self._unsealed.add(table.name)
 
     def _drop_strays(self, state: State) -> None:
         named = {table.name for table in state.tables.values()}

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from gateway.errors import InvalidRequest, TidegateError, UpstreamError
+from gateway.errors import InvalidRequest, TidegateError, UpstreamError, UpstreamTimeout
 from gateway.filters import matches
 from gateway.ports import SearchRequest
 from gateway.retrieval.milvus_client import LIVE, Milvus, State, Table, away
@@ -35,6 +35,7 @@ from gateway.types import Passage, Scope
 POLL_S = 0.1
 START_WAIT_S = 3.0
 STALE_S = 5.0  # an older state is not searched by: what it shows may be deleted soon after (milvus_follower.GRACE_S)
+MAX_VIEW_S = 14.0  # after that, what a state shows may be half deleted: an answer that took so long is not given
 NUM_THREADS = 16
 MAX_K = 64
 OVERFETCH = 8  # rows beyond the candidates, so that copies can be collapsed without a second search
@@ -64,12 +65,19 @@ def open_milvus_store(settings: Settings, database: Database) -> MilvusStore:
 
 class MilvusStore:
     def __init__(
-        self, database: Database, milvus: Milvus, *, clock: Callable[[], float] = time.monotonic
+        self,
+        database: Database,
+        milvus: Milvus,
+        *,
+        max_view_s: float = MAX_VIEW_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._milvus = milvus
+        self._max_view_s = max_view_s
         self._clock = clock
         self._view: View | None = None
+        self._refreshing = threading.Lock()  # an older state must not come after a newer one
         self._is_down = False
         self._stop = threading.Event()
         self._poller = threading.Thread(target=self._run, name="milvus-state", daemon=True)
@@ -120,6 +128,10 @@ class MilvusStore:
 
     def refresh(self) -> None:
         """Raises: one of OUTAGE."""
+        with self._refreshing:
+            self._refresh()
+
+    def _refresh(self) -> None:
         asked_s = self._clock()
         state = self._milvus.states().get(LIVE)
         if state is None:
@@ -144,30 +156,39 @@ class MilvusStore:
         others = {
             embedder: table for embedder, table in view.state.tables.items() if embedder != scope.embedder
         }
-        return sorted(
+        found = sorted(
             embedder
             for embedder, table in others.items()
             if self._milvus.has_rows(table.name, condition, timestamp=view.state.timestamp)
         )
+        self._check_still_whole(view)
+        return found
 
     def search(self, requests: Sequence[SearchRequest]) -> list[bytes | InvalidRequest]:
         view = self._fresh()
         searches = [_Search(self._milvus, view, request, self._word_threads) for request in requests]
         answers = [self._threads.submit(each.run) for each in searches]
         try:
-            return [_answer(each) for each in answers]
+            found = [_answer(each) for each in answers]
         except UpstreamError:
             self._is_doubtful = True
             raise
         finally:
             for each in answers:
                 each.cancel()
+        self._check_still_whole(view)
+        return found
 
     def _fresh(self) -> View:
         view = self._view
         if view is None or self._is_doubtful or self._clock() - view.seen_s > STALE_S:
             raise away("Milvus has not told its state for a while")
         return view
+
+    def _check_still_whole(self, view: View) -> None:
+        """Raises: UpstreamTimeout when rows that the view shows may have been deleted meanwhile."""
+        if self._clock() - view.seen_s > self._max_view_s:
+            raise UpstreamTimeout("The vector store did not answer in time.", code="vector_store_timeout")
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_S):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from gateway.errors import UpstreamError, UpstreamUnavailable
+from gateway.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from gateway.retrieval import milvus_follower
 from gateway.retrieval.milvus_client import BUILDING, LIVE, STATE_TABLE, Milvus
 from gateway.retrieval.milvus_follower import MilvusFollower
@@ -98,11 +98,7 @@ def test_a_crash_at_any_write_is_made_good_by_the_next_follower_and_never_shows(
     assert stand.store.num_chunks == 1
 
 
-@pytest.mark.parametrize("seal_rows", [1, 1000], ids=["sealed", "unsealed"])
-def test_readers_see_the_old_file_or_the_new_one_never_both_or_neither(
-    stand: MilvusStand, monkeypatch: pytest.MonkeyPatch, seal_rows: int
-) -> None:
-    monkeypatch.setattr(milvus_follower, "SEAL_ROWS", seal_rows)
+def test_readers_see_the_old_file_or_the_new_one_never_both_or_neither(stand: MilvusStand) -> None:
     docs = new_collection(stand.database, "t1")
     current = one("Version 0.", stand.database, docs)
     stand.settle()
@@ -112,16 +108,21 @@ def test_readers_see_the_old_file_or_the_new_one_never_both_or_neither(
         while not over.is_set():
             stand.follower.poll()
 
+    stand.follower._grace_s = 0.5
+    store = MilvusStore(stand.database, Milvus(stand.uri, "", timeout_s=20), max_view_s=0.4)
+
     def look() -> None:
         while not over.is_set():
-            stand.store.poll()
+            store.poll()
             for ranking in ("dense", "hybrid"):
-                found = texts(find(stand.store, "t1", unit(1), "version", ranking=ranking))
+                try:
+                    found = texts(find(store, "t1", unit(1), "version", ranking=ranking))
+                except UpstreamTimeout:  # a busy machine: it took longer than rows are kept
+                    continue
                 seen.update(found)
                 if len(found) != 1:
                     wrong.append(found)
 
-    stand.follower._grace_s = 0.5
     threads = [threading.Thread(target=follow), *(threading.Thread(target=look) for _ in range(2))]
     for thread in threads:
         thread.start()
@@ -131,6 +132,7 @@ def test_readers_see_the_old_file_or_the_new_one_never_both_or_neither(
     over.set()
     for thread in threads:
         thread.join()
+    store.close()
     assert wrong == []
     assert len(seen) == 13
 

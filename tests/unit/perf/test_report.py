@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from perf import generate, relay
+from perf import answers, generate, relay
 from perf.report import BEGIN, END, README, block, inserted
 from perf.rows import Row
 from tests.unit.perf.test_summaries import measured
@@ -27,6 +27,14 @@ def summary() -> dict[str, Any]:
         "relay": relay.summarise(measured()),
         "generate": generate.summarise(tokens, {}),
     }
+
+
+def test_whole_answers_are_told_beside_their_targets() -> None:
+    alone = [Row(f"{tier}@1", 0, 0.0, 0.0, 0.03) for tier in answers.TIERS]
+    many = [Row("fast@32", 0, 0.0, 0.0, 0.5)] * 140
+    text = block({"environment": ENVIRONMENT} | answers.summarise(alone + many, 2.0))
+    assert "| fast@1 | 30.0 (target 40) | 30.0 |" in text
+    assert "| fast@32, 70 answers/s (target 60) | 500.0 | 500.0 |" in text
 
 
 def test_every_figure_of_the_relay_is_told_beside_its_target() -> None:

@@ -21,7 +21,7 @@ SCOPE = Scope(tenant_id="t", collections=["c"], k=3)
 
 def _passages(*texts: str, rank_score: float = 0.5) -> list[Passage]:
     return [
-        msgspec.structs.replace(passage(number, text), rank_score=rank_score - number / 100)
+        msgspec.structs.replace(_of_chunks(text, 100 + ord(text[0])), rank_score=rank_score - number / 100)
         for number, text in enumerate(texts)
     ]
 
@@ -121,6 +121,27 @@ async def test_an_embedder_that_is_not_needed_any_more_may_be_missing() -> None:
     gone = Refusing(default=_passages("a"))
     retriever._client = gone  # type: ignore[assignment]
     assert await _ask(gone, retriever) == ["a"]
+
+
+def _of_chunks(text: str, *chunk_ids: int, collection_id: str = "c") -> Passage:
+    found = passage(chunk_ids[0], text)
+    return msgspec.structs.replace(found, chunk_ids=list(chunk_ids), collection_id=collection_id)
+
+
+async def test_a_chunk_that_two_embedders_find_while_it_moves_is_given_once() -> None:
+    joined, part, other = _of_chunks("one two", 1, 2), _of_chunks("two", 2), _of_chunks("three", 3)
+    assert await _ask(Index(default=[joined, other], small=[part])) == ["one two", "three"]
+    assert await _ask(Index(default=[other, part], small=[joined])) == ["two", "three"]
+
+
+async def test_a_chunk_of_another_collection_is_another_chunk() -> None:
+    here, there = _of_chunks("one", 1), _of_chunks("two", 1, collection_id="d")
+    assert await _ask(Index(default=[here], small=[there])) == ["one", "two"]
+
+
+def test_what_a_dropped_passage_held_besides_may_still_be_found() -> None:
+    lists = [[_of_chunks("two", 2)], [_of_chunks("one two", 1, 2)], [_of_chunks("one", 1)]]
+    assert _texts(fuse(lists, 5)) == ["two", "one"]
 
 
 def test_fused_passages_take_turns_and_what_both_found_comes_first() -> None:
