@@ -19,7 +19,7 @@ from gateway.language.question import Question, Wanted, evidence
 from gateway.language.sentences import Kind
 from gateway.types import Passage
 
-NAMES = ("cover", "near", "linked", "evidence", "rank", "length", "pairs")
+NAMES = ("cover", "near", "linked", "evidence", "rank", "length", "pairs", "place")
 _EVIDENCE = NAMES.index("evidence")
 _INFLECTED = 0.9  # what another form of a word counts: `reads` may be about the reader, or not
 _ALIKE = 0.6  # what a word counts that has the same start, or stands inside an identifier
@@ -27,6 +27,7 @@ _NOT_IN_CODE = {Wanted.DEFINITION, Wanted.REASON, Wanted.PERSON, Wanted.PLACE}
 CONTEXT_SHARE = (
     0.4  # what a term in the sentence before or the heading counts, against one in the sentence itself
 )
+_LATE = 8  # sentences into a passage, from where on its places are not told apart
 MIN_RANK = 0.0001  # chances below it, and above 1 - it, are not told apart
 _PER_COSINE, _EVEN_COSINE = 10.0, 0.55  # log-odds of a similarity, and where they are even
 
@@ -84,14 +85,17 @@ def sentence_rows(
     """Features of each candidate, shape [len(found), len(NAMES)]. found: in reading order.
 
     linked: of a sentence that goes on about what the sentence before it names, and offers more of what is asked.
+    place: 0 for the first sentence of a passage, 1 from the ninth on.
     """
     terms = weighed(question, found)
     whole = sum(term.weight for term in terms) or 1.0
     ranks = [log_odds_of(passage) for passage in passages]
     best_rank = max(ranks, default=0.0)
     rows = np.zeros((len(found), len(NAMES)))
+    place = 0
     for row, candidate in enumerate(found):
         piece = candidate.piece
+        place = place + 1 if _goes_on(found, row) else 0
         cover, reach = _cover_and_reach(terms, piece)
         near = (reach - cover) / whole
         offers = _evidence(question, piece) if reach else 0.0
@@ -104,6 +108,7 @@ def sentence_rows(
             ranks[candidate.passage] - best_rank,
             min(1.0, math.log(1 + len(piece.found)) / 4),
             pairs_held(question, piece.stems),
+            min(place, _LATE) / _LATE,
         )
     return rows
 

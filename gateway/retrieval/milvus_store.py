@@ -35,7 +35,9 @@ from gateway.types import Passage, Scope
 POLL_S = 0.1
 START_WAIT_S = 3.0
 STALE_S = 5.0  # an older state is not searched by: what it shows may be deleted soon after (milvus_follower.GRACE_S)
-MAX_VIEW_S = 14.0  # after that, what a state shows may be half deleted: an answer that took so long is not given
+MAX_VIEW_S = (
+    14.0  # after that, what a state shows may be half deleted: an answer that took so long is not given
+)
 NUM_THREADS = 16
 MAX_K = 64
 OVERFETCH = 8  # rows beyond the candidates, so that copies can be collapsed without a second search

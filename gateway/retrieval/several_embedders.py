@@ -12,28 +12,45 @@ from gateway.types import Passage, Scope
 RANK_OFFSET = 60.0  # of reciprocal rank fusion: how little the first places weigh above the next
 MAX_REMEMBERED = 4096
 
+_Mark = str | tuple[str, int]
+
 
 def fuse(answers: Sequence[list[Passage]], k: int) -> list[Passage]:
-    """The best k by reciprocal rank; of equal passages the one that was found first stays.
+    """The best k by reciprocal rank; of passages with one text, or with a chunk in common, the one found first stays.
 
     rank_score never rises down the list: a passage takes that of the one before it where its own is higher.
     """
     lists = [passages for passages in answers if passages]
     if len(lists) <= 1:
         return lists[0] if lists else []
-    weights: dict[str, float] = {}
-    first: dict[str, Passage] = {}
+    first: list[Passage] = []
+    weights: list[float] = []
+    places: dict[_Mark, int] = {}
     for passages in lists:
         for rank, passage in enumerate(passages):
-            weights[passage.text] = weights.get(passage.text, 0.0) + 1.0 / (RANK_OFFSET + rank)
-            first.setdefault(passage.text, passage)
-    order = sorted(first.values(), key=lambda passage: (-weights[passage.text], -passage.rank_score))
+            marks = _marks(passage)
+            place = next((places[mark] for mark in marks if mark in places), len(first))
+            if place == len(first):
+                first.append(passage)
+                weights.append(0.0)
+                places |= dict.fromkeys(marks, place)
+            weights[place] += 1.0 / (RANK_OFFSET + rank)
+    order = sorted(range(len(first)), key=lambda place: (-weights[place], -first[place].rank_score))
     found: list[Passage] = []
     ceiling = 1.0
-    for passage in order[:k]:
+    for passage in (first[place] for place in order[:k]):
         ceiling = min(ceiling, passage.rank_score)
         found.append(passage if passage.rank_score == ceiling else replace(passage, rank_score=ceiling))
     return found
+
+
+def _marks(passage: Passage) -> list[_Mark]:
+    """What two passages that say the same share: the text, or a chunk that is found by two embedders while it moves.
+
+    The texts may differ then: one of them may have been joined with its neighbour.
+    """
+    chunks = passage.chunk_ids or [passage.chunk_id]
+    return [passage.text, *((passage.collection_id, chunk) for chunk in chunks)]
 
 
 class OtherEmbedders:
