@@ -46,11 +46,11 @@ def store(client: openai.OpenAI) -> Iterator[str]:
     client.vector_stores.delete(made.id)
 
 
-def ask(client: openai.OpenAI, question: str, store: str, **extra: Any) -> Any:
+def ask(client: openai.OpenAI, question: str, collection: str, **extra: Any) -> Any:
     return client.chat.completions.create(
         model=extra.pop("model", "fast"),
         messages=[{"role": "user", "content": question}],
-        extra_body={"tidegate": {"collections": [store], **extra.pop("tidegate", {})}},
+        extra_body={"tidegate": {"collections": [collection], **extra.pop("tidegate", {})}},
         **extra,
     )
 

@@ -108,8 +108,8 @@ def test_readers_see_the_old_file_or_the_new_one_never_both_or_neither(stand: Mi
         while not over.is_set():
             stand.follower.poll()
 
-    stand.follower._grace_s = 0.5
-    store = MilvusStore(stand.database, Milvus(stand.uri, "", timeout_s=20), max_view_s=0.4)
+    stand.follower._grace_s = 2.0
+    store = MilvusStore(stand.database, Milvus(stand.uri, "", timeout_s=20), max_view_s=1.8)
 
     def look() -> None:
         while not over.is_set():
@@ -126,12 +126,16 @@ def test_readers_see_the_old_file_or_the_new_one_never_both_or_neither(stand: Mi
     threads = [threading.Thread(target=follow), *(threading.Thread(target=look) for _ in range(2))]
     for thread in threads:
         thread.start()
-    for number in range(1, 13):
-        current = one(f"Version {number}.", stand.database, docs, replaces=current)
-        wait_until(lambda number=number: f"Version {number}." in seen)
-    over.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for number in range(1, 13):
+            current = one(f"Version {number}.", stand.database, docs, replaces=current)
+            wait_until(lambda number=number: f"Version {number}." in seen, 60)
+            # So that some are written after others were deleted.
+            wait_until(lambda number=number: stand.milvus.states()[LIVE].purged >= number - 6, 60)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
     store.close()
     assert wrong == []
     assert len(seen) == 13

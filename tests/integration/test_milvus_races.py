@@ -1,4 +1,4 @@
-"""Readers between two steps of Milvus or of the follower: while milvus-lite flushes, after a deletion, in a slow search."""
+"""Readers between two steps: while milvus-lite flushes, after a deletion, in a search that takes long."""
 
 from __future__ import annotations
 

@@ -21,7 +21,9 @@ SCOPE = Scope(tenant_id="t", collections=["c"], k=3)
 
 def _passages(*texts: str, rank_score: float = 0.5) -> list[Passage]:
     return [
-        msgspec.structs.replace(_of_chunks(text, 100 + ord(text[0])), rank_score=rank_score - number / 100)
+        msgspec.structs.replace(
+            _of_chunks(text, int.from_bytes(text.encode())), rank_score=rank_score - number / 100
+        )
         for number, text in enumerate(texts)
     ]
 
