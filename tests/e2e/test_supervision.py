@@ -279,9 +279,14 @@ def test_nothing_survives_when_up_itself_is_killed(launch: Launch, second: Servi
     service.remember()
     service.process.kill()
     service.process.wait(10)
-    wait_for(
-        lambda: not [p for p in service.seen if p.is_running() and p.status() != "zombie"], 40, "all are gone"
-    )
+    wait_for(lambda: not [p for p in service.seen if lives(p)], 40, "all are gone")
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it went between the two questions
+        return False
 
 
 def test_ctrl_c_stops_at_once_and_leaves_nothing(launch: Launch, second: Service) -> None:
