@@ -9,14 +9,13 @@ import sqlalchemy as sa
 from sanic import HTTPResponse, Request
 
 from gateway.api.auth import http_caller
-from gateway.api.decode import json_body, page_limit, page_order
-from gateway.api.files import page, reply
+from gateway.api.decode import json_body
+from gateway.api.files import reply
 from gateway.api.schemas import BatchBody
 from gateway.api.services import Services
-from gateway.api.vector_stores import STATUSES, attachment_object, no_store, reading, writing
+from gateway.api.vector_stores import attachments_page, no_store, reading, writing
 from gateway.errors import InvalidRequest, NotFound
 from gateway.storage import catalog, progress
-from gateway.storage.catalog import AttachmentRow
 from gateway.storage.ids import new_id
 from gateway.storage.progress import Batch
 
@@ -101,26 +100,8 @@ def _shown(batch: Batch | None, batch_id: str) -> HTTPResponse:
 
 
 async def list_files(request: Request, services: Services, store_id: str, batch_id: str) -> HTTPResponse:
-    tenant = await services.auth.tenant(http_caller(request))
-    limit, order = page_limit(request), page_order(request)
-    status, after, before = (request.args.get(name) for name in ("filter", "after", "before"))
-    if status is not None and status not in STATUSES:
-        raise InvalidRequest(f"filter must be one of: {', '.join(STATUSES)}.", param="filter")
-
-    def work(conn: sa.Connection) -> tuple[list[AttachmentRow], bool]:
-        if progress.get_batch(conn, tenant.tenant_id, store_id, batch_id) is None:
+    def there(conn: sa.Connection, tenant_id: str) -> None:
+        if progress.get_batch(conn, tenant_id, store_id, batch_id) is None:
             raise no_batch(batch_id)
-        return catalog.list_attachments(
-            conn,
-            tenant.tenant_id,
-            store_id,
-            status=status,
-            limit=limit,
-            order=order,
-            after=after,
-            before=before,
-            batch_id=batch_id,
-        )
 
-    rows, has_more = await reading(services, work)
-    return page([attachment_object(row) for row in rows], has_more)
+    return await attachments_page(request, services, store_id, there, batch_id)

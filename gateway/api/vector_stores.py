@@ -243,6 +243,21 @@ async def attach(request: Request, services: Services, store_id: str) -> HTTPRes
 
 
 async def list_attachments(request: Request, services: Services, store_id: str) -> HTTPResponse:
+    def there(conn: sa.Connection, tenant_id: str) -> None:
+        if catalog.get_collection(conn, tenant_id, store_id) is None:
+            raise no_store(store_id)
+
+    return await attachments_page(request, services, store_id, there)
+
+
+async def attachments_page(
+    request: Request,
+    services: Services,
+    store_id: str,
+    there: Callable[[sa.Connection, str], None],
+    batch_id: str | None = None,
+) -> HTTPResponse:
+    """The files of a collection, or of one batch in it, as the query says. there: raises NotFound for the tenant."""
     tenant = await services.auth.tenant(http_caller(request))
     limit, order = page_limit(request), page_order(request)
     status, after, before = (request.args.get(name) for name in ("filter", "after", "before"))
@@ -250,8 +265,7 @@ async def list_attachments(request: Request, services: Services, store_id: str) 
         raise InvalidRequest(f"filter must be one of: {', '.join(STATUSES)}.", param="filter")
 
     def work(conn: sa.Connection) -> tuple[list[AttachmentRow], bool]:
-        if catalog.get_collection(conn, tenant.tenant_id, store_id) is None:
-            raise no_store(store_id)
+        there(conn, tenant.tenant_id)
         return catalog.list_attachments(
             conn,
             tenant.tenant_id,
@@ -261,6 +275,7 @@ async def list_attachments(request: Request, services: Services, store_id: str) 
             order=order,
             after=after,
             before=before,
+            batch_id=batch_id,
         )
 
     rows, has_more = await reading(services, work)

@@ -78,7 +78,7 @@ def tail(conn: sa.Connection, after_epoch: int, *, limit: int) -> Tail:
     return Tail(
         upto,
         _chunks_between(conn, after_epoch, upto),
-        _removals_between(conn, after_epoch, upto),
+        removals_between(conn, after_epoch, upto),
         more=upto < current,
         files=_files_between(conn, after_epoch, upto),
     )
@@ -96,39 +96,48 @@ def _last_whole_epoch(
     return int(fits) if fits is not None else int(cut)
 
 
+def chunk_query() -> AnySelect:
+    """Chunks with the names of their files, as `ChunkRow` takes them."""
+    table = chunks.c
+    return sa.select(
+        table.id,
+        table.tenant_id,
+        table.collection_id,
+        table.file_id,
+        files.c.filename,
+        table.ordinal,
+        table.text,
+        table.start_char,
+        table.end_char,
+        table.heading,
+        table.vector,
+        table.epoch,
+        table.page,
+        table.embedder,
+    ).join(files, files.c.id == table.file_id)
+
+
 def _chunks_between(conn: sa.Connection, after: int, upto: int) -> list[ChunkRow]:
     table = chunks.c
-    query: AnySelect = (
-        sa.select(
-            table.id,
-            table.tenant_id,
-            table.collection_id,
-            table.file_id,
-            files.c.filename,
-            table.ordinal,
-            table.text,
-            table.start_char,
-            table.end_char,
-            table.heading,
-            table.vector,
-            table.epoch,
-            table.page,
-            table.embedder,
-        )
-        .join(files, files.c.id == table.file_id)
-        .where(table.epoch > after, table.epoch <= upto)
-        .order_by(table.epoch, table.id)
-    )
+    query = chunk_query().where(table.epoch > after, table.epoch <= upto).order_by(table.epoch, table.id)
     return [ChunkRow(*row) for row in conn.execute(query)]
 
 
-def _removals_between(conn: sa.Connection, after: int, upto: int) -> list[RemovalRow]:
+def removals_between(
+    conn: sa.Connection, after: int, upto: int, *, limit: int | None = None
+) -> list[RemovalRow]:
+    """The removals of the epochs after < epoch <= upto, in order; never a part of the first epoch."""
+    table = removals.c
     query = (
-        sa.select(removals.c.epoch, removals.c.tenant_id, removals.c.collection_id, removals.c.file_id)
-        .where(removals.c.epoch > after, removals.c.epoch <= upto)
-        .order_by(removals.c.id)
+        sa.select(table.epoch, table.tenant_id, table.collection_id, table.file_id)
+        .where(table.epoch > after, table.epoch <= upto)
+        .order_by(table.epoch, table.id)
+        .limit(limit)
     )
-    return [RemovalRow(*row) for row in conn.execute(query)]
+    found = [RemovalRow(*row) for row in conn.execute(query)]
+    if limit is not None and len(found) == limit and found[0].epoch == found[-1].epoch:
+        return removals_between(conn, after, found[0].epoch)
+    return found
 
 
 def _files_between(conn: sa.Connection, after: int, upto: int) -> list[FileRow]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gateway.storage.corpus import ChunkRow, RemovalRow
-from gateway.storage.paging import AnySelect
-from gateway.storage.schema import chunks, collection_files, files, removals
+from gateway.storage.changes import ChunkRow, chunk_query, removals_between
+from gateway.storage.schema import chunks, collection_files
+
+__all__ = ["attributes_of", "older_chunks", "published_ids", "removals_between"]
 
 MAX_BOUND = 500  # values in one statement
 
@@ -36,24 +37,8 @@ def older_chunks(
 ) -> list[ChunkRow]:
     """Chunks of a file that were published up to an epoch, in the order of their ids, a page at a time."""
     table = chunks.c
-    query: AnySelect = (
-        sa.select(
-            table.id,
-            table.tenant_id,
-            table.collection_id,
-            table.file_id,
-            files.c.filename,
-            table.ordinal,
-            table.text,
-            table.start_char,
-            table.end_char,
-            table.heading,
-            table.vector,
-            table.epoch,
-            table.page,
-            table.embedder,
-        )
-        .join(files, files.c.id == table.file_id)
+    query = (
+        chunk_query()
         .where(
             table.collection_id == place[0],
             table.file_id == place[1],
@@ -64,23 +49,6 @@ def older_chunks(
         .limit(limit)
     )
     return [ChunkRow(*row) for row in conn.execute(query)]
-
-
-def removals_between(
-    conn: sa.Connection, after: int, upto: int, *, limit: int | None = None
-) -> list[RemovalRow]:
-    """The removals of the epochs after < epoch <= upto, in order; never a part of the first epoch."""
-    table = removals.c
-    query = (
-        sa.select(table.epoch, table.tenant_id, table.collection_id, table.file_id)
-        .where(table.epoch > after, table.epoch <= upto)
-        .order_by(table.epoch, table.id)
-        .limit(limit)
-    )
-    found = [RemovalRow(*row) for row in conn.execute(query)]
-    if limit is not None and len(found) == limit and found[0].epoch == found[-1].epoch:
-        return removals_between(conn, after, found[0].epoch)
-    return found
 
 
 def published_ids(
