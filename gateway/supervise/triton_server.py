@@ -221,6 +221,8 @@ def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCo
     }
     argv = [str(home / "bin" / "tritonserver")]
     argv += [f"--{name}={value}" for name, value in flags.items()]
+    # Our configurations are whole. To ask each model for more, Triton would start its process twice.
+    argv.append("--disable-auto-complete-config")
     argv += [f"--model-repository={links / path.name}" for path in assets.model_repositories]
     if generate_tiers(settings):
         argv.append(f"--model-repository={links / TIERS_REPOSITORY}")

@@ -24,8 +24,7 @@ from tests.e2e.conftest import Launch, Service, spawn, wait_for
 
 RESTART_LIMIT_S = 60.0
 NOTICED_LIMIT_S = 3.0
-# Was 10, until `embed_passages` and `rerank` loaded beside the others: 14 s on two cores. To be won back.
-SECOND_START_LIMIT_S = 25.0
+SECOND_START_LIMIT_S = 10.0
 STOP_LIMIT_S = 5.0
 SEARCHABLE_LIMIT_S = 1.0
 # Nobody listens there. gRPC reads the lower-case names, httpx both.

@@ -1,16 +1,18 @@
 """`embed_passages` on Triton: the model `embed` in a process of its own that gives way to everything else.
 
 Ingest embeds here, so that a question never stands in line behind a batch of passages, and gets the processor as soon
-as it wants it.
+as it wants it. Loading gives way too: no start waits for it, the first batch does. What keeps it from loading keeps
+`embed`, which reads the same folders, from starting, and that ends the start with the reason.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from gateway.priority import run_when_idle, threads
+from gateway.priority import run_when_idle
 
 SAME_CODE = Path(__file__).resolve().parents[2] / "embed" / "1" / "model.py"
 
@@ -24,8 +26,13 @@ def _load():
 
 class TritonPythonModel(_load().TritonPythonModel):
     def initialize(self, args):
-        others = threads()
-        super().initialize(args)
-        # After the start, which others wait for. The runtime's threads and this one, which runs all requests; the
-        # stub's own threads keep telling Triton that it lives.
-        run_when_idle(threads() - others | {threading.get_native_id()})
+        # This thread runs all requests. Those that come of it have its priority: the loader and the runtime's. The
+        # stub's other threads keep telling Triton that it lives.
+        run_when_idle({threading.get_native_id()})
+        loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._loaded: Future[None] = loader.submit(super().initialize, args)
+        loader.shutdown(wait=False)
+
+    def execute(self, requests):
+        self._loaded.result()
+        return super().execute(requests)
