@@ -4,7 +4,8 @@ The rule, per model:
 
 1. An answer `Stub process … is not healthy`, or a stub process that is gone, is death at once.
 2. Life is shown by: a canary answered (an error of the model's own code is an answer), or Triton's count of
-   finished inferences of that model growing. Work is shown by the stub using processor time.
+   finished inferences of that model growing. Work is shown by the stub using processor time, or standing in line for
+   it: on a machine with more work than processors a healthy stub may get next to none.
 3. No sign of life or work for SUSPECT_AFTER_S: taken out of the balancer, comes back with the next sign of life.
    For DEAD_AFTER_S: death. Working but not one inference finished for STUCK_AFTER_S: death too.
 4. A background model gets no processor while others are busy, so its silence says little: it is never suspect, and dead
@@ -59,7 +60,7 @@ class Pulse:
         self._alive_s = now_s
         self._busy_s = now_s
         self._seen_s = now_s
-        self._cpu_s = 0.0
+        self._work_s = 0.0
         self._num_finished = 0
         self._stub_dead = False
 
@@ -72,13 +73,14 @@ class Pulse:
     def stub_died(self) -> None:
         self._stub_dead = True
 
-    def observed(self, num_finished: int, stub_cpu_s: float, now_s: float) -> None:
-        """Take Triton's count of finished inferences and the stub's processor time so far (seconds)."""
+    def observed(self, num_finished: int, stub_work_s: float, now_s: float) -> None:
+        """Take what there is so far: inferences that Triton has finished, and seconds of processor time that the stub
+        has used or stood in line for."""
         if num_finished > self._num_finished:
             self._num_finished, self._alive_s = num_finished, now_s
-        if stub_cpu_s - self._cpu_s >= BUSY_SHARE * (now_s - self._seen_s):
+        if stub_work_s - self._work_s >= BUSY_SHARE * (now_s - self._seen_s):
             self._busy_s = now_s
-        self._cpu_s, self._seen_s = stub_cpu_s, now_s
+        self._work_s, self._seen_s = stub_work_s, now_s
 
     def verdict(self, now_s: float) -> Verdict:
         silent_s = now_s - self._alive_s

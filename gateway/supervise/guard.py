@@ -22,7 +22,7 @@ from gateway.settings import Settings, load_settings
 from gateway.supervise.assets import Assets, find_assets
 from gateway.supervise.canary import INTERVAL_S, Answer, Canary, Pulse, Verdict
 from gateway.supervise.edge import Edge, EdgeSilent
-from gateway.supervise.processes import kill_by_argument
+from gateway.supervise.processes import kill_by_argument, queued_s
 from gateway.supervise.triton_server import (
     leash,
     remove_shared_memory,
@@ -173,19 +173,19 @@ class Guard:
             pulse.answered(answer, time.monotonic())
             if answer is Answer.LATE:
                 finished = await canary.finished()
-                pulse.observed(finished.get(model.name, 0), self._stub_cpu_s(model), time.monotonic())
+                pulse.observed(finished.get(model.name, 0), self._stub_work_s(model), time.monotonic())
             elif answer is Answer.ERROR:
                 log.warning("canary of model %s: %s", model.name, text)
             await asyncio.sleep(INTERVAL_S)
 
-    def _stub_cpu_s(self, model: Model) -> float:
-        """Processor time of a model's stubs so far (seconds)."""
+    def _stub_work_s(self, model: Model) -> float:
+        """What a model's stubs have computed or stood in line to compute so far (seconds)."""
         total = 0.0
         for stub in self._stubs.values():
             with contextlib.suppress(psutil.Error):
                 if any(f"/{model.name}/" in word for word in stub.cmdline()):
                     times = stub.cpu_times()
-                    total += times.user + times.system
+                    total += times.user + times.system + queued_s(stub.pid)
         return total
 
     async def _judge(self, watchers: list[asyncio.Task[None]]) -> str:

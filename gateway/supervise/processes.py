@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -42,6 +43,18 @@ def descendants() -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process().children(recursive=True)
     return []
+
+
+def queued_s(pid: int) -> float:
+    """Time that the threads of a process have been ready to run and stood in line for a processor (seconds).
+
+    Linux only; 0 elsewhere, and for a process that is gone.
+    """
+    total_ns = 0
+    for stat in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # the thread has ended meanwhile
+            total_ns += int(stat.read_text().split()[1])
+    return total_ns / 1e9
 
 
 def kill_all(processes: Iterable[psutil.Process], *, wait_s: float = 5.0) -> list[int]:

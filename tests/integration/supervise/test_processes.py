@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import psutil
 
 from gateway.settings import load_settings
 from gateway.supervise.preflight import check_ports
-from gateway.supervise.processes import kill_by_argument
+from gateway.supervise.processes import kill_by_argument, queued_s
 from gateway.supervise.triton_server import leash
 
 SLEEP = ["/bin/sleep", "60"]
@@ -50,6 +52,30 @@ def test_processes_are_found_by_an_argument_of_theirs() -> None:
         wait_until(lambda: "tidegate_unlikely_7f3a_" in psutil.Process(marked.pid).cmdline())
         kill_by_argument("tidegate_unlikely_7f3a_")
         assert marked.wait(10) == -9
+
+
+BURN = "while True: pass"
+
+
+def pinned(core: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, {{{core}}})\n{BURN}"])
+
+
+def test_time_in_the_processors_queue_is_told_and_a_frozen_process_is_in_none() -> None:
+    core = min(os.sched_getaffinity(0))
+    with pinned(core) as one, pinned(core) as other:
+        try:
+            wait_until(lambda: queued_s(one.pid) > 0.2)
+            one.send_signal(signal.SIGSTOP)
+            wait_until(lambda: psutil.Process(one.pid).status() == psutil.STATUS_STOPPED)
+            frozen_s = queued_s(one.pid)
+            runs_s = sum(psutil.Process(other.pid).cpu_times()[:2])
+            wait_until(lambda: sum(psutil.Process(other.pid).cpu_times()[:2]) > runs_s + 0.2)
+            assert queued_s(one.pid) - frozen_s < 0.02
+        finally:
+            one.kill()
+            other.kill()
+    assert queued_s(one.pid) == 0
 
 
 def test_a_taken_port_names_port_and_setting(tmp_path: Path) -> None:

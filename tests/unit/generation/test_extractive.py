@@ -82,6 +82,28 @@ def test_the_best_sentence_comes_first_and_the_others_in_reading_order() -> None
     assert places[1:] == sorted(places[1:])
 
 
+FILLING = [f"Nothing of interest is in line {number}." for number in range(8)]
+
+
+@pytest.mark.parametrize(("mode", "first"), [("fast", "opening"), ("deep", "closing")])
+def test_of_two_sentences_that_say_as_much_fast_quotes_the_one_that_stands_early(
+    mode: str, first: str
+) -> None:
+    """The later one is a little shorter, which speaks for it; `deep` knows better means."""
+    said = {
+        "opening": "The lamp of the old lighthouse is lit by a small crew.",
+        "closing": "The lamp of the old lighthouse is lit by them.",
+    }
+    text = " ".join([said["opening"], *FILLING, said["closing"]])
+    found = answer(
+        "Who lit the lamp of the old lighthouse?",
+        [passage(text)],
+        ReaderParams(mode=mode),
+        lambda _, texts: np.zeros(len(texts), np.float32),
+    )
+    assert found.citations[0].text == said[first]
+
+
 def test_offsets_are_exact_in_the_file() -> None:
     stored = "x" * 1234 + MILL + "\n\n" + BRIDGE
     parts = [passage(MILL, start=1234), passage(BRIDGE, start=stored.index(BRIDGE))]

@@ -45,16 +45,16 @@ def test_late_canaries_do_not_count_while_other_inferences_finish() -> None:
     pulse = Pulse(0.0)
     for second in range(1, 61):
         pulse.answered(Answer.LATE, float(second))
-        pulse.observed(num_finished=second, stub_cpu_s=0.0, now_s=float(second))
+        pulse.observed(num_finished=second, stub_work_s=0.0, now_s=float(second))
         assert pulse.verdict(float(second)) is Verdict.WELL
 
 
-def test_a_stub_that_computes_is_busy_until_nothing_has_finished_for_60_s() -> None:
+def test_a_stub_that_computes_or_waits_for_a_processor_is_busy_until_nothing_has_finished_for_60_s() -> None:
     pulse = Pulse(0.0)
     verdicts = []
     for second in range(1, 61):
         pulse.answered(Answer.LATE, float(second))
-        pulse.observed(num_finished=0, stub_cpu_s=0.9 * second, now_s=float(second))
+        pulse.observed(num_finished=0, stub_work_s=0.9 * second, now_s=float(second))
         verdicts.append(pulse.verdict(float(second)))
     assert verdicts == [Verdict.WELL] * 59 + [Verdict.DEAD]
 
@@ -62,7 +62,7 @@ def test_a_stub_that_computes_is_busy_until_nothing_has_finished_for_60_s() -> N
 def test_a_trickle_of_processor_time_is_not_work() -> None:
     pulse = Pulse(0.0)
     for second in range(1, 11):
-        pulse.observed(num_finished=0, stub_cpu_s=0.01 * second, now_s=float(second))
+        pulse.observed(num_finished=0, stub_work_s=0.01 * second, now_s=float(second))
     assert pulse.verdict(10.0) is Verdict.DEAD
 
 
@@ -70,7 +70,7 @@ def test_a_background_model_may_be_silent_for_minutes_but_not_for_ever() -> None
     pulse = Pulse(0.0, is_background=True)
     for second in range(1, 601):
         pulse.answered(Answer.LATE, float(second))
-        pulse.observed(num_finished=0, stub_cpu_s=0.0, now_s=float(second))
+        pulse.observed(num_finished=0, stub_work_s=0.0, now_s=float(second))
     assert [pulse.verdict(now_s) for now_s in (3.0, 599.9, 600.0)] == ["well", "well", "dead"]
 
 
