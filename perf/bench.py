@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from perf import answers, generate, ingest, overhead, relay, report, rows
+from perf import answers, generate, ingest, overhead, relay, relay_report, report, rows
 from perf.environment import environment
 
 
@@ -33,8 +33,8 @@ def run_overhead(out: Path, quick: bool) -> dict[str, Any]:
 def run_relay(out: Path, quick: bool) -> dict[str, Any]:
     measured = relay.run(relay.QUICK if quick else relay.Size())
     relay.keep(out, measured)
-    summary = relay.summarise(measured)
-    relay.show(summary)
+    summary = relay_report.summarise(measured)
+    relay_report.show(summary)
     return {"relay": summary}
 
 

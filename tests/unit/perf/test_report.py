@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from perf import answers, generate, relay
+from perf import answers, generate, relay_report
 from perf.report import BEGIN, END, README, block, inserted
 from perf.rows import Row
 from tests.unit.perf.test_summaries import measured
@@ -24,7 +24,7 @@ def summary() -> dict[str, Any]:
     ]
     return {
         "environment": ENVIRONMENT,
-        "relay": relay.summarise(measured()),
+        "relay": relay_report.summarise(measured()),
         "generate": generate.summarise(tokens, {}),
     }
 
@@ -47,7 +47,9 @@ def test_every_figure_of_the_relay_is_told_beside_its_target() -> None:
 
 
 def test_a_scenario_that_was_not_run_is_not_in_the_block() -> None:
-    assert "Generative" not in block({"environment": ENVIRONMENT, "relay": relay.summarise(measured())})
+    assert "Generative" not in block(
+        {"environment": ENVIRONMENT, "relay": relay_report.summarise(measured())}
+    )
 
 
 def test_the_block_replaces_the_last_one_and_nothing_else() -> None:

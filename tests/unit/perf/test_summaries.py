@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from perf import generate, relay
+from perf import generate, relay_report
 from perf.profile import name_of
-from perf.relay import Measured
+from perf.relay_report import Measured
 from perf.relay_text import NUM_CHUNKS
 from perf.rows import Row
 
@@ -26,13 +26,13 @@ def measured(*, with_litellm: bool = True) -> Measured:
 
 
 def test_the_relay_is_compared_with_the_bare_client_and_with_litellm() -> None:
-    ratio = relay.summarise(measured())["ratio"]
+    ratio = relay_report.summarise(measured())["ratio"]
     assert ratio["service / bare"]["median"] == pytest.approx(0.8)
     assert ratio["service / litellm"]["median"] == pytest.approx(16)
 
 
 def test_added_time_leaves_the_floor_out_and_names_what_retrieval_takes() -> None:
-    summary = relay.summarise(measured())
+    summary = relay_report.summarise(measured())
     assert summary["added_first_chunk_p50_ms"] == pytest.approx(
         {"service - bare": 7.0, "service - parts": 2.0, "litellm - upstream": 20.0}
     )
@@ -40,13 +40,13 @@ def test_added_time_leaves_the_floor_out_and_names_what_retrieval_takes() -> Non
 
 
 def test_the_paced_rate_counts_all_tokens_over_the_whole_time() -> None:
-    paced = relay.summarise(measured())["paced"]
+    paced = relay_report.summarise(measured())["paced"]
     assert (paced["streams"], paced["tokens_per_s"]) == (1, 2 * NUM_CHUNKS / 5)
 
 
 @pytest.mark.parametrize("with_litellm", [True, False], ids=["with litellm", "without"])
 def test_the_relay_summary_can_be_shown(with_litellm: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    relay.show(relay.summarise(measured(with_litellm=with_litellm)))
+    relay_report.show(relay_report.summarise(measured(with_litellm=with_litellm)))
     assert ("litellm" in capsys.readouterr().out) is with_litellm
 
 
