@@ -46,15 +46,19 @@ def version() -> str:
 
 
 @contextmanager
-def litellm_proxy() -> Iterator[Proxy]:
-    """Raises: RuntimeError with the proxy's own words when it does not start."""
+def litellm_proxy(upstream_port: int = 0) -> Iterator[Proxy]:
+    """upstream_port: of a model that runs already; 0 = perf.upstream, started with it.
+
+    Raises: RuntimeError with the proxy's own words when it does not start.
+    """
     with tempfile.TemporaryDirectory(prefix="tidegate-litellm-") as folder:
-        proxy = Proxy(free_port(), free_port(), f"sk-{secrets.token_hex(16)}")
+        proxy = Proxy(free_port(), upstream_port or free_port(), f"sk-{secrets.token_hex(16)}")
         config = Path(folder) / "config.yaml"  # JSON is YAML
         config.write_text(json.dumps(_config(proxy)))
-        upstream = subprocess.Popen(
-            [sys.executable, "-m", "perf.upstream", str(proxy.upstream_port)], cwd=ROOT
-        )
+        started: list[subprocess.Popen[bytes]] = []
+        if not upstream_port:
+            argv = [sys.executable, "-m", "perf.upstream", str(proxy.upstream_port)]
+            started.append(subprocess.Popen(argv, cwd=ROOT))
         argv = [str(ENVIRONMENT / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
         argv += ["--port", str(proxy.port), "--num_workers", "1"]
         log = Path(folder) / "log"
@@ -64,7 +68,7 @@ def litellm_proxy() -> Iterator[Proxy]:
             _wait(server, f"http://127.0.0.1:{proxy.port}/health/liveliness", log)
             yield proxy
         finally:
-            for process in (server, upstream):
+            for process in (server, *started):
                 process.terminate()
                 try:
                     process.wait(10)
