@@ -40,11 +40,15 @@ MADE_BY = {"made_by": "tidegate eval"}
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run asks for. leave_out: share of the documents that the second phase goes without; 0 = no such phase."""
+    """What a run asks for. leave_out: share of the documents that the second phase goes without; 0 = no such phase.
+
+    draws: how often that phase is gone through, each time without other documents.
+    """
 
     model: str = "auto"
     concurrency: int = 1
     leave_out: float = 0.0
+    draws: int = 1
     seed: int = 0
     limit: int | None = None
 
@@ -73,8 +77,10 @@ async def measure(
 
         rows, took_s = await ask(await place.fill(labelled), labelled.documents, ALL)
         if options.leave_out and len(labelled.documents) > 1:
-            there = kept(labelled.documents, options.leave_out, options.seed)
-            rows += (await ask(await place.refill(labelled, there), there, KEPT))[0]
+            for draw in range(options.draws):
+                there = kept(labelled.documents, options.leave_out, options.seed + draw)
+                found, _ = await ask(await place.refill(labelled, there), there, KEPT)
+                rows += [msgspec.structs.replace(row, draw=draw) for row in found]
     return rows, took_s
 
 

@@ -34,7 +34,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One question asked once. is_answerable: it has labels, and one of its documents was in the collection.
 
     latency_ms: sent -> whole answer. ttft_ms: sent -> first text. Both as the client saw them; -1 = there was none.
-    error: why there is no answer; empty when there is one.
+    error: why there is no answer; empty when there is one. draw: which time the phase was gone through.
     """
 
     phase: str
@@ -55,6 +55,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache: str = ""
     receipt: str = ""
     error: str = ""
+    draw: int = 0
 
 
 def holds(text: str, answers: Iterable[str]) -> bool:
@@ -239,7 +240,7 @@ class Change(NamedTuple):
 
 
 def common(old: Iterable[Row], new: Iterable[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows of the questions that both runs asked, in the same order. They meet by phase, question and documents."""
+    """Rows of the questions that both runs asked, in the same order. They meet by all that tells a row."""
     before = {_key(row): row for row in old}
     after = [row for row in new if _key(row) in before]
     return [before[_key(row)] for row in after], after
@@ -251,7 +252,7 @@ def changes(old: Sequence[Row], new: Sequence[Row]) -> dict[str, Change]:
 
 
 def _key(row: Row) -> tuple[str, ...]:
-    return (row.phase, row.question, *row.documents)
+    return (row.phase, str(row.draw), row.question, *row.documents)
 
 
 def _change(measure: Measure, pairs: Iterable[tuple[Row, Row]]) -> Change:

@@ -49,7 +49,7 @@ Formulas, over answerable questions with all documents there:
   citation_precision  citations of a right document / all     citation_evidence  … whose passage holds a label
   refused             refused although there is an answer
 and: abstained, refused of the questions without an answer. With --leave-out a second phase asks again after a
-part of the documents has gone: abstained_left_out (theirs), refused_kept (the others).
+part of the documents has gone, --draws times: abstained_left_out (theirs), refused_kept (the others).
 Latencies are the client's, nearest-rank percentiles; ttft counts to the first text.
 A label stands in a text whatever its case and white space. A question that failed counts as not found, not
 answered and not refused.
@@ -85,6 +85,9 @@ def evaluate(
             max=0.95,
         ),
     ] = None,
+    draws: Annotated[
+        int, typer.Option(metavar="N", help="How often --leave-out draws and asks again.", min=1, max=20)
+    ] = 3,
     seed: Annotated[int, typer.Option(metavar="N", help="What --leave-out and --limit draw by.")] = 0,
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Ask only N questions, drawn at random.", min=1)
@@ -126,7 +129,9 @@ def evaluate(
     else:
         labelled = parse(raw, file)
         share = leave_out if leave_out is not None else 0.0 if labelled.has_unanswerable else LEAVE_OUT
-        options = Options(model=model, concurrency=concurrency, leave_out=share, seed=seed, limit=limit)
+        options = Options(
+            model=model, concurrency=concurrency, leave_out=share, draws=draws, seed=seed, limit=limit
+        )
         target = resolve_target(settings_of(var), url, key)
         result = asyncio.run(_measure(target, labelled, options, keep=keep))
     if out:

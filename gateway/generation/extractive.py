@@ -20,18 +20,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.language.pieces import Candidate, candidates, passage_words
+from gateway.language.pieces import Candidate, candidates
 from gateway.language.question import Question, read
 from gateway.language.referent import referent
 from gateway.language.sentences import Kind
 from gateway.language.spelling import respelled
 from gateway.language.support import (
     NAMES,
-    cover_of,
     lexical_scores,
-    log_odds_of,
     sentence_rows,
-    weighed,
+    support_of,
     weight_vector,
 )
 from gateway.types import Citation, Delta, Passage
@@ -41,6 +39,7 @@ Similarity = Callable[[str, list[str]], npt.NDArray[np.float32]]
 
 _COVER, _NEAR, _RANKED, _PLACED = (NAMES.index(name) for name in ("cover", "near", "rank", "place"))
 MAX_PARTS = 4
+MAX_SENTENCES = 3  # of an answer
 NO_ANSWER = "I could not find an answer to this in your documents."
 MAX_EMBEDDED = 8  # sentences that `deep` embeds: the bound of its cost; more were no better
 
@@ -51,10 +50,6 @@ _RANK = 1.0  # of the passage's log-odds
 # sentence's similarity to the question tells `deep` that already.
 _PLACE = {"fast": -0.6, "deep": 0.0}
 _DEEP_SIMILARITY = 4.8
-# Support of an answer = log-odds that the passages hold one, above the point where we answer: the best passage's own
-# log-odds, and the largest share of the question's terms that a passage holds.
-_SUPPORT_RANK, _SUPPORT_COVER, _SUPPORT_BIAS = 0.73, 4.9, -1.0
-_SUPPORT_PASSAGES = 5  # that are looked at: the more there are, the likelier one holds the words by chance
 _NEAR_COSINE = 0.25  # from here on a passage is worth pointing at, though it answers nothing
 # Log-odds against the best sentence, from which on another one is quoted too; and what its place adds.
 _WORTH = {"fast": -3.2, "deep": -2.6}  # by mode: of `deep` they lie closer together
@@ -73,7 +68,7 @@ class ReaderParams(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     mode: Literal["fast", "deep"] = "fast"
-    max_sentences: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
+    max_sentences: Annotated[int, msgspec.Meta(ge=1, le=10)] = MAX_SENTENCES
     max_chars: Annotated[int, msgspec.Meta(ge=1, le=20_000)] = 1500
     max_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
     parts: Annotated[list[str], msgspec.Meta(max_length=MAX_PARTS)] = []
@@ -127,13 +122,17 @@ def _reading(
     found = [each for each in candidates(passages) if not _restates(said, each.text)]
     if not asked.terms or not found:
         return _Reading(asked, -99.0, [], [])
-    support = _support(asked, found, passages)
-    if support < 0:
+    support, is_deep = support_of(asked, found, passages), params.mode == "deep" and similarity is not None
+    if support < 0 and not is_deep:
         return _Reading(asked, support, [], [])
     rows = sentence_rows(asked, found, passages)
     scores = lexical_scores(rows) + _RANK * rows[:, _RANKED]
-    if params.mode == "deep" and similarity is not None:
-        found, rows, scores = _deepened(question, found, rows, scores, similarity)
+    if similarity is not None and is_deep:
+        everything = found
+        found, rows, scores, closeness = _deepened(question, found, rows, scores, similarity)
+        support = support_of(asked, everything, passages, closeness)
+        if support < 0:
+            return _Reading(asked, support, [], [])
     return _Reading(
         asked,
         support,
@@ -163,13 +162,6 @@ def _ordered(chosen: list[int]) -> list[int]:
     return [chosen[0], *sorted(chosen[1:])]
 
 
-def _support(asked: Question, found: Sequence[Candidate], passages: Sequence[Passage]) -> float:
-    terms = weighed(asked, found)
-    best = sorted(passages, key=log_odds_of, reverse=True)[:_SUPPORT_PASSAGES]
-    covers = [cover_of(terms, passage_words(p.text, p.heading)) for p in best]
-    return _SUPPORT_RANK * log_odds_of(best[0]) + _SUPPORT_COVER * max(covers) + _SUPPORT_BIAS
-
-
 def _restates(said: str, sentence: str) -> bool:
     """Whether a sentence repeats the question word for word: text about the question, not its answer.
 
@@ -189,8 +181,9 @@ def _deepened(
     rows: npt.NDArray[np.float64],
     scores: npt.NDArray[np.float64],
     similarity: Similarity,
-) -> tuple[list[Candidate], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The lexically best candidates, still in reading order, scored with sentence similarity as well."""
+) -> tuple[list[Candidate], npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
+    """The lexically best candidates, still in reading order, scored with sentence similarity as well, and the largest
+    similarity."""
     keep = np.sort(np.argsort(-scores, kind="stable")[:MAX_EMBEDDED])
     kept = [found[index] for index in keep]
     near = similarity(question, [f"{c.piece.heading}: {c.text}" if c.piece.heading else c.text for c in kept])
@@ -199,6 +192,7 @@ def _deepened(
         rows[keep],
         rows[keep] @ weight_vector(_DEEP | {"rank": _RANK})
         + _DEEP_SIMILARITY * np.asarray(near, dtype=np.float64),
+        float(np.max(near)),
     )
 
 

@@ -125,6 +125,17 @@ async def test_questions_of_documents_that_are_left_out_have_no_answer(api: Fake
     assert {len(row.passages) for row in part} == {1}
 
 
+async def test_each_draw_leaves_other_documents_out_and_nothing_is_uploaded_again(api: FakeApi) -> None:
+    rows = await rows_of(api, leave_out=0.5, draws=6)
+    left_out = {
+        frozenset(row.question for row in rows if row.phase == KEPT and row.draw == draw and row.refused)
+        for draw in range(6)
+    }
+    assert len(left_out) > 1
+    assert api.count("POST", "/v1/files") == 4
+    assert (api.files, api.stores) == ({}, {})
+
+
 async def test_only_so_many_questions_are_asked(api: FakeApi) -> None:
     assert len(await rows_of(api, limit=2)) == 2
     assert len(api.chats) == 2
@@ -191,9 +202,10 @@ def test_half_of_the_documents_are_left_out_where_every_question_has_an_answer(
     run: Run, labelled: Path
 ) -> None:
     labelled.write_text(json.dumps(SET | {"questions": SET["questions"][:2]}))
-    result = run("eval", str(labelled), "--json").json()
-    assert result["options"]["leave_out"] == 0.5
-    assert [row["phase"] for row in result["rows"]] == [ALL, ALL, KEPT, KEPT]
+    result = run("eval", str(labelled), "--json", "--draws", "2").json()
+    assert (result["options"]["leave_out"], result["options"]["draws"]) == (0.5, 2)
+    asked = [(row["phase"], row.get("draw", 0)) for row in result["rows"]]
+    assert asked == [(ALL, 0)] * 2 + [(KEPT, 0)] * 2 + [(KEPT, 1)] * 2
 
 
 def test_json_is_one_object_and_nothing_else(run: Run, labelled: Path) -> None:
@@ -203,6 +215,7 @@ def test_json_is_one_object_and_nothing_else(run: Run, labelled: Path) -> None:
         "model": "auto",
         "concurrency": 1,
         "leave_out": 0.0,
+        "draws": 3,
         "seed": 0,
         "limit": None,
     }
