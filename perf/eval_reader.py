@@ -29,6 +29,7 @@ from gateway.generation.similarity import similarity_of
 from gateway.ports import SearchRequest
 from gateway.retrieval.index import CorpusIndex
 from gateway.retrieval.rerank import reranked
+from gateway.retrieval.second_hop import planned, with_found
 from gateway.settings import load_settings
 from gateway.storage.corpus import ChunkRow, Tail
 from gateway.types import Passage, Scope
@@ -38,6 +39,7 @@ K = {"fast": 5, "deep": 12}
 SEEDS, FOLDS = 3, 6
 Vectors = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
+Search = Callable[[str], list[Passage]]  # the candidates for a text
 
 
 class Labelled(NamedTuple):
@@ -124,10 +126,17 @@ def ask(
     found: list[Passage],
     params: extractive.ReaderParams,
     similarity: extractive.Similarity | None,
+    search: Search,
 ) -> Row:
+    """search: for the second hop of `deep`."""
     started = time.perf_counter()
     given = reranked(question.text, found, K[params.mode])
     ranked = time.perf_counter()
+    if params.mode == "deep":
+        plan = planned(question.text, given)
+        hops = [reranked(text, search(text), K[params.mode]) for text in plan.searches]
+        given, params = with_found(given, hops), msgspec.structs.replace(params, parts=plan.parts)
+    asked = time.perf_counter()
     answer = extractive.answer(question.text, given, params, similarity)
     ended = time.perf_counter()
     documents = [int(passage.file_id) for passage in given]
@@ -140,7 +149,7 @@ def ask(
         right=sum(documents[citation.passage - 1] == question.document for citation in answer.citations),
         cited=len(hits),
         rerank_ms=(ranked - started) * 1000,
-        reader_ms=(ended - ranked) * 1000,
+        reader_ms=(ended - asked) * 1000,
     )
 
 
@@ -179,8 +188,12 @@ def measure(corpus: Corpus, embed: Embed, mode: str) -> dict[str, object]:
 
     def rows_with(kept: npt.NDArray[np.bool_]) -> list[Row]:
         index = index_of(corpus, vectors, kept)
+
+        def search(text: str) -> list[Passage]:
+            return candidates(index, text, embed([text])[0])
+
         return [
-            ask(question, candidates(index, question.text, vector), params, similarity)
+            ask(question, candidates(index, question.text, vector), params, similarity, search)
             for question, vector in zip(corpus.questions, asked, strict=True)
         ]
 

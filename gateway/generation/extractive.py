@@ -50,6 +50,7 @@ _RANK = 1.0  # of the passage's log-odds
 # sentence's similarity to the question tells `deep` that already.
 _PLACE = {"fast": -0.6, "deep": 0.0}
 _DEEP_SIMILARITY = 4.8
+_FOLLOWED = 3.0  # support of a question that follows a name: made of found words, it finds them again easily
 _NEAR_COSINE = 0.25  # from here on a passage is worth pointing at, though it answers nothing
 # Log-odds against the best sentence, from which on another one is quoted too; and what its place adds.
 _WORTH = {"fast": -3.2, "deep": -2.6}  # by mode: of `deep` they lie closer together
@@ -64,7 +65,8 @@ _SAME = 0.8  # share of common words that makes two sentences one
 class ReaderParams(msgspec.Struct, frozen=True, kw_only=True):
     """How to answer. max_chars bounds the quoted text; max_tokens 0 = no bound.
 
-    parts: questions that make up the one asked; each gets sentences of its own.
+    parts: questions that make up the one asked; each gets sentences of its own. Where the first of them is the question
+    itself, the others only follow what its passages name, and get one sentence.
     """
 
     mode: Literal["fast", "deep"] = "fast"
@@ -96,12 +98,14 @@ def answer(
     similarity: needed for what `deep` adds; without it `deep` answers as `fast` does.
     """
     readings = [_reading(part, passages, params, similarity) for part in params.parts or [question]]
-    told = [each for each in readings if each.support >= 0]
+    follows = params.parts[:1] == [question]
+    least = [0.0, *(_FOLLOWED if follows else 0.0 for _ in readings[1:])]
+    told = [each for each, support in zip(readings, least, strict=True) if each.support >= support]
     if not told:
         support = max(each.support for each in readings)
         is_near = support > -3 and max((p.score for p in passages), default=0.0) > _NEAR_COSINE
         return Answer(notice=_notice(passages, near=is_near), score=support)
-    chosen = _of_parts(told, params)
+    chosen = _of_parts(told, params, follows=follows and told[0] is readings[0])
     return _quoted(chosen, passages, params, max(each.support for each in told))
 
 
@@ -147,14 +151,21 @@ def _reading(
     )
 
 
-def _of_parts(told: list[_Reading], params: ReaderParams) -> list[tuple[Question, Candidate]]:
-    """The sentences to quote: the best one first, then the others in reading order; of several parts, part by part."""
-    room = max(1, params.max_sentences // len(told))
+def _of_parts(
+    told: list[_Reading], params: ReaderParams, *, follows: bool
+) -> list[tuple[Question, Candidate]]:
+    """The sentences to quote: the best one first, then the others in reading order; of several parts, part by part.
+
+    follows: the first part is the question itself, so it has all the room but a sentence for each of the others.
+    """
+    num_others = len(told) - 1
+    share = max(1, params.max_sentences // len(told))
+    rooms = [params.max_sentences - num_others, *([1] * num_others)] if follows else [share] * len(told)
     quoted: list[tuple[Question, Candidate]] = []
-    for each in told:
+    for each, room in zip(told, rooms, strict=True):
         fresh = [each.found[index] for index in _ordered(each.chosen)]
         fresh = [candidate for candidate in fresh if all(candidate.text != other.text for _, other in quoted)]
-        quoted += [(each.asked, candidate) for candidate in fresh[:room]]
+        quoted += [(each.asked, candidate) for candidate in fresh[: max(1, room)]]
     return quoted[: params.max_sentences]
 
 

@@ -34,7 +34,7 @@ MIN_RANK = 0.0001  # chances below it, and above 1 - it, are not told apart
 # the closest one is (its cosine). Near the second row's values
 # nothing changes much; other articles (ten of SQuAD's training set) ask for the same ones.
 _SUPPORT_RANK, _SUPPORT_COVER, _SUPPORT_BIAS = 0.73, 4.9, -1.0
-_CLOSE_RANK, _CLOSE_COVER, _CLOSE_COSINE, _CLOSE_BIAS = 0.4, 4.0, 5.0, -3.75
+_CLOSE_RANK, _CLOSE_COVER, _CLOSE_COSINE, _CLOSE_BIAS = 0.4, 4.0, 5.0, -3.8
 _SUPPORT_PASSAGES = 5  # that are looked at: the more there are, the likelier one holds the words by chance
 _PER_COSINE, _EVEN_COSINE = 10.0, 0.55  # log-odds of a similarity, and where they are even
 

@@ -43,6 +43,24 @@ def test_no_part_with_evidence_is_no_answer() -> None:
     assert not ask("both", "Who piloted the zeppelin?", "Why is krypton rare?").answered
 
 
+WHOLE = "Who designed the iron bridge?"
+
+
+def test_what_only_follows_a_name_adds_one_sentence_behind_the_questions_own() -> None:
+    found = ask(WHOLE, WHOLE, "How many ponds does the park have?")
+    assert "Anna Berg" in found.citations[0].text
+    assert [citation.text for citation in found.citations if citation.passage == 2] == [
+        "The park has two ponds."
+    ]
+
+
+def test_what_only_follows_a_name_must_be_well_supported_to_answer_alone() -> None:
+    unknown = "Who piloted the zeppelin?"
+    weak = ask(unknown, unknown, "Which lead do swans have?")
+    assert not weak.answered
+    assert ask(unknown, unknown, "How many ponds does the park have?").answered
+
+
 def test_one_sentence_may_be_all_there_is_room_for() -> None:
     found = ask("both", "How many ponds does the park have?", "Who designed the bridge?", max_sentences=1)
     assert len(found.citations) == 1
