@@ -6,7 +6,7 @@ PYTEST := $(PYTHON) -m pytest -q
 # Test levels, in the order they run: what fails fast comes first.
 LEVELS := config unit contract integration e2e
 
-.PHONY: help setup convert-env run test check fmt bench perf-analyzer docs proto lock clean eval \
+.PHONY: help setup convert-env run test check fmt bench load perf-analyzer docs proto lock clean eval \
 	$(addprefix test-,$(LEVELS))
 
 help: ## List the targets
@@ -60,6 +60,10 @@ bench: setup ## Measure against the floors (perf/), some minutes; SCENARIOS="rel
 	@scripts/bootstrap convert
 	@scripts/tools litellm
 	$(PYTHON) -m perf.bench $(SCENARIOS)
+
+load: setup ## Open-loop load beside peers; SCENARIOS="overload surge", OPTIONS="--quick"; perf/load/scenarios has all
+	@scripts/tools litellm
+	$(PYTHON) -m perf.load $(or $(SCENARIOS),overload priorities surge flood rejection) $(OPTIONS)
 
 perf-analyzer: setup ## NVIDIA's perf_analyzer over every model, through Envoy; draws the curves
 	@scripts/bootstrap convert

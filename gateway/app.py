@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ from gateway.admission.bounded import BoundedEmbedder, BoundedRetriever
 from gateway.admission.slots import SlotQueue
 from gateway.api.auth import Authenticator
 from gateway.api.grpc_door import GrpcDoor
+from gateway.api.limits import shared_limits
 from gateway.api.routes import create_app
 from gateway.api.services import Services
 from gateway.chat import ChatPipeline
@@ -29,8 +32,14 @@ from gateway.embedding.export import TOKENIZER_FILE, prepare_embedder
 from gateway.embedding.tokens import SentenceTokenizer
 from gateway.generation.triton_generator import TritonGenerator
 from gateway.generation.triton_reader import TritonReader
+from gateway.generation.upstream_client import UpstreamClient
+from gateway.generation.upstream_generator import UpstreamGenerator
+from gateway.lag import LoopLag
 from gateway.lifecycle import Lifecycle, State
+from gateway.listener import BACKLOG, listening_socket
+from gateway.memory import MemoryGuard, memory_gauge, spare_the_start
 from gateway.metrics import Metrics
+from gateway.pipeline.pressure import PressureWatch
 from gateway.ports import Answerer
 from gateway.retrieval.triton_models import TritonEmbedder, TritonRetriever
 from gateway.settings import Settings, load_settings
@@ -38,16 +47,24 @@ from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
 from gateway.storage.recorder import Recorder
 from gateway.storage.redis_client import connect_redis
-from gateway.tier_config import GenerateTier, generate_tiers
-from gateway.tiering.tiers import TierBook, builtin_tiers, generative_tiers
+from gateway.storage.shared_note import SharedNote
+from gateway.supervise.processes import raise_file_limit
+from gateway.tier_config import GenerateTier, UpstreamTier, api_key, configured_tiers, generate_tiers
+from gateway.tiering.ladders import Ladders
+from gateway.tiering.pressure import Bearable
+from gateway.tiering.tiers import TierBook, auto_names, builtin_tiers, generative_tiers
 from gateway.triton import TritonClient
 
 log = logging.getLogger("tidegate.app")
 
-BACKLOG = 4096
 WATCH_EVERY_S = 1.0
+LEAD_S = 1.0  # from not ready to refusing: balancers ask every 0.5 s (envoy/bootstrap.yaml.j2)
+GOODBYE_S = 0.5  # for clients to take the error that cuts them off
 CUT_OFF_S = 2.0
+LADDER_ORDERS = "tidegate:ladder"  # the key and the channel of what operators order
 NUM_THREADS = 32  # for SQL and files: they wait more than they compute
+
+OPENNESS = {"closed": 0.0, "half_open": 0.5, "open": 1.0}  # of a circuit, as the metric has it
 
 MakeGenerator = Callable[[TritonClient, GenerateTier, Settings], Awaitable[Answerer]]
 
@@ -61,6 +78,9 @@ async def build(
     """
     make_generator = make_generator or _generator
     metrics, lifecycle = Metrics(), Lifecycle()
+    lag, memory = LoopLag(), MemoryGuard(memory_gauge(settings.worker_memory_mb))
+    metrics.loop_lag_s.set_function(lag.worst_s)
+    metrics.memory_share.set_function(memory.share)
     database = Database(settings.sql_url)
     redis = connect_redis(settings)
     triton = TritonClient(settings.triton_target)
@@ -72,13 +92,17 @@ async def build(
     )
     retriever = BoundedRetriever(TritonRetriever(triton), retrieval_slots)
     recorder = Recorder(database, redis, metrics)
-    configured = generate_tiers(settings)
-    tiers = TierBook(
-        [
-            *builtin_tiers(settings.slots("fast"), settings.slots("deep")),
-            *generative_tiers(configured, settings.triton_replicas),
-        ]
-    )
+    limits = shared_limits(settings, database, metrics)
+    configured = configured_tiers(settings)
+    upstreams = {
+        tier.name: await _upstream(tier, metrics) for tier in configured if isinstance(tier, UpstreamTier)
+    }
+    offered = [
+        *builtin_tiers(settings.slots("fast"), settings.slots("deep")),
+        *generative_tiers(configured, settings.triton_replicas),
+    ]
+    tiers = TierBook(offered, auto_names(settings.auto_tiers, [tier.name for tier in offered]))
+    ladders = Ladders(tiers.tiers, bearable=Bearable(settings.ladder_eta_s, settings.ladder_lag_s))
     share = settings.num_workers  # until one global queue decides: every worker takes its part of the slots
     queues = {
         tier.name: SlotQueue(
@@ -94,13 +118,22 @@ async def build(
         answerers={
             "fast": TritonReader(triton, "fast"),
             "deep": TritonReader(triton, "deep"),
-            **{tier.name: await make_generator(triton, tier, settings) for tier in configured},
+            **upstreams,
+            **{
+                tier.name: await make_generator(triton, tier, settings)
+                for tier in configured
+                if isinstance(tier, GenerateTier)
+            },
         },
         tiers=tiers,
         queues=queues,
         record=recorder,
         metrics=metrics,
         is_stopping=lambda: lifecycle.state is State.STOPPED,
+        ladders=ladders,
+        limits=limits,
+        chunk_chars=settings.chunk_chars,
+        gates=upstreams,
     )
     model_dir = await asyncio.to_thread(prepare_embedder, settings.models_dir, log.info)
     services = Services(
@@ -116,6 +149,19 @@ async def build(
         embedder=BoundedEmbedder(TritonEmbedder(triton), retrieval_slots),
         tokens=await asyncio.to_thread(SentenceTokenizer, model_dir / TOKENIZER_FILE),
         recorder=recorder,
+        upstreams=upstreams,
+        limits=limits,
+        lag=lag,
+        memory=memory,
+        pressure=PressureWatch(
+            ladders=ladders,
+            queues=queues,
+            metrics=metrics,
+            clock=time.monotonic,
+            shared=retrieval_slots,
+            lag_s=lag.worst_s,
+        ),
+        ladder_orders=SharedNote(redis, LADDER_ORDERS, ladders.obey),
     )
     return services, triton
 
@@ -123,6 +169,19 @@ async def build(
 async def _generator(triton: TritonClient, tier: GenerateTier, settings: Settings) -> TritonGenerator:
     chat = await asyncio.to_thread(ChatFormat.load, prepared_folder(tier, settings.models_dir))
     return TritonGenerator(triton, tier, chat)
+
+
+async def _upstream(tier: UpstreamTier, metrics: Metrics) -> UpstreamGenerator:
+    """Raises: SettingsError for a key that is missing, CheckpointError for a tokenizer that cannot be read."""
+    chat = await asyncio.to_thread(ChatFormat.load, Path(tier.tokenizer)) if tier.tokenizer else None
+    generator = UpstreamGenerator(
+        UpstreamClient(tier, api_key(tier, os.environ)),
+        tier,
+        chat,
+        count=lambda result: metrics.upstream_calls.labels(tier.name, result).inc(),
+    )
+    metrics.circuit_open.labels(tier.name).set_function(lambda: OPENNESS[generator.state()])
+    return generator
 
 
 async def watch_parts(services: Services, triton: TritonClient) -> None:
@@ -137,6 +196,8 @@ async def watch_parts(services: Services, triton: TritonClient) -> None:
             services.parts["redis"] = "ok"
         except (RedisError, OSError, TimeoutError):
             services.parts["redis"] = "away"
+        for name, upstream in services.upstreams.items():
+            services.parts[f"tier {name}"] = "ok" if upstream.state() == "closed" else "away"
         if services.settings.milvus_uri:
             services.parts["milvus"] = await _milvus(services.settings.milvus_uri)
         if services.lifecycle.state is State.STARTING and services.parts["triton"] == "ok":
@@ -185,7 +246,7 @@ async def serve(settings: Settings, index: int, make_generator: MakeGenerator | 
 
     app = create_app(services, name=f"tidegate-{index}")
     server: Any = await app.create_server(
-        host="127.0.0.1", port=settings.worker_port(index), backlog=BACKLOG, access_log=False
+        sock=listening_socket("127.0.0.1", settings.worker_port(index)), backlog=BACKLOG, access_log=False
     )
     if server is None:
         raise RuntimeError("Sanic made no server")
@@ -196,18 +257,45 @@ async def serve(settings: Settings, index: int, make_generator: MakeGenerator | 
     lifecycle.spawn(watch_parts(services, triton), "watch-parts")
     lifecycle.spawn(follow_key_changes(services), "follow-key-changes")
     lifecycle.spawn(services.recorder.run(), "recorder")
+    lifecycle.spawn(services.limits.run(), "limits")
+    lifecycle.spawn(services.lag.run(), "loop-lag")
+    lifecycle.spawn(services.pressure.run(), "pressure")
+    lifecycle.spawn(services.ladder_orders.follow(), "ladder-orders")
 
+    spare_the_start()
     await stop.wait()
     await _shut_down(services, triton, server, door)
 
 
-async def _shut_down(services: Services, triton: TritonClient, server: Any, door: GrpcDoor) -> None:
-    log.info("draining")
-    await services.lifecycle.drain(services.settings.drain_s)
-    server.close()
+async def drain(services: Services, server: Any, door: GrpcDoor) -> bool:
+    """Not ready first, then no new work and no idle connections; what is open finishes. True when all of it did."""
+    drain_s = services.settings.drain_s
+    lead_s = min(LEAD_S, drain_s / 4)
+    await services.lifecycle.retire(lead_s)
+    door.retire(drain_s)
+    for connection in list(server.connections):
+        if not connection.close_if_idle():
+            connection.http.keep_alive = False  # it ends with the answer that is under way
+    return await services.lifecycle.drain(drain_s - lead_s)
+
+
+async def cut_off(services: Services, server: Any) -> None:
+    """End what the drain had no time for: each stream with an error event, each other request with a 503."""
     services.lifecycle.state = State.STOPPED  # whoever is cut off now is not to blame for it
+    tasks = [connection._task for connection in server.connections if connection._task is not None]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=GOODBYE_S)
     for connection in list(server.connections):
         connection.close()
+
+
+async def _shut_down(services: Services, triton: TritonClient, server: Any, door: GrpcDoor) -> None:
+    log.info("draining")
+    await drain(services, server, door)
+    server.close()
+    await cut_off(services, server)
     await door.stop()
     await services.lifecycle.drain(CUT_OFF_S)  # what was cut off records its outcome before the last flush
     await services.lifecycle.stop_tasks()
@@ -215,6 +303,9 @@ async def _shut_down(services: Services, triton: TritonClient, server: Any, door
         await services.recorder.flush()
     except Exception:
         log.exception("the last receipts were not written")
+    await services.limits.close()
+    for upstream in services.upstreams.values():
+        await upstream.close()
     await triton.close()
     await services.redis.aclose()
     services.database.close()
@@ -229,6 +320,9 @@ def main(argv: list[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
+    for name in ("httpx", "httpcore"):  # a line for each request, and of headers
+        logging.getLogger(name).setLevel(logging.WARNING)
+    raise_file_limit()  # for one that is not a child of `tidegate up`
     uvloop.run(serve(settings, int(args[0]) if args else 0))
     return 0
 

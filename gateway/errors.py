@@ -15,11 +15,14 @@
     ├── AdmissionError
     │   ├── Rejected              503   refused before the queue: our capacity, or draining
     │   ├── RateLimited           429   refused before the queue: your limit
+    │   │   └── QuotaExceeded     429   your budget for this month: waiting a little does not help
     │   └── Evicted               503   taken out of the queue: ttl, displaced
     ├── UpstreamError             502
     │   ├── UpstreamTimeout       504
     │   ├── UpstreamUnavailable   503
-    │   │   └── EngineFull        503
+    │   │   ├── EngineFull        503
+    │   │   ├── UpstreamOverloaded 503  a server of somebody else has no room
+    │   │   └── CircuitOpen       503   it has failed too often just now and is left alone
     │   └── UpstreamProtocolError 502
     ├── ClientGone                499   never sent; recorded as the outcome's cause
     └── InternalError             500
@@ -121,6 +124,10 @@ class RateLimited(AdmissionError):
     status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
 
 
+class QuotaExceeded(RateLimited):
+    code, type = "insufficient_quota", "insufficient_quota"
+
+
 class Evicted(AdmissionError):
     code = "queue_ttl"
 
@@ -141,6 +148,18 @@ class EngineFull(UpstreamUnavailable):
     """All slots of this replica's engine are taken; another replica, or the same a moment later, has one."""
 
     code = "engine_full"
+
+
+class UpstreamOverloaded(UpstreamUnavailable):
+    """Another server says that it has no room; when it has again is its own word."""
+
+    code = "upstream_overloaded"
+
+
+class CircuitOpen(UpstreamUnavailable):
+    """Another server has failed so often just now that it is left alone for a while."""
+
+    code = "circuit_open"
 
 
 class UpstreamProtocolError(UpstreamError):

@@ -1,4 +1,8 @@
-"""The states of a process and the tasks it holds. Owns: starting -> ready -> draining -> stopped."""
+"""The states of a process and the tasks it holds. Owns: starting -> ready -> draining -> stopped.
+
+Draining begins with a lead: not ready any more, so that balancers turn away, but still taking what they send until
+they have. Then new work is refused and what is open may finish.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self._state = State.STARTING
+        self._is_leading = False
         self._followers: list[Callable[[State], None]] = []
         self.inflight = 0
         self._idle = asyncio.Event()
@@ -38,6 +43,10 @@ class Lifecycle:
         self._state = state
         for follower in self._followers:
             follower(state)
+
+    @property
+    def takes_work(self) -> bool:
+        return self._state is State.READY or self._is_leading
 
     def on_change(self, follower: Callable[[State], None]) -> None:
         """Tell the follower each state from now on."""
@@ -65,8 +74,17 @@ class Lifecycle:
         if not task.cancelled() and (error := task.exception()):
             log.error("background task %s failed", task.get_name(), exc_info=error)
 
+    async def retire(self, lead_s: float) -> None:
+        """Be not ready, and take work for lead_s more. For a process that was not ready there is nobody to tell."""
+        if self.state is not State.READY:
+            return
+        self._is_leading = True
+        self.state = State.DRAINING
+        await asyncio.sleep(lead_s)
+
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new work, wait for what is open. True when everything ended in time."""
+        self._is_leading = False
         if self.state is not State.STOPPED:
             self.state = State.DRAINING
         try:

@@ -61,14 +61,86 @@ class Metrics:
         self.waiting = Gauge(
             "tidegate_waiting", "Requests waiting for a slot.", ["tier"], registry=self.registry
         )
+        self.tier_choices = Counter(
+            "tidegate_tier_choices",
+            "Requests by the tier that was taken and the reason that decided.",
+            ["tier", "reason"],
+            registry=self.registry,
+        )
+        self.degraded = Counter(
+            "tidegate_degraded",
+            "Answers (or refusals) that a step of the ladder changed.",
+            ["step", "tier"],
+            registry=self.registry,
+        )
+        self.ladder_level = Gauge(
+            "tidegate_ladder_level",
+            "Steps of the ladder that pressure has put in force (0 = none).",
+            ["tier", "band"],
+            registry=self.registry,
+        )
+        self.pressure = Gauge(
+            "tidegate_pressure",
+            "Pressure on a tier's line; 1 = as much as is promised to be borne.",
+            ["tier", "band"],
+            registry=self.registry,
+        )
+        self.fallbacks = Counter(
+            "tidegate_fallbacks",
+            "Requests that went on to another tier before the first token, by the cause.",
+            ["tier", "cause", "instead"],
+            registry=self.registry,
+        )
+        self.upstream_calls = Counter(
+            "tidegate_upstream_calls",
+            "Calls of tiers on other servers by how they ended: ok, left (by the caller), or the error's code.",
+            ["tier", "result"],
+            registry=self.registry,
+        )
+        self.circuit_open = Gauge(
+            "tidegate_circuit_open",
+            "Whether a tier's server is left alone (1), tried again (0.5) or used (0).",
+            ["tier"],
+            registry=self.registry,
+        )
         self.unsupported_citations = Counter(
             "tidegate_unsupported_citations",
             "Marks [n] of written answers that no passage bore out and that were taken out.",
             ["tier"],
             registry=self.registry,
         )
+        self.loop_lag_s = Gauge(
+            "tidegate_event_loop_lag_seconds",
+            "Worst lateness of the worker's event loop in the last one to two seconds.",
+            registry=self.registry,
+        )
+        self.memory_share = Gauge(
+            "tidegate_memory_share",
+            "Memory in use by the limit that new work is refused by (0 = there is no limit).",
+            registry=self.registry,
+        )
+        self.slow_readers = Counter(
+            "tidegate_slow_readers_cut",
+            "Streams that were cut because their reader took nothing for TIDEGATE_SLOW_READER_S.",
+            ["door"],
+            registry=self.registry,
+        )
         self.dropped_records = Counter(
             "tidegate_dropped_records", "Receipts lost because SQL was away too long.", registry=self.registry
+        )
+        self.limited = Counter(
+            "tidegate_limited",
+            "Requests refused by a limit of their tenant or key.",
+            ["limit", "scope"],
+            registry=self.registry,
+        )
+        self.limit_calls = Counter(
+            "tidegate_limit_calls", "Calls to Redis for limits.", registry=self.registry
+        )
+        self.limits_linked = Gauge(
+            "tidegate_limits_linked",
+            "1 while limits are shared through Redis, 0 while they go on from local shares.",
+            registry=self.registry,
         )
 
     def render(self) -> bytes:

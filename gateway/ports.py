@@ -86,6 +86,12 @@ class Answerer(Protocol):
         ...
 
 
+class Gate(Protocol):
+    def check(self) -> None:
+        """Refuse at once what would not even be tried. Raises: UpstreamUnavailable."""
+        ...
+
+
 class GenerationParams(msgspec.Struct, frozen=True, kw_only=True):
     """max_tokens: new ones, beyond those of the prompt. temperature 0 = greedy.
 

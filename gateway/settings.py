@@ -171,7 +171,40 @@ class Settings:
     queue_ttl_s: float = _setting(
         30.0, "Longest wait for a slot (seconds) before the request is evicted.", minimum=0.01
     )
+    auto_tiers: str = _setting(
+        "",
+        "Tiers that `auto` may choose among, as NAME,NAME; empty = those that quote. A tier that writes is chosen only "
+        "if it is named here; see docs/degradation.md.",
+    )
+    ladder_eta_s: float = _setting(
+        5.0,
+        "Expected wait for a slot (seconds) that counts as full pressure: from half of it on answers get cheaper, step "
+        "by step; from four times it on requests are refused. 0 = waiting degrades nothing.",
+        minimum=0,
+        maximum=3600,
+    )
+    ladder_lag_s: float = _setting(
+        2.0,
+        "Lag of a gateway worker's event loop (seconds) that counts as full pressure. 0 = lag degrades nothing.",
+        minimum=0,
+        maximum=60,
+    )
     request_timeout_s: float = _setting(120.0, "Deadline of a request that sets none (seconds).", minimum=0.1)
+
+    tenant_requests_per_minute: int = _setting(
+        0,
+        "Requests a tenant may make in a minute, unless it has a limit of its own (docs/limits.md); 0 = unlimited.",
+        minimum=0,
+    )
+    tenant_tokens_per_minute: int = _setting(
+        0, "Tokens, of prompts and answers, that a tenant may use in a minute; 0 = unlimited.", minimum=0
+    )
+    tenant_concurrent_streams: int = _setting(
+        0, "Answers that a tenant may have running at once; 0 = unlimited.", minimum=0
+    )
+    tenant_monthly_tokens: int = _setting(
+        0, "Tokens that a tenant may use in a calendar month (UTC); 0 = unlimited.", minimum=0
+    )
 
     max_body_bytes: int = _setting(4 * 2**20, "Largest JSON body (bytes).", minimum=1024)
     max_file_bytes: int = _setting(64 * 2**20, "Largest uploaded file (bytes).", minimum=1024)
@@ -190,6 +223,42 @@ class Settings:
     )
     drain_s: float = _setting(
         20.0, "Time that open requests get to finish when the service stops (seconds).", minimum=0
+    )
+
+    slow_reader_s: float = _setting(
+        30.0,
+        "Longest time that a reader may take nothing of what waits for it (seconds); then its connection is cut.",
+        minimum=0.05,
+        maximum=300,
+    )
+    worker_memory_mb: int = _setting(
+        0,
+        "Memory of one gateway worker (MiB) above which it refuses new work; 0 = go by the limit of the container "
+        "that it runs in, if there is one.",
+        minimum=0,
+    )
+    edge_processes: int = _setting(
+        1,
+        "Envoy processes that share the public port. One holds about half as many connections as it may open files.",
+        minimum=1,
+        maximum=6,
+    )
+    edge_connections: int = _setting(
+        0,
+        "Client connections that one Envoy process holds; 0 = as many as its open files allow.",
+        minimum=0,
+    )
+    edge_requests_per_s: int = _setting(
+        10_000,
+        "Requests that Envoy lets through in a second, from all clients together; it refuses more with 503. "
+        "0 = no limit.",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    edge_heap_mb: int = _setting(
+        2048,
+        "Memory of one Envoy process (MiB). Near it Envoy gives up idle connections, then refuses requests.",
+        minimum=64,
     )
 
     chunk_chars: int = _setting(900, "Aimed-at length of a chunk (characters).", minimum=100, maximum=20000)
@@ -221,6 +290,13 @@ class Settings:
     @property
     def envoy_admin_port(self) -> int:
         return self.port + 2
+
+    def edge_admin_port(self, index: int) -> int:
+        """Of one of the Envoy processes; the first one's is envoy_admin_port."""
+        return self.envoy_admin_port if index == 0 else self.port + 4 + index
+
+    def edge_access_log(self, index: int) -> Path:
+        return self.log_dir / (f"envoy-access-{index}.log" if index else "envoy-access.log")
 
     @property
     def redis_port(self) -> int:

@@ -22,12 +22,50 @@ class Outcome(enum.StrEnum):
     FAILED = "failed"
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tenant or a key may use. None = not set; 0 = unlimited.
+
+    Minutes slide; a month is a calendar month in UTC.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None  # of prompts and answers together, like monthly_tokens
+    concurrent_streams: int | None = None
+    monthly_tokens: int | None = None
+
+    def over(self, defaults: Limits) -> Limits:
+        """These, and the defaults where nothing is set."""
+        return Limits(
+            **{
+                name: getattr(defaults if getattr(self, name) is None else self, name)
+                for name in self.__struct_fields__
+            }
+        )
+
+    @property
+    def is_unlimited(self) -> bool:
+        return not (
+            self.requests_per_minute
+            or self.tokens_per_minute
+            or self.concurrent_streams
+            or self.monthly_tokens
+        )
+
+
 class Tenant(msgspec.Struct, frozen=True):
-    """Who calls: the tenant and the key it came by (empty = anonymous development access)."""
+    """Who calls: the tenant and the key it came by (empty = anonymous development access), each with its limits.
+
+    tiers: that it may ask for; empty = all. floor: the last step of the ladder that its answers may be taken down to
+    under load; empty = any, `none` = no step at all.
+    """
 
     tenant_id: str
     key_id: str = ""
     is_admin: bool = False
+    limits: Limits = Limits()
+    key_limits: Limits = Limits()
+    tiers: tuple[str, ...] = ()
+    floor: str = ""
 
 
 class Passage(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +97,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a search may see. `collections` empty = all of the tenant's.
 
     embedder: the model that made the embedding; vectors of other models are never compared with it. ranking: which
-    evidence orders the passages.
+    evidence orders the passages. rerank: whether the sentences of the best ones are read to put them in order.
     """
 
     tenant_id: str
@@ -68,6 +106,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     filters: Filter | None = None
     ranking: Literal["hybrid", "dense", "lexical"] = "hybrid"
     embedder: str = DEFAULT_EMBEDDER
+    rerank: bool = True
 
 
 class Citation(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,11 +150,13 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
 
     meant: a follow-up as it stands alone, where `question` is as it was written; empty = the question stands alone.
     parts: the questions that make up one of several parts; a tier that quotes answers each.
+    is_short: one sentence, or one for each part, will do.
     """
 
     question: str
     meant: str = ""
     parts: list[str] = []
+    is_short: bool = False
     history: list[Turn] = []
     sampling: Sampling = Sampling()
 
@@ -163,3 +204,4 @@ class Receipt(msgspec.Struct, kw_only=True):
     conversation: str = ""  # the stored one that the request belongs to
     unsupported_citations: int = 0  # [n] marks that no passage bears out, taken out of the answer
     hops: int = 0  # searches that were made for the question
+    degraded: list[str] = []  # steps of the ladder that changed this answer, in the ladder's order

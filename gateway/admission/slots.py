@@ -55,6 +55,10 @@ class SlotQueue:
     def num_waiting(self) -> int:
         return sum(len(band) for band in self._bands.values())
 
+    def num_ahead(self, band: str) -> int:
+        """Waiters that a newcomer of this band would stand behind."""
+        return sum(len(self._bands[each]) for each in BANDS[: BANDS.index(band) + 1])
+
     def check(self) -> None:
         """Refuse now what would be refused later anyway. Raises: Rejected when the line is full."""
         if self.inflight >= self.limit and self.num_waiting >= self.max_waiting:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 
 from sanic import Request
 
-from gateway.errors import Forbidden, Unauthenticated
+from gateway.errors import Forbidden, Unauthenticated, UpstreamUnavailable
 from gateway.settings import Settings
 from gateway.storage import keys
 from gateway.storage.database import Database
+from gateway.storage.limits import tenant_limits
+from gateway.storage.rights import with_rights
 from gateway.types import Tenant
 
 KEY_TTL_S = 30.0
@@ -27,6 +29,7 @@ PEER_HEADER = "x-tidegate-peer"  # set by Envoy, overwriting the client's; our o
 _KEY_SHAPE = re.compile(r"tg-[A-Za-z0-9_-]{16,200}\Z")
 _LOOPBACK_HOST = re.compile(r"(localhost|127(?:\.\d{1,3}){3}|\[::1\])(:\d+)?\Z", re.IGNORECASE)
 _ANONYMOUS = Tenant(keys.DEFAULT_TENANT)
+_ANONYMOUS_ENTRY = ""  # in the cache, where a key has its hash
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Authenticator:
         Raises: Unauthenticated (no key, bad key), Forbidden (anonymous call that a web page of another origin made).
         """
         if caller.authorization is None:
-            return self._anonymous(caller)
+            self._check_anonymous(caller)
+            return await self._default_tenant()
         scheme, _, key = caller.authorization.partition(" ")
         if scheme.lower() != "bearer" or not _KEY_SHAPE.match(key.strip()):
             raise Unauthenticated("The Authorization header does not hold a tidegate key (Bearer tg-…).")
@@ -121,9 +125,21 @@ class Authenticator:
 
     def _look_up(self, key_hash: str) -> Tenant | None:
         with self._database.read() as conn:
-            return keys.find_key(conn, key_hash)
+            if key_hash == _ANONYMOUS_ENTRY:
+                limits = tenant_limits(conn, keys.DEFAULT_TENANT)
+                return with_rights(conn, Tenant(keys.DEFAULT_TENANT, limits=limits))
+            found = keys.find_key(conn, key_hash)
+            return with_rights(conn, found) if found else None
 
-    def _anonymous(self, caller: Caller) -> Tenant:
+    async def _default_tenant(self) -> Tenant:
+        """With its limits and rights; a development start needs no database to let its own machine in."""
+        try:
+            return await self._find(_ANONYMOUS_ENTRY) or _ANONYMOUS
+        except UpstreamUnavailable:
+            return _ANONYMOUS
+
+    def _check_anonymous(self, caller: Caller) -> None:
+        """Raises: Unauthenticated, Forbidden."""
         if not (self._open_to_loopback and caller.is_local):
             raise Unauthenticated("An API key is needed: send it as `Authorization: Bearer tg-…`.")
         # A web page of another site, or a name that was rebound to loopback, must not speak for the person here.
@@ -131,4 +147,3 @@ class Authenticator:
         cross_site = caller.fetch_site not in {"none", "same-origin"}
         if not _LOOPBACK_HOST.match(caller.host) or foreign_origin or cross_site:
             raise Forbidden("Without an API key only pages and programs of this machine may call.")
-        return _ANONYMOUS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import msgspec
@@ -10,31 +11,35 @@ from sanic import HTTPResponse, Request
 
 from gateway.api.answers import Transcript, annotation, completion, finish_reason, usage
 from gateway.api.auth import http_caller
-from gateway.api.decode import json_body, read_body
+from gateway.api.decode import json_body, read_body, release
 from gateway.api.errors import to_response, to_tidegate
+from gateway.api.limits import headers_for
 from gateway.api.memory import is_kept, keep
 from gateway.api.schemas import ChatBody
 from gateway.api.services import Services
 from gateway.api.sse import DONE, EventStream
-from gateway.api.validation import chat_request, new_request_id, refuse_while_draining
+from gateway.api.validation import chat_request, check_takes_work, new_request_id, stopping
 from gateway.chat import ChatRequest
 from gateway.errors import ClientGone, TidegateError
+from gateway.lifecycle import State
 from gateway.types import Citation, Passage, Receipt
 
 _BODY = msgspec.json.Decoder(ChatBody)
 _json = msgspec.json.Encoder().encode
 REQUEST_ID_HEADER = "x-request-id"
+GOODBYE_S = 0.3  # for a reader to take the last event of a stream that is cut off
 
 
 async def completions(request: Request, services: Services) -> HTTPResponse | None:
     """One question. Whatever ends it, it is counted once: here until it is a request, by the pipeline after."""
     received, request_id = time.monotonic(), new_request_id()
     try:
-        refuse_while_draining(services)
+        check_takes_work(services)
         tenant = await services.auth.tenant(http_caller(request))
         await read_body(request, services.settings.max_body_bytes)
         body = json_body(request, _BODY)
         chat = await chat_request(body, tenant, services, received=received, request_id=request_id)
+        release(request)
     except (Exception, asyncio.CancelledError) as error:
         services.pipeline.refuse(request_id, received, error)
         raise
@@ -50,23 +55,37 @@ async def _whole(services: Services, chat: ChatRequest, body: ChatBody) -> HTTPR
         receipt = await services.pipeline.run(chat, answer)
         await keep(services, chat, body, receipt, answer)
     except TidegateError as error:
-        return _refusal(error, chat)
+        return _refusal(error, services, chat)
+    except asyncio.CancelledError:
+        _go_on_if_stopping(services)
+        return _refusal(stopping(), services, chat)
     reply = _json(completion(chat, receipt, answer))
-    return HTTPResponse(reply, content_type="application/json", headers={REQUEST_ID_HEADER: chat.id})
+    headers = {REQUEST_ID_HEADER: chat.id, **headers_for(services, chat.tenant)}
+    return HTTPResponse(reply, content_type="application/json", headers=headers)
 
 
-def _refusal(error: TidegateError, chat: ChatRequest) -> HTTPResponse:
+def _refusal(error: TidegateError, services: Services, chat: ChatRequest) -> HTTPResponse:
     """An error before the first byte, with the id by which its receipt is found."""
     response = to_response(error)
     response.headers[REQUEST_ID_HEADER] = chat.id
+    response.headers.update(headers_for(services, chat.tenant))
     return response
+
+
+def _go_on_if_stopping(services: Services) -> None:
+    """After a cancel. Raises: CancelledError, unless it was ours, at the end of a drain: then the client is told."""
+    task = asyncio.current_task()
+    if services.lifecycle.state is not State.STOPPED or task is None:
+        raise asyncio.CancelledError
+    task.uncancel()
 
 
 class _StreamSink:
     """A sink that writes chunks as they come. The constant part of a chunk is encoded once per request."""
 
-    def __init__(self, stream: EventStream, chat: ChatRequest, *, events: bool) -> None:
+    def __init__(self, stream: EventStream, services: Services, chat: ChatRequest, *, events: bool) -> None:
         self._stream = stream
+        self._services = services
         self._chat = chat
         self._events = events
         self._head = b""
@@ -85,6 +104,8 @@ class _StreamSink:
         return self.chunk(b',"choices":[],"tidegate":' + _json(value))
 
     async def stage(self, name: str) -> None:
+        if not self._stream.started:
+            self._stream.add_headers(headers_for(self._services, self._chat.tenant))
         if self._events:
             self._stream.notice(self.extension({"stage": name}))
 
@@ -123,11 +144,17 @@ class _StreamSink:
 async def _stream(
     request: Request, services: Services, chat: ChatRequest, body: ChatBody
 ) -> HTTPResponse | None:
+    settings = services.settings
     stream = EventStream(
-        request, chat.id, keepalive_s=services.settings.keepalive_s, headers={REQUEST_ID_HEADER: chat.id}
+        request,
+        chat.id,
+        keepalive_s=settings.keepalive_s,
+        max_stall_s=settings.slow_reader_s,
+        metrics=services.metrics,
+        headers={REQUEST_ID_HEADER: chat.id},
     )
     async with stream:
-        sink = _StreamSink(stream, chat, events=body.tidegate.events)
+        sink = _StreamSink(stream, services, chat, events=body.tidegate.events)
         answer = Transcript(sink)
         try:
             receipt = await services.pipeline.run(chat, answer if is_kept(chat, body) else sink)
@@ -136,9 +163,16 @@ async def _stream(
             await stream.write(sink.last(receipt, include_usage=wants_usage), is_last=True)
         except ClientGone:
             raise asyncio.CancelledError from None
+        except asyncio.CancelledError:
+            _go_on_if_stopping(services)
+            if not stream.started:
+                return _refusal(stopping(), services, chat)
+            with contextlib.suppress(ClientGone, TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await stream.fail(stopping())
         except Exception as error:  # noqa: BLE001  the edge: to_tidegate logs what is not ours
             ours = to_tidegate(error)
             if not stream.started:
-                return _refusal(ours, chat)
+                return _refusal(ours, services, chat)
             await stream.fail(ours)
     return None

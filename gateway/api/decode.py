@@ -52,6 +52,13 @@ def resume_reading(request: Request) -> None:
         transport.resume_reading()
 
 
+def release(request: Request) -> None:
+    """Let go of what Sanic keeps of a request until its answer ends, once it has been read: an answer may take
+    minutes, and a worker holds thousands."""
+    request.body = request.head = b""
+    request.headers.clear()
+
+
 async def discard_body(request: Request) -> None:
     """Read on after a refusal, bounded in bytes and time, so that the client reads our answer, not a reset."""
     num_bytes = 0

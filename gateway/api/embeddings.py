@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import secrets
 import time
 
 import msgspec
@@ -13,11 +14,13 @@ from sanic import HTTPResponse, Request
 
 from gateway.api.auth import http_caller
 from gateway.api.decode import clean_text, json_body
+from gateway.api.errors import to_response
+from gateway.api.limits import headers_for
 from gateway.api.schemas import EmbeddingsBody
 from gateway.api.services import Services
-from gateway.errors import InvalidRequest, NotFound
+from gateway.errors import InvalidRequest, NotFound, RateLimited
 from gateway.tensors import EMBEDDING_DIM
-from gateway.types import DEFAULT_EMBEDDER
+from gateway.types import DEFAULT_EMBEDDER, Outcome, Receipt, Tenant, Usage
 
 _BODY = msgspec.json.Decoder(EmbeddingsBody)
 MAX_TEXTS = 2048
@@ -26,13 +29,26 @@ ROWS_AT_ONCE = 64  # encoded before the loop gets a turn
 
 
 async def embeddings(request: Request, services: Services) -> HTTPResponse:
-    await services.auth.tenant(http_caller(request))
+    tenant = await services.auth.tenant(http_caller(request))
     body = json_body(request, _BODY)
     texts = _texts(body, services.settings.max_question_chars)
     deadline = time.monotonic() + TIMEOUT_S
     with services.lifecycle:
-        vectors = await services.embedder.embed(texts, role="passage", timeout_s=deadline - time.monotonic())
         num_tokens = sum(await asyncio.to_thread(services.tokens.count, texts))
+        try:
+            held = await services.limits.reserve(tenant, num_tokens, is_stream=False)
+        except RateLimited as error:
+            response = to_response(error)
+            response.headers.update(headers_for(services, tenant))
+            return response
+        billed = 0
+        try:
+            left_s = max(deadline - time.monotonic(), 0.001)
+            vectors = await services.embedder.embed(texts, role="passage", timeout_s=left_s)
+            billed = num_tokens
+        finally:
+            held.settle(billed)
+    _record(services, tenant, num_tokens)
     data: list[msgspec.Raw] = []
     for start in range(0, len(texts), ROWS_AT_ONCE):
         rows = vectors[start : start + ROWS_AT_ONCE]
@@ -44,7 +60,21 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
         "data": data,
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
-    return HTTPResponse(msgspec.json.encode(reply), content_type="application/json")
+    headers = headers_for(services, tenant)
+    return HTTPResponse(msgspec.json.encode(reply), content_type="application/json", headers=headers)
+
+
+def _record(services: Services, tenant: Tenant, num_tokens: int) -> None:
+    """Into the ledger, so that a month's tokens are all of them."""
+    receipt = Receipt(
+        id=f"embd-{secrets.token_hex(16)}",
+        created=int(time.time()),
+        outcome=Outcome.COMPLETED,
+        stage="done",
+        tier=DEFAULT_EMBEDDER,
+        usage=Usage(prompt_tokens=num_tokens),
+    )
+    services.recorder.record(tenant, receipt)
 
 
 def _row(index: int, vector: npt.NDArray[np.float32], encoding: str) -> msgspec.Raw:

@@ -29,6 +29,7 @@ from gateway.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    QuotaExceeded,
     TidegateError,
 )
 
@@ -61,6 +62,8 @@ def headers_of(error: TidegateError) -> dict[str, str]:
     delay_s = error.delay_s()
     if delay_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(delay_s)))
+    if isinstance(error, QuotaExceeded):
+        headers["x-should-retry"] = "false"  # OpenAI's SDKs would try again at once
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     return headers

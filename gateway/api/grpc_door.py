@@ -28,11 +28,12 @@ from gateway.api.decode import BODY_TIMEOUT_S
 from gateway.api.errors import to_tidegate
 from gateway.api.grpc_errors import to_status, too_large
 from gateway.api.grpc_messages import chat_body, done_event, retrieve_body, retrieve_response
-from gateway.api.grpc_stream import MAX_STALL_S, Context, EventWriter
+from gateway.api.grpc_stream import Context, EventWriter
+from gateway.api.limits import headers_for
 from gateway.api.memory import is_kept, keep
 from gateway.api.search import SEARCH_TIMEOUT_S
 from gateway.api.services import Services
-from gateway.api.validation import chat_request, new_request_id, query_text, refuse_while_draining
+from gateway.api.validation import chat_request, check_takes_work, new_request_id, query_text
 from gateway.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -61,11 +62,10 @@ Method = Callable[[Context, float, str], Awaitable[None]]
 
 
 class GrpcDoor:
-    """The gRPC server of one worker. max_stall_s: how long a reader may take nothing (seconds)."""
+    """The gRPC server of one worker."""
 
-    def __init__(self, services: Services, *, max_stall_s: float = MAX_STALL_S) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._max_stall_s = max_stall_s
         self._server: Any = None
         self._health = health.HealthServicer()
 
@@ -93,6 +93,11 @@ class GrpcDoor:
         await self._server.start()
         return bound
 
+    def retire(self, grace_s: float) -> None:
+        """Send clients elsewhere: connections are told to end, calls that are open go on for grace_s at most."""
+        if self._server is not None:
+            self._services.lifecycle.spawn(self._server.stop(grace_s), "grpc-retire")
+
     async def stop(self) -> None:
         """Refuse new calls and cut off those that are open."""
         if self._server is not None:
@@ -113,7 +118,7 @@ class GrpcDoor:
         services = self._services
         try:
             left_s = _left_s(context)
-            refuse_while_draining(services)
+            check_takes_work(services)
             tenant = await services.auth.tenant(_caller(context))
             data = await _read(context, services.settings.max_body_bytes)
             body = chat_body(data, max_messages=services.settings.max_messages, deadline_s=left_s)
@@ -121,7 +126,14 @@ class GrpcDoor:
         except (Exception, asyncio.CancelledError) as error:
             services.pipeline.refuse(request_id, received, error)
             raise
-        writer = EventWriter(context, request_id, events=body.tidegate.events, max_stall_s=self._max_stall_s)
+        writer = EventWriter(
+            context,
+            request_id,
+            events=body.tidegate.events,
+            max_stall_s=services.settings.slow_reader_s,
+            metrics=services.metrics,
+            head=lambda: headers_for(services, tenant),
+        )
         answer = Transcript(writer)
         with services.lifecycle:
             async with writer:
@@ -131,6 +143,8 @@ class GrpcDoor:
                 except ClientGone:
                     raise
                 except TidegateError:
+                    limits = headers_for(services, tenant)
+                    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id), *limits.items()))
                     await writer.settle()
                     raise
                 await writer.finish(done_event(receipt))
@@ -138,7 +152,7 @@ class GrpcDoor:
     async def _retrieve(self, context: Context, received: float, request_id: str) -> None:
         services = self._services
         left_s = _left_s(context)
-        refuse_while_draining(services)
+        check_takes_work(services)
         tenant = await services.auth.tenant(_caller(context))
         body = retrieve_body(await _read(context, services.settings.max_body_bytes))
         query = query_text([body.query], services.settings.max_question_chars)
@@ -165,17 +179,17 @@ def _handler(method: Method) -> Any:
         try:
             await method(context, received, request_id)
         except Exception as error:  # noqa: BLE001  the edge: to_tidegate logs what is not ours
-            await _refuse(context, to_tidegate(error), request_id)
+            await _refuse(context, to_tidegate(error))
 
     return grpc.stream_stream_rpc_method_handler(answer)
 
 
-async def _refuse(context: Context, error: TidegateError, request_id: str) -> None:
+async def _refuse(context: Context, error: TidegateError) -> None:
     """End the call with the error's status. A reader that takes nothing gets it later, or never."""
     if error.detail:
         log.info("%s: %s", error.code, error.detail)
     status = rpc_status.to_status(to_status(error))
-    metadata = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
+    metadata = (*status.trailing_metadata, *context.trailing_metadata())  # with the request's id
     try:
         async with asyncio.timeout(GOODBYE_S):
             await context.abort(status.code, status.details, metadata)

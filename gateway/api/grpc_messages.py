@@ -221,6 +221,7 @@ def receipt_message(receipt: Receipt) -> Any:
         conversation=receipt.conversation,
         unsupported_citations=receipt.unsupported_citations,
         hops=receipt.hops,
+        degraded=receipt.degraded,
     )
 
 

@@ -8,27 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
 
 from gateway.api.grpc_messages import citation_message, delta_event, queue_event, stage_event
 from gateway.errors import ClientGone
+from gateway.metrics import Metrics
 from gateway.types import Citation, Passage
 
 WINDOW_S = 0.004  # text that follows faster than this shares a message; the first piece never waits
 WINDOW_CHARS = 16_384  # as much shares one message
-MAX_STALL_S = 30.0  # a reader that takes nothing for this long is gone
+MAX_NOTICES = 64  # events that wait for a slow reader; places in the line beyond them are left out
 
 Context = Any  # grpc.aio.ServicerContext: grpcio ships no types
 
 
 class EventWriter:
-    """A sink of the pipeline over one call. Use as `async with`; leaving it stops the timer."""
+    """A sink of the pipeline over one call. Use as `async with`; leaving it stops the timer.
+
+    max_stall_s: a reader that takes nothing for this long is cut off (seconds). head: more of the initial metadata.
+    """
 
     def __init__(
-        self, context: Context, request_id: str, *, events: bool = False, max_stall_s: float = MAX_STALL_S
+        self,
+        context: Context,
+        request_id: str,
+        *,
+        events: bool,
+        max_stall_s: float,
+        metrics: Metrics,
+        head: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
+        self._head = head
+        self._metrics = metrics
         self._context = context
         self._request_id = request_id
         self._events = events
@@ -87,7 +101,9 @@ class EventWriter:
         await self._flush()
 
     def _notice(self, event: bytes) -> None:
-        """An event whose sender cannot wait."""
+        """An event whose sender cannot wait: left out while the reader is far behind."""
+        if len(self._ready) >= MAX_NOTICES:
+            return
         self._seal()
         self._ready.append(event)
         self._flush_in(0)
@@ -126,10 +142,12 @@ class EventWriter:
             async with asyncio.timeout(self._max_stall_s):
                 if not self._started:
                     self._started = True
-                    await self._context.send_initial_metadata((("x-request-id", self._request_id),))
+                    head = (("x-request-id", self._request_id), *self._head().items())
+                    await self._context.send_initial_metadata(head)
                 await self._context.write(event)
         except TimeoutError:
             self._is_gone = True
+            self._metrics.slow_readers.labels("grpc").inc()
             raise ClientGone("the reader took nothing for too long") from None
         except grpc.aio.InternalError as error:  # the call is over; the cancel of its task is on the way
             self._is_gone = True

@@ -16,11 +16,17 @@ async def live(request: Request, services: Services) -> HTTPResponse:
 
 
 async def ready(request: Request, services: Services) -> HTTPResponse:
-    """200 while this worker takes requests. A part that is away shows in `parts`; its routes answer for themselves."""
+    """200 while this worker takes requests. A part that is away shows in `parts`; its routes answer for themselves.
+
+    Short of memory it stays ready, or all workers could leave at once; Envoy prefers those that are not degraded.
+    """
     state = services.lifecycle.state
     body = {"status": state.value, "version": __version__, "parts": services.parts}
     status = 200 if state is State.READY else 503
-    return HTTPResponse(msgspec.json.encode(body), status=status, content_type="application/json")
+    headers = {"x-envoy-degraded": "memory"} if services.memory.is_full() else None
+    return HTTPResponse(
+        msgspec.json.encode(body), status=status, headers=headers, content_type="application/json"
+    )
 
 
 async def metrics(request: Request, services: Services) -> HTTPResponse:

@@ -10,16 +10,16 @@ from gateway.api.services import Services
 from gateway.errors import NotFound
 from gateway.tensors import EMBEDDING_DIM
 from gateway.tiering.tiers import AUTO
-from gateway.types import DEFAULT_EMBEDDER
+from gateway.types import DEFAULT_EMBEDDER, Tenant
 
 CREATED = 1_763_769_600  # a fixed date: the models ship with the release
 
 
-def _models(services: Services) -> list[dict[str, object]]:
+def _models(services: Services, tenant: Tenant) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = [
         _model(AUTO, {"kind": "router", "description": "Chooses the tier for each question and says why."})
     ]
-    for tier in services.pipeline.tiers.tiers.values():
+    for tier in services.pipeline.tiers.offered(tenant):
         about = {
             "kind": "chat",
             "description": tier.description,
@@ -27,7 +27,11 @@ def _models(services: Services) -> list[dict[str, object]]:
             "num_passages": tier.num_passages,
         }
         if tier.is_generative:
-            about["context_tokens"] = tier.context_tokens
+            about |= {
+                "context_tokens": tier.context_tokens,
+                "engine": "upstream" if tier.is_remote else "triton",
+                "fallback": list(tier.fallback),
+            }
         rows.append(_model(tier.name, about))
     rows.append(
         _model(
@@ -43,14 +47,14 @@ def _model(name: str, about: dict[str, object]) -> dict[str, object]:
 
 
 async def list_models(request: Request, services: Services) -> HTTPResponse:
-    await services.auth.tenant(http_caller(request))
-    reply = {"object": "list", "data": _models(services)}
+    tenant = await services.auth.tenant(http_caller(request))
+    reply = {"object": "list", "data": _models(services, tenant)}
     return HTTPResponse(msgspec.json.encode(reply), content_type="application/json")
 
 
 async def get_model(request: Request, services: Services, model: str) -> HTTPResponse:
-    await services.auth.tenant(http_caller(request))
-    for row in _models(services):
+    tenant = await services.auth.tenant(http_caller(request))
+    for row in _models(services, tenant):
         if row["id"] == model:
             return HTTPResponse(msgspec.json.encode(row), content_type="application/json")
     raise NotFound(f"The model {model[:100]!r} does not exist.", code="model_not_found", param="model")

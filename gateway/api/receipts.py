@@ -1,17 +1,14 @@
-"""GET /v1/receipts/{id} and GET /v1/usage."""
+"""GET /v1/receipts/{id}."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 
-import msgspec
 from sanic import HTTPResponse, Request
 
 from gateway.api.auth import http_caller
 from gateway.api.services import Services
 from gateway.errors import NotFound
-from gateway.storage import ledger
 
 _ID = re.compile(r"chatcmpl-[0-9a-f]{32}\Z")
 
@@ -24,17 +21,3 @@ async def get_receipt(request: Request, services: Services, receipt_id: str) -> 
     if found is None:
         raise NotFound(f"No such receipt: {receipt_id[:100]}.", code="receipt_not_found", param="receipt_id")
     return HTTPResponse(found, content_type="application/json")
-
-
-async def get_usage(request: Request, services: Services) -> HTTPResponse:
-    """The tenant's tokens and requests by tier, from the ledger."""
-    tenant = await services.auth.tenant(http_caller(request))
-
-    def look_up() -> object:
-        with services.database.read() as conn:
-            return ledger.usage_totals(conn, tenant.tenant_id)
-
-    totals = await asyncio.to_thread(look_up)
-    return HTTPResponse(
-        msgspec.json.encode({"object": "usage", "data": totals}), content_type="application/json"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic.response import BaseHTTPResponse
 
 from gateway.api import (
+    admin,
     chat,
     completions,
     conversations,
@@ -19,6 +21,7 @@ from gateway.api import (
     models,
     receipts,
     search,
+    usage,
     vector_stores,
 )
 from gateway.api.auth import http_caller
@@ -27,6 +30,7 @@ from gateway.api.errors import handle
 from gateway.api.services import Services
 from gateway.api.static import Pages
 from gateway.errors import TidegateError
+from gateway.lifecycle import State
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -75,7 +79,12 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", _ATTACHMENT, vector_stores.update_attachment),
     ("DELETE", _ATTACHMENT, vector_stores.detach),
     ("GET", "/v1/receipts/<receipt_id:str>", receipts.get_receipt),
-    ("GET", "/v1/usage", receipts.get_usage),
+    ("GET", "/v1/usage", usage.get_usage),
+    ("GET", "/admin/ladder", admin.get_ladder),
+    ("PUT", "/admin/ladder", admin.put_ladder),
+    ("GET", "/admin/tiers", admin.get_tiers),
+    ("GET", "/admin/tenants/<tenant:str>", admin.get_tenant),
+    ("PUT", "/admin/tenants/<tenant:str>", admin.put_tenant),
     ("GET", "/health/live", health.live),
     ("GET", "/health/ready", health.ready),
     ("GET", "/metrics", health.metrics),
@@ -113,8 +122,26 @@ def create_app(services: Services, name: str = "tidegate") -> Sanic[Any, Any]:
         route = request.route.path if request.route is not None else "none"
         services.metrics.http.labels(route, str(response.status)).inc()
 
+    async def part(request: Any, response: BaseHTTPResponse) -> None:
+        """While draining, each answer ends its connection: the client's next request goes elsewhere."""
+        if services.lifecycle.state is not State.READY and request.stream is not None:
+            request.stream.keep_alive = False
+
     app.register_middleware(count, "response")
+    app.register_middleware(part, "response")
     return app
+
+
+def _unknot(request: Request) -> None:
+    """Let a request whose client left end for good. Sanic leaves its objects holding one another then, some 10 KiB
+    that only the garbage collector would find, and its full rounds are rare."""
+    http, task = request.stream, asyncio.current_task()
+
+    def cut(_: object) -> None:
+        http.response_func = http.response = http.request = None  # type: ignore[union-attr]
+
+    if http is not None and task is not None:
+        task.add_done_callback(cut)
 
 
 def _add(
@@ -124,20 +151,28 @@ def _add(
     path: str,
     handler: Handler,
 ) -> None:
-    """Every POST reads its body itself (Sanic's own limit would close the connection before the refusal is read), and
-    only for a known caller. After a refusal the rest of the body is read away, so that the client sees the answer."""
-    has_body = method == "POST"
+    """Every POST and PUT reads its body itself (Sanic's own limit would close the connection before the refusal is
+    read), and only for a known caller. After a refusal the rest is read away, so that the client sees the answer."""
+    has_body = method in {"POST", "PUT"}
     reads_itself = handler in (chat.completions, files.create)
 
     async def route(request: Request, **kwargs: str) -> Any:
         try:
+            if has_body and handler is not chat.completions:
+                services.memory.check()
             if has_body and not reads_itself:
                 await services.auth.tenant(http_caller(request))
                 await read_body(request, services.settings.max_body_bytes)
-            return await handler(request, services, **kwargs)
+            if handler is chat.completions:  # counts itself, from where it is a request
+                return await handler(request, services, **kwargs)
+            with services.lifecycle:
+                return await handler(request, services, **kwargs)
         except TidegateError:
             if has_body:
                 await discard_body(request)
+            raise
+        except asyncio.CancelledError:
+            _unknot(request)
             raise
 
     name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"

@@ -10,16 +10,22 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from gateway.admission.quota import Limiter
 from gateway.api.auth import Authenticator
 from gateway.chat import ChatPipeline
 from gateway.embedding.tokens import SentenceTokenizer
+from gateway.generation.upstream_generator import UpstreamGenerator
+from gateway.lag import LoopLag
 from gateway.lifecycle import Lifecycle
+from gateway.memory import MemoryGuard
 from gateway.metrics import Metrics
+from gateway.pipeline.pressure import PressureWatch
 from gateway.ports import Embedder, Retriever
 from gateway.settings import Settings
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
 from gateway.storage.recorder import Recorder
+from gateway.storage.shared_note import SharedNote
 
 log = logging.getLogger("tidegate.api")
 
@@ -38,13 +44,27 @@ class Services:
     embedder: Embedder
     tokens: SentenceTokenizer
     recorder: Recorder
+    limits: Limiter
+    pressure: PressureWatch
+    ladder_orders: SharedNote
+    lag: LoopLag = field(default_factory=LoopLag)
+    memory: MemoryGuard = field(default_factory=MemoryGuard)
+    upstreams: dict[str, UpstreamGenerator] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)  # name -> ok / one sentence, for /health/ready
     collection_ids: dict[Any, tuple[float, list[str]]] = field(default_factory=dict)
 
+    async def tell_keys_changed(self) -> None:
+        """Make the other workers read keys and rights anew. Redis away: they do so within the keys' time to live."""
+        await self._tell("tidegate:keys")
+
     async def wake_ingest(self) -> None:
         """Tell the ingest worker that there is work. Redis away: it finds the work by itself a moment later."""
+        await self._tell("tidegate:ingest")
+
+    async def _tell(self, channel: str) -> None:
+        """Best effort: whoever listens also looks by itself."""
         try:
             async with asyncio.timeout(0.05):
-                await self.redis.publish("tidegate:ingest", b"1")
+                await self.redis.publish(channel, b"1")
         except (RedisError, OSError, TimeoutError) as error:
-            log.debug("ingest not woken: %s", error)
+            log.debug("nobody told on %s: %s", channel, error)

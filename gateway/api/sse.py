@@ -7,6 +7,7 @@ notices (stages) don't open the stream: they wait for the next event or for the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from sanic import HTTPResponse, Request
 from sanic.exceptions import RequestCancelled, ServerError
 
 from gateway.errors import ClientGone, TidegateError
+from gateway.metrics import Metrics
 
 FIRST_KEEPALIVE_S = 0.8  # the promise is 1 s
 NOTICE_S = 0.02
@@ -21,19 +23,35 @@ WINDOW_S = (
     0.025  # events that follow one another faster than this share a write; the first of them never waits
 )
 WINDOW_BYTES = 16_384  # as much shares one write
-MAX_STALL_S = 30.0  # a reader that takes nothing for this long is gone
-HIGH_WATER_BYTES = 65_536  # Sanic's write buffer: above it a write waits for the reader
+HIGH_WATER_BYTES = (
+    65_536  # Sanic's write buffer: above it a write waits for the reader, and with it the producer
+)
+MAX_NOTICE_BYTES = 16_384  # notices that wait for a slow reader; places in the line beyond them are left out
 KEEPALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 _HEADERS = {"cache-control": "no-cache, no-store", "x-accel-buffering": "no"}
 
 
 class EventStream:
-    """Use as `async with`; leaving it stops the keep-alive timer."""
+    """Use as `async with`; leaving it stops the keep-alive timer.
+
+    What one reader can make us hold: HIGH_WATER_BYTES and one write on top, what waits for that write (WINDOW_BYTES,
+    and MAX_NOTICE_BYTES), and the kernel's queue (gateway/listener.py). max_stall_s: a reader that takes nothing for
+    this long is cut off (seconds).
+    """
 
     def __init__(
-        self, request: Request, stream_id: str, *, keepalive_s: float, headers: dict[str, str]
+        self,
+        request: Request,
+        stream_id: str,
+        *,
+        keepalive_s: float,
+        max_stall_s: float,
+        metrics: Metrics,
+        headers: dict[str, str],
     ) -> None:
+        self._max_stall_s = max_stall_s
+        self._metrics = metrics
         self._request = request
         self._stream_id = stream_id.encode()
         self._keepalive_s = keepalive_s
@@ -66,13 +84,20 @@ class EventStream:
         if self._flush_task is not None:
             self._flush_task.cancel()
 
+    def add_headers(self, headers: dict[str, str]) -> None:
+        """For the response's head, as long as it was not sent."""
+        self._headers |= headers
+
     def event(self, data: bytes) -> bytes:
         """Frame one event. `data` is JSON, so it holds no line break that could forge another event."""
         self._next_id += 1
         return b"id: %b.%d\ndata: %b\n\n" % (self._stream_id, self._next_id, data)
 
     def notice(self, data: bytes) -> None:
-        """An event that opens no stream: it waits for the next write, in an open one for NOTICE_S at most."""
+        """An event that opens no stream: it waits for the next write, in an open one for NOTICE_S at most. Left out
+        while the reader is far behind."""
+        if len(self._pending) >= MAX_NOTICE_BYTES:
+            return
         self._pending += self.event(data)
         if self.started and self._timer is not None:
             self._timer.cancel()
@@ -113,7 +138,7 @@ class EventStream:
     async def write(self, frames: bytes, *, is_last: bool = False) -> None:
         """Ready frames in one write; is_last: the stream ends with them.
 
-        Raises: ClientGone when the reader left or takes nothing for MAX_STALL_S.
+        Raises: ClientGone when the reader left or takes nothing for too long.
         """
         if self._pending:
             frames = bytes(self._pending) + frames
@@ -124,17 +149,22 @@ class EventStream:
                 self._response = await self._request.respond(
                     content_type="text/event-stream; charset=utf-8", headers=self._headers
                 )
+            is_first = not self._last_write
             if self._is_keeping_up():
                 await self._response.send(frames, end_stream=is_last)
             else:
-                async with asyncio.timeout(MAX_STALL_S):
+                async with asyncio.timeout(self._max_stall_s):
                     await self._response.send(frames, end_stream=is_last)
         except TimeoutError:
+            self._metrics.slow_readers.labels("http").inc()
             self._abort()
             raise ClientGone("the reader took nothing for too long") from None
         except (RequestCancelled, ServerError) as error:
             raise ClientGone("the reader left") from error
         self._last_write = self._loop.time()
+        if is_first:  # they are on their way: no use in keeping them until the answer ends
+            self._headers = {}
+            self._response.headers.clear()
 
     async def fail(self, error: TidegateError) -> None:
         """End a started stream with one well-formed error event."""
@@ -161,7 +191,8 @@ class EventStream:
         self._timer = self._loop.call_later(max(0.05, self._keepalive_s - quiet_s), self._tick)
 
     async def _comment(self) -> None:
-        try:
+        with contextlib.suppress(
+            ClientGone
+        ):  # the request's own task learns it from its next write, or is cancelled
             await self.write(KEEPALIVE)
-        except ClientGone:
-            return  # the request's own task learns it from its next write, or is cancelled by the closed connection
+        self._tick_task = None

@@ -16,7 +16,6 @@ from gateway.api.schemas import ChatBody, Message
 from gateway.api.services import Services
 from gateway.chat import ChatRequest
 from gateway.errors import InvalidRequest, Rejected
-from gateway.lifecycle import State
 from gateway.types import Sampling, Tenant, Turn
 
 # A tool's words are the client's own memory; `developer` is the newer name of `system`.
@@ -27,10 +26,16 @@ def new_request_id() -> str:
     return f"chatcmpl-{secrets.token_hex(16)}"
 
 
-def refuse_while_draining(services: Services) -> None:
-    """Raises: Rejected unless this worker takes requests."""
-    if services.lifecycle.state is not State.READY:
-        raise Rejected("The service is stopping; ask again in a moment.", code="draining", retry_after_s=2)
+def check_takes_work(services: Services) -> None:
+    """Raises: AdmissionError while this worker takes no new request: it stops, or its memory is short."""
+    services.memory.check()
+    if not services.lifecycle.takes_work:
+        raise stopping()
+
+
+def stopping() -> Rejected:
+    """What a request is told that this worker does not begin, or does not finish, because it stops."""
+    return Rejected("The service is stopping; ask again in a moment.", code="draining", retry_after_s=2)
 
 
 async def chat_request(
@@ -54,7 +59,7 @@ async def chat_request(
             param="tidegate.deadline_ms",
         )
     # an unknown model is told before anything else is done
-    services.pipeline.tiers.choose(body.model, question)
+    services.pipeline.tiers.check(body.model, tenant)
     earlier = await memory.history(services, tenant, conversation) if conversation else []
     timeout_s = settings.request_timeout_s
     if extension.deadline_ms is not None:

@@ -95,6 +95,9 @@ def ask(
     print()
     if sources:
         _print_sources(answer)
+    given_up = (answer.receipt or {}).get("degraded")
+    if isinstance(given_up, list) and given_up:
+        print(f"Shortened under load: {printable(', '.join(map(str, given_up)))}.", file=sys.stderr)
 
 
 def _question(argument: str) -> str:

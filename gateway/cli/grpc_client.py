@@ -149,7 +149,7 @@ def plain(message: Any) -> dict[str, Any]:
 def _value(message: Any, field: Any) -> Any:
     value = getattr(message, field.name)
     if field.is_repeated:
-        return [plain(each) for each in value]
+        return [plain(each) for each in value] if field.message_type is not None else list(value)
     if field.message_type is not None:
         return plain(value)
     if field.enum_type is not None:

@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli.limits import (
+    MonthlyOption,
+    RequestsOption,
+    StreamsOption,
+    TokensOption,
+    chosen,
+    limit_key,
+    shown,
+)
 from gateway.cli.terminal import (
     CommandFailed,
     ExitCode,
@@ -33,7 +42,9 @@ _EPILOG = """\b
 Examples:
   tidegate keys create --tenant acme --name website
   KEY=$(tidegate keys create --tenant acme --name ci 2>/dev/null)
+  tidegate keys create --tenant acme --name batch --requests-per-minute 60 --monthly-tokens 1000000
   tidegate keys list
+  tidegate keys limit key_2f7c… --concurrent-streams 4
   tidegate keys revoke key_2f7c…"""
 
 
@@ -44,13 +55,19 @@ def register(app: typer.Typer) -> None:
     keys.command(epilog=_EPILOG)(create)
     keys.command(name="list", epilog=_EPILOG)(list_)
     keys.command(epilog=_EPILOG)(revoke)
+    keys.command(name="limit", epilog=_EPILOG)(limit_key)
     app.add_typer(keys)
 
 
 def create(
+    *,
     tenant: Annotated[str, typer.Option("--tenant", metavar="NAME", help="Whose key; made when missing.")],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="What the key is for.")],
     admin: Annotated[bool, typer.Option("--admin", help="May also use /admin and /metrics.")] = False,
+    requests: RequestsOption = None,
+    tokens: TokensOption = None,
+    streams: StreamsOption = None,
+    monthly: MonthlyOption = None,
     as_json: JsonOption = False,
     var: VarOption = None,
 ) -> None:
@@ -58,16 +75,19 @@ def create(
     from msgspec import to_builtins
 
     from gateway.storage.keys import create_key
+    from gateway.storage.limits import set_key_limits
 
     for option, value in (("--tenant", tenant), ("--name", name)):
         if not value.strip() or len(value) > 200 or not value.isprintable():
             raise CommandFailed(f"{option} must be 1 to 200 printable characters.", ExitCode.USAGE)
+    limits = chosen(requests, tokens, streams, monthly)
     settings = settings_of(var)
-    with _database(settings, is_made=True) as database, database.write() as conn:
+    with open_database(settings, is_made=True) as database, database.write() as conn:
         row, secret = create_key(conn, tenant=tenant.strip(), name=name.strip(), is_admin=admin)
-    _tell_gateways(settings, row.id)
+        set_key_limits(conn, row.id, limits)
+    tell_gateways(settings, row.id)
     if as_json:
-        print_json({**to_builtins(row), "key": secret})
+        print_json({**to_builtins(row), "limits": limits, "key": secret})
         return
     typer.echo(f"Key {row.id} of tenant {row.tenant}; keep it, it is not shown again:", err=True)
     print(secret)
@@ -78,14 +98,18 @@ def list_(as_json: JsonOption = False, var: VarOption = None) -> None:
     from msgspec import to_builtins
 
     from gateway.storage.keys import list_keys
+    from gateway.storage.limits import key_limits
+    from gateway.types import Limits
 
-    with _database(settings_of(var)) as database, database.read() as conn:
-        rows = list_keys(conn)
+    with open_database(settings_of(var)) as database, database.read() as conn:
+        rows, limits = list_keys(conn), key_limits(conn)
     if as_json:
-        print_json(to_builtins(rows))
+        print_json(
+            [{**to_builtins(row), "limits": to_builtins(limits.get(row.id, Limits()))} for row in rows]
+        )
         return
     print_table(
-        ("id", "tenant", "name", "ends in", "admin", "created", "revoked"),
+        ("id", "tenant", "name", "ends in", "admin", "created", "revoked", "limits"),
         (
             (
                 row.id,
@@ -95,6 +119,7 @@ def list_(as_json: JsonOption = False, var: VarOption = None) -> None:
                 "yes" if row.is_admin else "",
                 _date(row.created_at),
                 _date(row.revoked_at),
+                " ".join(each or "-" for each in shown(limits[row.id])) if row.id in limits else "",
             )
             for row in rows
         ),
@@ -111,16 +136,16 @@ def revoke(
     from gateway.storage.keys import revoke_key
 
     settings = settings_of(var)
-    with _database(settings) as database, database.write() as conn:
+    with open_database(settings) as database, database.write() as conn:
         is_revoked = revoke_key(conn, key_id)
     if not is_revoked:
         raise CommandFailed(f"No valid key has the id {key_id!r}; `tidegate keys list` shows all.")
-    _tell_gateways(settings, key_id)
+    tell_gateways(settings, key_id)
     print(f"Revoked {key_id}.")
 
 
 @contextlib.contextmanager
-def _database(settings: Settings, *, is_made: bool = False) -> Iterator[Database]:
+def open_database(settings: Settings, *, is_made: bool = False) -> Iterator[Database]:
     """The database at the newest schema. Without `is_made` a missing SQLite file is an error, not an empty one."""
     from gateway.errors import TidegateError
     from gateway.storage.database import Database
@@ -137,7 +162,7 @@ def _database(settings: Settings, *, is_made: bool = False) -> Iterator[Database
         database.close()
 
 
-def _tell_gateways(settings: Settings, key_id: str) -> None:
+def tell_gateways(settings: Settings, key_id: str) -> None:
     """Make gateways forget what they remember of a key. Best effort: they also forget by themselves."""
     import redis
 

@@ -126,17 +126,13 @@ def _reading(
     found = [each for each in candidates(passages) if not _restates(said, each.text)]
     if not asked.terms or not found:
         return _Reading(asked, -99.0, [], [])
-    support, is_deep = support_of(asked, found, passages), params.mode == "deep" and similarity is not None
-    if support < 0 and not is_deep:
+    support = support_of(asked, found, passages)
+    if support < 0:
         return _Reading(asked, support, [], [])
     rows = sentence_rows(asked, found, passages)
     scores = lexical_scores(rows) + _RANK * rows[:, _RANKED]
-    if similarity is not None and is_deep:
-        everything = found
-        found, rows, scores, closeness = _deepened(question, found, rows, scores, similarity)
-        support = support_of(asked, everything, passages, closeness)
-        if support < 0:
-            return _Reading(asked, support, [], [])
+    if params.mode == "deep" and similarity is not None:
+        found, rows, scores = _deepened(question, found, rows, scores, similarity)
     return _Reading(
         asked,
         support,
@@ -192,9 +188,8 @@ def _deepened(
     rows: npt.NDArray[np.float64],
     scores: npt.NDArray[np.float64],
     similarity: Similarity,
-) -> tuple[list[Candidate], npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
-    """The lexically best candidates, still in reading order, scored with sentence similarity as well, and the largest
-    similarity."""
+) -> tuple[list[Candidate], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The lexically best candidates, still in reading order, scored with sentence similarity as well."""
     keep = np.sort(np.argsort(-scores, kind="stable")[:MAX_EMBEDDED])
     kept = [found[index] for index in keep]
     near = similarity(question, [f"{c.piece.heading}: {c.text}" if c.piece.heading else c.text for c in kept])
@@ -203,7 +198,6 @@ def _deepened(
         rows[keep],
         rows[keep] @ weight_vector(_DEEP | {"rank": _RANK})
         + _DEEP_SIMILARITY * np.asarray(near, dtype=np.float64),
-        float(np.max(near)),
     )
 
 

@@ -67,7 +67,7 @@ class TritonGenerator:
             prompt = await asyncio.to_thread(build, inquiry, passages)
         else:
             prompt = build(inquiry, passages)
-        yield Delta(num_passages=prompt.num_passages)
+        yield Delta(num_passages=prompt.num_passages, num_input_tokens=prompt.num_tokens)
         marks = CitationStream(passages[: prompt.num_passages])
         inputs = self._inputs(prompt, inquiry.sampling)
         made = _Made()

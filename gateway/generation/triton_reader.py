@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.errors import UpstreamProtocolError
-from gateway.generation.extractive import ReaderParams
+from gateway.generation.extractive import MAX_SENTENCES, ReaderParams
 from gateway.tensors import READER
 from gateway.triton import Outputs, TritonClient, Value
 from gateway.types import Citation, Delta, Inquiry, Passage
@@ -40,7 +40,10 @@ class TritonReader:
             "passages": self._encode(passages),
             "params": self._encode(
                 ReaderParams(
-                    mode=self._mode, max_tokens=inquiry.sampling.max_tokens or 0, parts=inquiry.parts
+                    mode=self._mode,
+                    max_tokens=inquiry.sampling.max_tokens or 0,
+                    max_sentences=max(1, len(inquiry.parts)) if inquiry.is_short else MAX_SENTENCES,
+                    parts=inquiry.parts,
                 )
             ),
         }

@@ -30,11 +30,8 @@ CONTEXT_SHARE = (
 _LATE = 8  # sentences into a passage, from where on its places are not told apart
 MIN_RANK = 0.0001  # chances below it, and above 1 - it, are not told apart
 # Support of an answer = log-odds that the passages hold one, above the point where we answer: the best passage's own
-# log-odds, the largest share of the question's terms that a passage holds and, where sentences were embedded, how close
-# the closest one is (its cosine). Near the second row's values
-# nothing changes much; other articles (ten of SQuAD's training set) ask for the same ones.
+# log-odds, and the largest share of the question's terms that a passage holds.
 _SUPPORT_RANK, _SUPPORT_COVER, _SUPPORT_BIAS = 0.73, 4.9, -1.0
-_CLOSE_RANK, _CLOSE_COVER, _CLOSE_COSINE, _CLOSE_BIAS = 0.4, 4.0, 5.0, -3.8
 _SUPPORT_PASSAGES = 5  # that are looked at: the more there are, the likelier one holds the words by chance
 _PER_COSINE, _EVEN_COSINE = 10.0, 0.55  # log-odds of a similarity, and where they are even
 
@@ -140,23 +137,15 @@ def cover_of(terms: Sequence[Term], held: Words) -> float:
     return sum(term.weight * _strength(term, held.stems, held.starts) for term in terms) / whole
 
 
-def support_of(
-    asked: Question,
-    found: Sequence[Candidate],
-    passages: Sequence[Passage],
-    closeness: float | None = None,
-) -> float:
+def support_of(asked: Question, found: Sequence[Candidate], passages: Sequence[Passage]) -> float:
     """Log-odds that the passages (at least one) hold an answer; below 0 a tier that quotes says that they do not.
 
-    found: the passages' sentences. closeness: cosine of the question with the closest of them, where that is known.
+    found: the passages' sentences.
     """
     terms = weighed(asked, found)
     best = sorted(passages, key=log_odds_of, reverse=True)[:_SUPPORT_PASSAGES]
     covers = [cover_of(terms, passage_words(p.text, p.heading)) for p in best]
-    odds, cover = log_odds_of(best[0]), max(covers)
-    if closeness is None:
-        return _SUPPORT_RANK * odds + _SUPPORT_COVER * cover + _SUPPORT_BIAS
-    return _CLOSE_RANK * odds + _CLOSE_COVER * cover + _CLOSE_COSINE * closeness + _CLOSE_BIAS
+    return _SUPPORT_RANK * log_odds_of(best[0]) + _SUPPORT_COVER * max(covers) + _SUPPORT_BIAS
 
 
 def pairs_held(question: Question, stems: frozenset[str]) -> float:

@@ -25,6 +25,9 @@ NUM_READ = 8  # of the candidates, whose sentences are read: the bound of the co
 NUM_KEPT = 3  # the search's own best are never lost altogether
 
 _SEARCHED, _HELD, _PAIRS = 24.0, 4.0, 2.0
+_UNREAD = (
+    1.2  # in place of what sentences add; so that as many unanswerable questions are refused as with reading
+)
 # Log-odds that a passage answers, from its score. Fitted on questions half of which the corpus could not answer.
 _SLOPE, _BIAS = 0.65, -7.8
 _COVER, _NEAR, _PAIR = NAMES.index("cover"), NAMES.index("near"), NAMES.index("pairs")
@@ -37,12 +40,15 @@ _decode_scope = msgspec.json.Decoder(Scope).decode
 def rerank_row(text: bytes, candidates: bytes, scope: bytes) -> bytes:
     """One question on the wire: JSON list of the candidates in, JSON list of the passages out.
 
-    A scope that asks for another ranking than `hybrid` keeps the search's order. Raises: ValueError with one sentence.
+    A scope that asks for another ranking than `hybrid`, or for no reranking, keeps the search's order.
+    Raises: ValueError with one sentence.
     """
     try:
         question, passages, within = text.decode(), _decode_passages(candidates), _decode_scope(scope)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"The text, the candidates or the scope is not valid: {error}.") from None
+    if within.ranking == "hybrid" and not within.rerank:
+        return msgspec.json.encode(top_merged(unread(passages), within.k))
     if within.ranking == "hybrid":
         return msgspec.json.encode(reranked(question, passages, within.k))
     return msgspec.json.encode(top_merged(passages, within.k))
@@ -60,6 +66,11 @@ def reranked(question: str, passages: Sequence[Passage], k: int) -> list[Passage
     scores = _scores(asked, passages)
     order = [int(number) for number in np.argsort(-scores, kind="stable")]
     return top_merged([_ranked(passages[number], scores[number]) for number in _kept(order, k)], k)
+
+
+def unread(passages: Sequence[Passage]) -> list[Passage]:
+    """The search's order, each passage with a probability that is as bold as that of a reranked one."""
+    return [_ranked(passage, _SEARCHED * passage.rank_score + _UNREAD) for passage in passages]
 
 
 def _kept(order: list[int], k: int) -> list[int]:

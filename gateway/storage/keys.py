@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from gateway.errors import Conflict
 from gateway.storage.database import insert_or_ignore
 from gateway.storage.ids import new_id
+from gateway.storage.limits import columns, limits_of
 from gateway.storage.schema import api_keys, tenants
 from gateway.types import Tenant
 
@@ -54,11 +55,23 @@ def hash_key(key: str) -> str:
 
 def find_key(conn: sa.Connection, key_hash: str) -> Tenant | None:
     """Whose key this is; None for unknown and revoked ones."""
-    query = sa.select(api_keys.c.tenant_id, api_keys.c.id, api_keys.c.is_admin).where(
-        api_keys.c.hash == key_hash, api_keys.c.revoked_at.is_(None)
+    of_tenant, of_key = columns(tenants), columns(api_keys)
+    query = (
+        sa.select(api_keys.c.tenant_id, api_keys.c.id, api_keys.c.is_admin, *of_tenant, *of_key)
+        .join(tenants, tenants.c.id == api_keys.c.tenant_id)
+        .where(api_keys.c.hash == key_hash, api_keys.c.revoked_at.is_(None))
     )
     row = conn.execute(query).first()
-    return Tenant(tenant_id=row[0], key_id=row[1], is_admin=row[2]) if row else None
+    if row is None:
+        return None
+    tenant_id, key_id, is_admin, *limits = row
+    return Tenant(
+        tenant_id=tenant_id,
+        key_id=key_id,
+        is_admin=is_admin,
+        limits=limits_of(limits[: len(of_tenant)]),
+        key_limits=limits_of(limits[len(of_tenant) :]),
+    )
 
 
 def ensure_tenant(conn: sa.Connection, name: str) -> str:

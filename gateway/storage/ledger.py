@@ -40,7 +40,8 @@ class UsageTotal(msgspec.Struct, frozen=True):
 def record(conn: sa.Connection, entries: Sequence[LedgerEntry]) -> None:
     """Write receipts and usage; entries that are there already stay as they are.
 
-    Billed, and so counted as usage, is what a tier has worked on: not what was refused or left before.
+    Billed, and so counted as usage, is what was answered, and of what broke off what was sent: not what was refused,
+    left or failed before its first token.
     """
     if not entries:
         return
@@ -88,7 +89,7 @@ def usage_totals(conn: sa.Connection, tenant_id: str) -> list[UsageTotal]:
 
 
 def _is_billed(entry: LedgerEntry) -> bool:
-    return bool(entry.tier) and (entry.outcome == Outcome.COMPLETED or entry.prompt_tokens > 0)
+    return bool(entry.tier) and (entry.outcome == Outcome.COMPLETED or entry.completion_tokens > 0)
 
 
 def _receipt(entry: LedgerEntry) -> dict[str, object]:

@@ -23,12 +23,24 @@ metadata = sa.MetaData(
     }
 )
 
+
+def _limits() -> list[sa.Column[int]]:
+    """Of types.Limits: NULL = not set, 0 = unlimited."""
+    return [
+        sa.Column("requests_per_minute", sa.Integer),
+        sa.Column("tokens_per_minute", sa.BigInteger),
+        sa.Column("concurrent_streams", sa.Integer),
+        sa.Column("monthly_tokens", sa.BigInteger),
+    ]
+
+
 tenants = sa.Table(
     "tenants",
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("name", sa.String(200), nullable=False, unique=True),
     sa.Column("created_at", sa.Integer, nullable=False),  # unix seconds, like every *_at
+    *_limits(),
 )
 
 api_keys = sa.Table(
@@ -42,6 +54,16 @@ api_keys = sa.Table(
     sa.Column("is_admin", sa.Boolean, nullable=False, default=False),
     sa.Column("created_at", sa.Integer, nullable=False),
     sa.Column("revoked_at", sa.Integer),
+    *_limits(),
+)
+
+# Only of tenants that are limited to some tiers, or have a floor.
+tenant_rights = sa.Table(
+    "tenant_rights",
+    metadata,
+    sa.Column("tenant_id", sa.ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("tiers", sa.JSON, nullable=False),  # names; empty = all
+    sa.Column("floor", sa.String(32), nullable=False),  # a step of the ladder, `none`, or empty = any
 )
 
 collections = sa.Table(
@@ -214,4 +236,5 @@ usage = sa.Table(
     sa.Column("prompt_tokens", sa.Integer, nullable=False),
     sa.Column("completion_tokens", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Integer, nullable=False),
+    sa.Index(None, "tenant_id", "created_at"),  # a month of one tenant
 )

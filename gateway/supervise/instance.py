@@ -73,6 +73,8 @@ def all_ports(settings: Settings) -> dict[str, int]:
         "envoy-admin": settings.envoy_admin_port,
         "supervisor": settings.supervisor_port,
     }
+    for index in range(1, settings.edge_processes):
+        ports[f"envoy-{index}-admin"] = settings.edge_admin_port(index)
     if not settings.redis_url:
         ports["redis"] = settings.redis_port
     for index in range(settings.num_workers):

@@ -29,7 +29,8 @@ from gateway.supervise.binaries import (
 from gateway.supervise.instance import all_ports, is_running, read_instance
 from gateway.supervise.prepare import tiers_setting
 from gateway.supervise.triton_server import SHM_DIR
-from gateway.tier_config import generate_tiers
+from gateway.tier_config import UpstreamTier, api_key, configured_tiers, generate_tiers, upstream_tiers
+from gateway.tiering.tiers import BUILTIN_TIERS, auto_names
 
 MIN_FREE_BYTES = 500 * 2**20
 SHM_BYTES = (
@@ -64,6 +65,7 @@ def run_checks(settings: Settings) -> list[Check]:
         check_var(settings),
         check_disk(settings),
         *check_tiers(settings, running),
+        *check_auto(settings),
         check_shared_memory(settings, running),
         *check_vector_store(settings),
         check_files(),
@@ -194,7 +196,39 @@ def check_tiers(settings: Settings, running: bool = False) -> list[Check]:
         taken_bytes += needed
         state = "to be converted" if is_due else "converted"
         checks.append(Check(name, True, f"{checkpoint.model_type} in {tier.checkpoint}, {state}"))
-    return checks
+    return [*checks, *(_check_upstream(tier) for tier in upstream_tiers(settings))]
+
+
+def _check_upstream(tier: UpstreamTier) -> Check:
+    """What can be said without asking the server: it may be started later, and asking may cost."""
+    from gateway.checkpoint.chat_format import ChatFormat
+    from gateway.checkpoint.errors import CheckpointError
+
+    name = f"tier {tier.name}"
+    try:
+        has_key = bool(api_key(tier, os.environ))
+        if tier.tokenizer:
+            ChatFormat.load(Path(tier.tokenizer))
+    except SettingsError as error:
+        return Check(name, False, str(error).rstrip("."), "set it, or correct api_key_env")
+    except CheckpointError as error:
+        return Check(name, False, f"TIDEGATE_TIERS_FILE, {error.what}", error.fix or "correct tokenizer")
+    if tier.ca_file and not Path(tier.ca_file).is_file():
+        return Check(name, False, f"the file {tier.ca_file} is missing", "correct ca_file")
+    return Check(name, True, f"{tier.model} at {tier.base_url}, {'with' if has_key else 'without'} a key")
+
+
+def check_auto(settings: Settings) -> list[Check]:
+    """Nothing to check where `auto` has no tiers named for it, or where the tiers themselves are wrong."""
+    try:
+        tiers = [tier.name for tier in configured_tiers(settings)]
+    except SettingsError:
+        return []
+    try:
+        names = auto_names(settings.auto_tiers, [*BUILTIN_TIERS, *tiers])
+    except SettingsError as error:
+        return [Check("auto", False, str(error).rstrip("."), "correct TIDEGATE_AUTO_TIERS")]
+    return [Check("auto", True, f"chooses among {', '.join(names)}")] if names else []
 
 
 def check_shared_memory(settings: Settings, running: bool = False) -> Check:

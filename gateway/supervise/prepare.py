@@ -167,8 +167,9 @@ def _prepare_database(settings: Settings) -> str:
 
 def _write_configuration(settings: Settings, assets: Assets) -> str:
     password = credentials.secret(settings, "supervisor")
+    envoys = enumerate(render.envoy_names(settings))
     files = {
-        "envoy.yaml": render.render_envoy(settings, assets),
+        **{f"{name}.yaml": render.render_envoy(settings, assets, index) for index, name in envoys},
         "redis.conf": render.render_redis(settings, credentials.secret(settings, "redis")),
         "supervisord.conf": render.render_supervisor(settings, password),
     }

@@ -124,7 +124,7 @@ def parts_of(settings: Settings, supervisor: Supervisor) -> list[Part]:
         elif kind == "triton":
             probe = http_probe(settings.triton_ports(int(index))[3], "/health")
         elif kind == "envoy":
-            probe = http_probe(settings.envoy_admin_port, "/ready")
+            probe = http_probe(settings.edge_admin_port(int(index or 0)), "/ready")
         elif kind == "gateway":
             probe = http_probe(settings.worker_port(int(index)), "/health/ready")
         else:

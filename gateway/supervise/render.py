@@ -19,9 +19,11 @@ from gateway.settings import Settings
 from gateway.supervise.assets import Assets, package_parent
 from gateway.supervise.binaries import find_envoy, find_redis
 from gateway.supervise.triton_server import leash
+from gateway.tier_config import generate_tiers, upstream_tiers
 
 MIB = 2**20
-ENVOY_HEAP_BYTES = 2 * 1024 * MIB
+FILLS_PER_S = 10  # of the token bucket at the edge
+BURST_S = 2  # as much of the edge's rate may come at once
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class LocalReply:
     error: type[errors.TidegateError]
     message: str
     retry_after_s: int = 0
+    flags: tuple[str, ...] = ()  # Envoy's reasons for it; empty = any
 
     @property
     def grpc_code(self) -> int:
@@ -65,7 +68,21 @@ LOCAL_REPLIES = (
     LocalReply("EQ", 431, errors.InvalidRequest, "The request headers are too many or too large."),
     LocalReply("EQ", 502, errors.UpstreamProtocolError, "The service gave an invalid answer."),
     LocalReply(
-        "EQ", 503, errors.UpstreamUnavailable, "The service is not ready for this request; try again.", 1
+        "EQ",
+        503,
+        errors.UpstreamUnavailable,
+        "The service is not ready for this request; try again.",
+        1,
+        ("UH", "UF", "UC", "UR", "LR", "UT", "URX", "NC"),  # no worker, or one that broke off
+    ),
+    # Every other one is Envoy's own refusal: the rate limit, its memory, a circuit breaker. Their flags are set too
+    # late to be asked for here.
+    LocalReply(
+        "EQ",
+        503,
+        errors.AdmissionError,
+        "The service takes no more requests at this moment; try again shortly.",
+        1,
     ),
     LocalReply("EQ", 504, errors.UpstreamTimeout, "The service did not answer in time."),
     LocalReply("GE", 500, errors.InternalError, "Something went wrong inside the service."),
@@ -80,8 +97,29 @@ def max_connections() -> int:
     return max(64, (limit - 512) // 2)
 
 
-def render_envoy(settings: Settings, assets: Assets) -> str:
-    """Envoy's bootstrap as YAML."""
+def edge_rate(settings: Settings) -> dict[str, float] | None:
+    """The token bucket of one Envoy process; None = no limit."""
+    rate = settings.edge_requests_per_s / settings.edge_processes
+    if rate == 0:
+        return None
+    fills_per_s = FILLS_PER_S if rate >= FILLS_PER_S else 1
+    per_fill = max(1, round(rate / fills_per_s))
+    return {
+        "per_fill": per_fill,
+        "interval_s": 1 / fills_per_s,
+        "burst": max(per_fill, round(rate * BURST_S)),
+    }
+
+
+def max_calls(settings: Settings) -> int:
+    """Calls that Envoy lets onto Triton at once: far more than the gateway ever has, far less than would bury it."""
+    tiers = settings.slots("fast") + settings.slots("deep")
+    tiers += sum(tier.slots for tier in generate_tiers(settings)) * settings.triton_replicas
+    return max(1024, 2 * (tiers + settings.retrieval_slots * settings.num_workers))
+
+
+def render_envoy(settings: Settings, assets: Assets, index: int = 0) -> str:
+    """Envoy's bootstrap as YAML. index: which of the processes; the first one has the balancer over Triton too."""
     environment = jinja2.Environment(  # noqa: S701 - this is YAML, and every text goes through tojson
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
@@ -91,21 +129,31 @@ def render_envoy(settings: Settings, assets: Assets) -> str:
         public_host="127.0.0.1" if settings.host == "localhost" else settings.host,
         public_port=settings.port,
         inner_port=int(settings.triton_target.rpartition(":")[2]),
-        admin_port=settings.envoy_admin_port,
+        admin_port=settings.edge_admin_port(index),
+        shares_port=settings.edge_processes > 1,
+        has_balancer=index == 0,
         workers=[
             {"port": settings.worker_port(index), "grpc_port": settings.worker_grpc_port(index)}
             for index in range(settings.num_workers)
         ],
         replicas=[{"grpc_port": ports[0], "guard_port": ports[3]} for ports in replicas],
-        access_log=str(settings.log_dir / "envoy-access.log"),
+        access_log=str(settings.edge_access_log(index)),
         keepalive_s=f"{settings.keepalive_s:g}",
         chat_idle_s=int(settings.request_timeout_s) + 60,
-        max_connections=max_connections(),
-        max_heap_bytes=ENVOY_HEAP_BYTES,
+        slow_reader_s=f"{settings.slow_reader_s:g}",
+        edge_rate=edge_rate(settings),
+        max_calls=max_calls(settings),
+        max_connections=min(settings.edge_connections or max_connections(), max_connections()),
+        max_heap_bytes=settings.edge_heap_mb * MIB,
         max_upload_bytes=settings.max_file_bytes + MIB,
         local_replies=LOCAL_REPLIES,
         too_large=LocalReply("EQ", 413, errors.PayloadTooLarge, too_large(settings.max_body_bytes).message),
     )
+
+
+def envoy_names(settings: Settings) -> list[str]:
+    """The Envoy processes by name; the file `<name>.yaml` configures each."""
+    return [f"envoy-{index}" if index else "envoy" for index in range(settings.edge_processes)]
 
 
 def envoy_command(settings: Settings, config: Path) -> list[str]:
@@ -114,7 +162,7 @@ def envoy_command(settings: Settings, config: Path) -> list[str]:
         "--config-path",
         str(config),
         "--concurrency",
-        str(max(1, (os.cpu_count() or 2) // 2)),
+        str(max(1, (os.cpu_count() or 2) // 2 // settings.edge_processes)),
         "--disable-hot-restart",
         "--log-level",
         "debug" if settings.log_level == "debug" else "warning",
@@ -167,11 +215,17 @@ def programs(settings: Settings) -> list[Program]:
     for index in range(settings.triton_replicas):
         argv = [*python, "gateway.supervise.guard", str(index)]
         out.append(Program(f"triton-{index}", argv, 20, grace_s, "triton"))
-    out.append(Program("envoy", envoy_command(settings, run / "envoy.yaml"), 30, 5))
+    for name in envoy_names(settings):
+        out.append(Program(name, envoy_command(settings, run / f"{name}.yaml"), 30, 5))
     for index in range(settings.num_workers):
         out.append(Program(f"gateway-{index}", [*python, "gateway.app", str(index)], 40, grace_s, "gateway"))
     out.append(Program("ingest", [*python, "gateway.ingest_app"], 50, grace_s))
     return out
+
+
+def upstream_keys(settings: Settings) -> list[str]:
+    """Variables that hold the keys of tiers on other servers."""
+    return sorted({tier.api_key_env for tier in upstream_tiers(settings)} - {""})
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -184,7 +238,8 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "HOME": os.environ.get("HOME", "/"),
     }
     kept = ("CUDA_", "NVIDIA_", "OMP_", "LC_", "LANG", "TZ", "SSL_CERT_")
-    env |= {key: value for key, value in os.environ.items() if key.startswith(kept)}
+    keys = upstream_keys(settings)
+    env |= {key: value for key, value in os.environ.items() if key.startswith(kept) or key in keys}
     return env | settings.environment()
 
 
@@ -228,9 +283,12 @@ def render_supervisor(settings: Settings, password: str) -> str:
 
 
 def _program_section(program: Program, settings: Settings) -> str:
+    keys = [] if program.group == "gateway" else upstream_keys(settings)  # nobody else has a use for them
+    blanks = {"environment": ",".join(f'{key}=""' for key in keys)} if keys else {}
     return _section(
         f"program:{program.name}",
         {
+            **blanks,
             "command": " ".join(_quote(word) for word in leash("TERM", program.argv)),
             "priority": program.priority,
             "autorestart": "true",

@@ -213,7 +213,7 @@ Ctrl-C stops it; open answers may finish."""
             manager.wait()
         reap_orphans(keep=0)
         remove_leftovers(self.settings)
-        for name in RUN_FILES:
+        for name in (*RUN_FILES, *(f"{name}.yaml" for name in render.envoy_names(self.settings))):
             (self.settings.run_dir / name).unlink(missing_ok=True)
         if left:
             self.echo(f"These processes could not be ended: {left}.")
@@ -252,4 +252,4 @@ Ctrl-C stops it; open answers may finish."""
             socket.create_connection(("127.0.0.1", self.settings.supervisor_port), timeout=0.2).close()
 
 
-RUN_FILES = ("instance.json", "supervisord.pid", "supervisord.conf", "redis.conf", "envoy.yaml")
+RUN_FILES = ("instance.json", "supervisord.pid", "supervisord.conf", "redis.conf")

@@ -1,13 +1,14 @@
-"""The tiers and the choice between them. Pure: a question in, a tier and its reason out."""
+"""The tiers on offer: what each is, who may ask for it, which of them `auto` may take."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.errors import NotFound
-from gateway.tier_config import GenerateTier
+from gateway.settings import SettingsError
+from gateway.tier_config import ConfiguredTier, UpstreamTier
+from gateway.types import Tenant
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Tier:
     """One way to answer. num_passages: how wide it retrieves. slots: permits over all Triton replicas.
 
     context_tokens: prompt and answer together; 0 = quotes, so it has none. max_hops: searches beyond the first, for a
-    question of two parts.
+    question of two parts. fallback: names of the tiers that answer when this one cannot, in order. is_remote: it runs
+    on a server of somebody else, and slots are its alone.
     """
 
     name: str
@@ -24,6 +26,8 @@ class Tier:
     slots: int
     context_tokens: int = 0
     max_hops: int = 0
+    fallback: tuple[str, ...] = ()
+    is_remote: bool = False
 
     @property
     def is_generative(self) -> bool:
@@ -31,48 +35,71 @@ class Tier:
 
 
 AUTO = "auto"
-_COMPOUND = re.compile(
-    r"\b(compare|difference|differ|versus|vs|why|explain|how does|how do|relationship|both"
-    r"|and (?:how|why|what|who|when|where))\b",
-    re.IGNORECASE,
-)
-_LONG_QUESTION_WORDS = 22
+BUILTIN_TIERS = ("fast", "deep")
 
 
 class TierBook:
-    """The tiers on offer, cheapest first. `auto` chooses among those that quote; the others are asked for by name."""
+    """The tiers on offer, cheapest first.
 
-    def __init__(self, tiers: Sequence[Tier]) -> None:
+    auto: names of those that `auto` may take; empty = those that quote. Unknown ones must be refused before
+    (`auto_names`).
+    """
+
+    def __init__(self, tiers: Sequence[Tier], auto: Sequence[str] = ()) -> None:
         self.tiers = {tier.name: tier for tier in tiers}
+        self.auto = [tier for tier in tiers if (tier.name in auto if auto else not tier.is_generative)]
 
-    def choose(self, model: str, question: str) -> tuple[Tier, str]:
-        """The tier for a request and the reason, as it goes into the receipt.
+    def check(self, model: str, tenant: Tenant) -> None:
+        """Raises: NotFound for a model that is not on offer to this tenant, whether it exists or not."""
+        offered = [tier.name for tier in self.offered(tenant)]
+        if model in offered or (model == AUTO and self.choices(tenant)):
+            return
+        raise NotFound(
+            f"The model {model!r} does not exist; choose from: {', '.join([AUTO, *offered])}.",
+            code="model_not_found",
+            param="model",
+        )
 
-        Raises: NotFound for a model that is not on offer.
-        """
-        if model in self.tiers:
-            return self.tiers[model], "asked for by name"
-        if model != AUTO:
-            offered = ", ".join([AUTO, *self.tiers])
-            raise NotFound(
-                f"The model {model!r} does not exist; choose from: {offered}.",
-                code="model_not_found",
-                param="model",
+    def offered(self, tenant: Tenant) -> list[Tier]:
+        """What a tenant may ask for by name, cheapest first."""
+        return [tier for tier in self.tiers.values() if not tenant.tiers or tier.name in tenant.tiers]
+
+    def choices(self, tenant: Tenant) -> list[Tier]:
+        """What `auto` may take for a tenant, cheapest first; all it may ask for, where none of those is among them."""
+        offered = self.offered(tenant)
+        return [tier for tier in self.auto if tier in offered] or offered
+
+    def cheapest_quoting(self, tenant: Tenant) -> Tier | None:
+        return next((tier for tier in self.offered(tenant) if not tier.is_generative), None)
+
+
+def auto_names(setting: str, known: Sequence[str]) -> list[str]:
+    """TIDEGATE_AUTO_TIERS as names; empty = not set. Raises: SettingsError for a tier that is not there."""
+    names = [name.strip() for name in setting.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise SettingsError(
+                f"TIDEGATE_AUTO_TIERS names {name!r}, which is no tier; there are: {', '.join(known)}."
             )
-        cheapest, *_, best = [tier for tier in self.tiers.values() if not tier.is_generative]
-        if len(question.split()) > _LONG_QUESTION_WORDS:
-            return best, "auto: a long question"
-        if match := _COMPOUND.search(question):
-            return best, f"auto: the question asks for more than one fact ({match.group(0).lower()!r})"
-        return cheapest, "auto: a short question for one fact"
+    return names
 
 
-def generative_tiers(configured: Sequence[GenerateTier], num_replicas: int) -> list[Tier]:
-    """The operator's tiers. Each replica runs an engine of each."""
-    return [
-        Tier(tier.name, tier.description, tier.num_passages, tier.slots * num_replicas, tier.context_tokens)
-        for tier in configured
-    ]
+def generative_tiers(configured: Sequence[ConfiguredTier], num_replicas: int) -> list[Tier]:
+    """The operator's tiers. Each replica runs an engine of each, but of those on other servers."""
+    return [_tier(tier, num_replicas) for tier in configured]
+
+
+def _tier(tier: ConfiguredTier, num_replicas: int) -> Tier:
+    is_remote = isinstance(tier, UpstreamTier)
+    return Tier(
+        tier.name,
+        tier.description,
+        tier.num_passages,
+        tier.slots * (1 if is_remote else num_replicas),
+        tier.context_tokens,
+        fallback=tier.fallback,
+        is_remote=is_remote,
+    )
 
 
 def builtin_tiers(fast_slots: int, deep_slots: int) -> list[Tier]:

@@ -110,7 +110,9 @@ def head_of(raw: bytes) -> Head:
         status = int(line.split(b" ", 2)[1])
     except (IndexError, ValueError):
         raise Broken(repr(raw[:100])) from None
-    fields = {name.strip().lower(): value.strip() for name, _, value in (each.partition(b":") for each in lines)}
+    fields = {
+        name.strip().lower(): value.strip() for name, _, value in (each.partition(b":") for each in lines)
+    }
     return Head(
         status=status,
         is_chunked=b"chunked" in fields.get(b"transfer-encoding", b"").lower(),

@@ -118,7 +118,10 @@ def nginx(scenario: Scenario) -> Iterator[Arm]:
     if binary is None:
         raise ArmMissing("nginx is not installed (apt-get install nginx-light)")
     limit = scenario.nginx_connections or 2 * scenario.model.slots
-    with unshedded(scenario, "nginx") as behind, tempfile.TemporaryDirectory(prefix="tidegate-nginx-") as folder:
+    with (
+        unshedded(scenario, "nginx") as behind,
+        tempfile.TemporaryDirectory(prefix="tidegate-nginx-") as folder,
+    ):
         assert behind.service is not None
         port, config = free_port(), Path(folder) / "nginx.conf"
         config.write_text(nginx_config(Path(folder), port, behind.service.settings.worker_port(0), limit))
@@ -203,7 +206,9 @@ def tiers_file(port: int, slots: int, patience_s: float) -> str:
         'model = "relay"\n'
         f"slots = {slots}\n"
         "context_tokens = 8192\n"
-        f"first_token_timeout_s = {patience_s + 60:g}\n"
+        f"first_token_s = {patience_s + 60:g}\n"
+        f"between_tokens_s = 60\n"
+        "fallback = []\n"  # what is measured is this tier
     )
 
 
@@ -293,7 +298,9 @@ def process(argv: list[str], ready_url: str) -> Iterator[subprocess.Popen[bytes]
             while not is_answering(ready_url):
                 if started.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
-                    raise RuntimeError(f"{argv[0]} did not start:\n{log.read()[-3000:].decode(errors='replace')}")
+                    raise RuntimeError(
+                        f"{argv[0]} did not start:\n{log.read()[-3000:].decode(errors='replace')}"
+                    )
                 time.sleep(0.05)
             yield started
         finally:

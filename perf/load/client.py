@@ -172,9 +172,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         body: dict[str, object] = {
             "model": self.model,
             "stream": True,
-            "messages": [
-                {"role": "user", "content": self.questions[planned.number % len(self.questions)]}
-            ],
+            "messages": [{"role": "user", "content": self.questions[planned.number % len(self.questions)]}],
             "max_tokens": planned.num_tokens,
             "stream_options": {"include_usage": True},
         }

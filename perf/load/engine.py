@@ -76,6 +76,7 @@ class Player(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
         self._is_asking = False
+        self._has_head = False
         self._made = 0
         self._num_tokens = 0
         self._due_s = 0.0
@@ -115,7 +116,7 @@ class Player(asyncio.Protocol):
             asked.get("max_tokens") or asked.get("max_completion_tokens") or DEFAULT_TOKENS
         )
         self._wants_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
-        self._is_asking, self._made = True, 0
+        self._is_asking, self._has_head, self._made = True, False, 0
         self._engine.enter(self)
 
     def play(self) -> None:
@@ -126,7 +127,8 @@ class Player(asyncio.Protocol):
     def _step(self) -> None:
         loop = asyncio.get_running_loop()
         events = b""
-        if not self._made:
+        if not self._has_head:  # a timer may ring a moment before its time: then there is no token yet
+            self._has_head = True
             events = _STREAM_HEAD + _framed(_chunk({"role": "assistant", "content": ""}))
         while self._made < self._num_tokens and self._due_s <= loop.time():
             events += _framed(_chunk({"content": chunk(self._made)}))
@@ -170,7 +172,9 @@ async def _main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("port", type=int)
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--gap-ms", type=float, default=20.0)

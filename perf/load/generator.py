@@ -130,7 +130,9 @@ async def _show(senders: list[_Sender], label: str, total: int) -> None:
                 f"{sum(t.in_flight for t in told)}, completed {sum(t.completed for t in told)}, refused "
                 f"{sum(t.refused for t in told)}, failed {sum(t.failed for t in told)}"
             )
-            print(f"\r\x1b[K{text}" if is_terminal else text, end="" if is_terminal else "\n", file=sys.stderr)
+            print(
+                f"\r\x1b[K{text}" if is_terminal else text, end="" if is_terminal else "\n", file=sys.stderr
+            )
             sys.stderr.flush()
     finally:
         if is_terminal:

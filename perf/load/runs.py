@@ -53,6 +53,9 @@ async def phases(arm: Arm, scenario: Scenario, peak: float) -> ArmRun:
         figures["kept_of_peak"] = round(figures["goodput"] / run.peak, 4) if run.peak else None
         figures["processor_ms_per_request"] = run.figures.pop(f"processor/{name}", {})
     run.figures = {"phases": by_phase, "generator": summary.lateness(run.rows)}
+    surge = [run.windows.get(name) for name in ("before", "surge", "after")]
+    if all(surge):
+        run.figures["recovery_s"] = summary.recovery_s(run.rows, *surge, scenario)  # type: ignore[arg-type]
     return run
 
 
@@ -60,14 +63,14 @@ async def find_peak(arm: Arm, scenario: Scenario, run: ArmRun) -> float:
     capacity = scenario.model.capacity(scenario.num_tokens)
     while (rate := next_rate(run.probes, scenario.peak, capacity)) is not None:
         name = f"probe-{len(run.probes):02d}"
-        probe = Phase(
-            name=name, duration_s=scenario.peak.probe_s, rate=rate, warm_s=scenario.peak.warm_s
-        )
+        probe = Phase(name=name, duration_s=scenario.peak.probe_s, rate=rate, warm_s=scenario.peak.warm_s)
         await _send(arm, scenario, [probe], 0.0, run, f"{name} at {rate:.1f}/s")
         run.figures.pop(f"processor/{name}", None)
         found = summary.phase_summary(run.rows, run.windows[name], scenario)
         run.probes.append(Probe(found["offered"], found["goodput"]))
-        print(f"  {arm.endpoint.arm} {name}: offered {found['offered']:.1f}/s, goodput {found['goodput']:.1f}/s")
+        print(
+            f"  {arm.endpoint.arm} {name}: offered {found['offered']:.1f}/s, goodput {found['goodput']:.1f}/s"
+        )
     return best(run.probes).goodput
 
 
@@ -111,7 +114,7 @@ def _per_request(before: dict[str, float], after: dict[str, float], count: int) 
 async def rejection(arm: Arm, scenario: Scenario) -> ArmRun:
     """Processor time of an accepted and of a refused request; idle time of the same length is taken off both.
 
-    Refused ones are measured while slots and line are full of streams that have just begun and stay silent.
+    Refused ones are measured while long streams fill slots and line; what those cost is idle time too.
     """
     size, run = scenario.rejection, ArmRun(arm.endpoint.arm)
     await _send(arm, scenario, [OPENING], 0.0, run, "warm")

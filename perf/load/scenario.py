@@ -148,13 +148,13 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     what: str
     kind: Kind = "phases"
     seed: int = 1
-    arms: Annotated[list[ArmName], Meta(min_length=1)] = ["tidegate"]
+    arms: Annotated[list[ArmName], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["tidegate"])
     patience_s: Positive = 30.0
     processes: Annotated[int, Meta(ge=0, le=64)] = 0
     model: Model = Model()
     slo: Slo = Slo()
     peak: PeakSearch = PeakSearch()
-    sources: list[Source] = [Source("all")]
+    sources: list[Source] = msgspec.field(default_factory=lambda: [Source("all")])
     phases: list[Phase] = []
     rejection: Rejection = Rejection()
     hold: Hold = Hold()

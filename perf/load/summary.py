@@ -109,17 +109,22 @@ def quantiles(seconds: Iterable[float]) -> dict[str, float]:
 
 
 def _jain(rows: list[LoadRow]) -> float:
-    """Over tenants, by tokens; what a tenant asked for bounds what is due to it."""
-    asked: Counter[str] = Counter()
-    served: Counter[str] = Counter()
-    full = max((row.num_tokens for row in rows if row.is_complete), default=0)
-    by_source: dict[str, int] = {}
+    """Over tenants, by tokens; what a tenant asked for bounds what is due to it.
+
+    An answer weighs as much as its source's answers do in the mean: a model's own choice of length is no unfairness.
+    """
+    lengths: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         if row.is_complete:
-            by_source[row.source] = max(by_source.get(row.source, 0), row.num_tokens)
+            lengths[row.source].append(row.num_tokens)
+    weights = {source: sum(found) / len(found) for source, found in lengths.items()}
+    usual = max(weights.values(), default=1.0)
+    asked: dict[str, float] = defaultdict(float)
+    served: dict[str, float] = defaultdict(float)
     for row in rows:
-        asked[row.tenant] += by_source.get(row.source, full)
-        served[row.tenant] += row.num_tokens if row.is_complete else 0
+        weight = weights.get(row.source, usual)
+        asked[row.tenant] += weight
+        served[row.tenant] += weight if row.is_complete else 0
     shares = satisfaction(asked, served)
     return jain(list(shares.values())) if shares else 1.0
 
@@ -146,11 +151,15 @@ def lateness(rows: list[LoadRow]) -> dict[str, Any]:
     }
 
 
-def recovery_s(rows: list[LoadRow], before: Window, surge: Window, after: Window, scenario: Scenario) -> float:
+def recovery_s(
+    rows: list[LoadRow], before: Window, surge: Window, after: Window, scenario: Scenario
+) -> float:
     """Seconds after the surge until service is as before; the length of `after` when it never is. See FORMULAS."""
     calm = [row for row in rows if row.phase == before.phase and row.is_counted]
     later = [
-        (row.intended_s, is_good(row, scenario.slo_of(row.source))) for row in rows if row.phase == after.phase
+        (row.intended_s, is_good(row, scenario.slo_of(row.source)))
+        for row in rows
+        if row.phase == after.phase
     ]
     if not calm or not later:
         return after.end_s - after.start_s

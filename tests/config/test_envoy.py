@@ -17,6 +17,7 @@ from gateway.settings import Settings, load_settings
 from gateway.supervise import render
 from gateway.supervise.assets import find_assets
 from gateway.supervise.binaries import BinaryMissing, find_envoy
+from gateway.supervise.instance import all_ports
 
 try:
     find_envoy(load_settings({}))
@@ -126,3 +127,71 @@ def test_parts_stop_in_the_order_of_their_dependence(tmp_path: Path) -> None:
     order = sorted(render.programs(settings), key=lambda program: -program.priority)
     kinds = list(dict.fromkeys(program.name.partition("-")[0] for program in order))
     assert kinds == ["ingest", "gateway", "envoy", "triton", "redis"]
+
+
+def test_further_envoy_processes_share_the_port_and_have_no_balancer(tmp_path: Path) -> None:
+    settings, first = prepared(tmp_path, edge_processes=3)
+    second = settings.run_dir / "envoy-1.yaml"
+    second.write_text(render.render_envoy(settings, find_assets(), 1))
+    for config in (first, second):
+        command = [*render.envoy_command(settings, config), "--mode", "validate"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+    parsed = [yaml.safe_load(config.read_text()) for config in (first, second)]
+    listeners = [[each["name"] for each in one["static_resources"]["listeners"]] for one in parsed]
+    assert listeners == [["edge", "inner"], ["edge"]]
+    assert [each["name"] for each in parsed[1]["static_resources"]["clusters"]] == ["gateway", "gateway_grpc"]
+    for one in parsed:
+        assert one["static_resources"]["listeners"][0]["enable_reuse_port"] is True
+    ports = [one["admin"]["address"]["socket_address"]["port_value"] for one in parsed]
+    assert ports == [settings.edge_admin_port(0), settings.edge_admin_port(1)]
+    names = [program.name for program in render.programs(settings) if program.name.startswith("envoy")]
+    assert names == ["envoy", "envoy-1", "envoy-2"]
+
+
+def test_every_port_of_an_instance_is_its_own(tmp_path: Path) -> None:
+    settings = load_settings(
+        {}, var=tmp_path, port=20000, edge_processes=6, gateway_workers=8, triton_replicas=4
+    )
+    ports = all_ports(settings)
+    assert len(set(ports.values())) == len(ports)
+
+
+def test_a_single_envoy_keeps_the_port_to_itself(tmp_path: Path) -> None:
+    _, config = prepared(tmp_path)
+    (edge, _) = yaml.safe_load(config.read_text())["static_resources"]["listeners"]
+    assert edge["enable_reuse_port"] is False
+
+
+@pytest.mark.parametrize(
+    ("rate", "processes", "bucket"),
+    [
+        (10_000, 1, {"per_fill": 1000, "interval_s": 0.1, "burst": 20_000}),
+        (10_000, 2, {"per_fill": 500, "interval_s": 0.1, "burst": 10_000}),
+        (1, 1, {"per_fill": 1, "interval_s": 1.0, "burst": 2}),
+        (0, 1, None),
+    ],
+)
+def test_the_outer_wall_is_shared_by_the_processes(
+    tmp_path: Path, rate: int, processes: int, bucket: dict[str, float] | None
+) -> None:
+    settings = load_settings({}, var=tmp_path, edge_requests_per_s=rate, edge_processes=processes)
+    assert render.edge_rate(settings) == bucket
+
+
+def test_the_breaker_towards_triton_is_far_above_the_slots(tmp_path: Path) -> None:
+    few = load_settings({}, var=tmp_path)
+    assert render.max_calls(few) == 1024
+    many = load_settings({}, var=tmp_path, fast_slots=1000, triton_replicas=4, gateway_workers=8)
+    assert render.max_calls(many) == 2 * (4000 + many.deep_slots * 4 + many.retrieval_slots * 8)
+
+
+def test_connections_never_exceed_what_files_allow(tmp_path: Path) -> None:
+    def cap(**explicit: object) -> int:
+        _, config = prepared(tmp_path / str(explicit), **explicit)
+        monitors = yaml.safe_load(config.read_text())["overload_manager"]["resource_monitors"]
+        return int(monitors[0]["typed_config"]["max_active_downstream_connections"])
+
+    assert cap() == render.max_connections()
+    assert cap(edge_connections=100) == 100
+    assert cap(edge_connections=10**9) == render.max_connections()

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 LOOK = """
 import json, sys
 import gateway
+import gateway.admission.redis_leases  # reads its Lua
 from gateway.checkpoint.prepare import SCRIPT
 from gateway.settings import load_settings
 from gateway.storage.database import Database

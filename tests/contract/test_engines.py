@@ -16,14 +16,18 @@ import pytest_asyncio
 from gateway.embedding.export import prepare_embedder
 from gateway.embedding.runtime import SentenceEmbedder
 from gateway.generation.triton_reader import TritonReader
+from gateway.generation.upstream_client import UpstreamClient
+from gateway.generation.upstream_generator import UpstreamGenerator
 from gateway.ports import Answerer, Embedder, Retriever
 from gateway.retrieval.triton_models import TritonEmbedder, TritonRetriever
 from gateway.settings import Settings
 from gateway.storage.database import Database
+from gateway.tier_config import UpstreamTier
 from gateway.triton import TritonClient
 from gateway.types import Delta, Inquiry, Scope
 from tests.fakes.corpus import add_file, new_collection
 from tests.fakes.engines import PASSAGES, HashEmbedder, ScriptedAnswerer, ScriptedRetriever
+from tests.fakes.openai_server import running_openai
 from tests.fakes.triton_process import MODELS, free_port, running_triton
 from tests.integration.conftest import models_dir, triton_installed
 
@@ -61,10 +65,17 @@ def triton_target(
     database.close()
 
 
-@pytest_asyncio.fixture(params=["scripted", "triton"])
+@pytest_asyncio.fixture(params=["scripted", "upstream", "triton"])
 async def engines(request: pytest.FixtureRequest) -> AsyncIterator[Engines]:
     if request.param == "scripted":
         yield Engines(ScriptedRetriever(), HashEmbedder(), ScriptedAnswerer())
+        return
+    if request.param == "upstream":
+        async with running_openai() as server:
+            tier = UpstreamTier(name="large", base_url=server.url, model="m", slots=16, max_tokens=256)
+            upstream = UpstreamGenerator(UpstreamClient(tier), tier)
+            yield Engines(ScriptedRetriever(), HashEmbedder(), upstream)
+            await upstream.close()
         return
     client = TritonClient(request.getfixturevalue("triton_target"))
     yield Engines(TritonRetriever(client), TritonEmbedder(client), TritonReader(client, "fast"))

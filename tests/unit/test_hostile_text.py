@@ -29,7 +29,7 @@ from gateway.language.pieces import pieces
 from gateway.language.sentences import split
 from gateway.language.terms import stem, words
 from gateway.retrieval import second_hop
-from gateway.tiering.tiers import AUTO, TierBook, builtin_tiers
+from gateway.tiering.complexity import complexity_of
 from gateway.types import Passage
 
 NUM_CHARS = 32_000  # of the longest question
@@ -147,7 +147,7 @@ _FUNCTIONS: dict[str, Callable[[str], object]] = {
     "pieces": lambda text: pieces.__wrapped__(text, text[:500]),
     "stems": lambda text: [stem(word.text) for word in words(text)],
     "tokens": num_tokens,
-    "tier": lambda text: TierBook(builtin_tiers(1, 1)).choose(AUTO, text),
+    "tier": complexity_of,
     "chunks of Markdown": lambda text: _chunks(text, Style.MARKDOWN),
     "chunks of prose": lambda text: _chunks(text, Style.PROSE),
     "chunks of lines": lambda text: _chunks(text, Style.LINES),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import SettingsError, load_settings
-from gateway.tier_config import generate_tiers
+from gateway.tier_config import api_key, configured_tiers, generate_tiers, upstream_tiers
 
 
 def tiers(tmp_path: Path, text: str) -> list[object]:
@@ -40,6 +40,36 @@ def test_slots_are_enough_for_a_permit_in_every_worker(tmp_path: Path) -> None:
     assert [tier.slots for tier in generate_tiers(settings)] == [3]
 
 
+UPSTREAM = '[large]\nbase_url = "http://127.0.0.1:8000/v1/"\nmodel = "m"\n'
+
+
+def test_a_tier_on_another_server_stands_beside_one_of_our_own(tmp_path: Path) -> None:
+    path = tmp_path / "tiers.toml"
+    path.write_text(
+        UPSTREAM + 'slots = 3\ntokenizer = "tok"\n[small]\ncheckpoint = "a"\nfallback = ["large", "fast"]\n'
+    )
+    settings = load_settings({}, var=tmp_path, tiers_file=str(path), gateway_workers=5, triton_replicas=4)
+    assert [tier.name for tier in configured_tiers(settings)] == ["large", "small"]
+    assert [tier.fallback for tier in generate_tiers(settings)] == [("large", "fast")]
+    (tier,) = upstream_tiers(settings)
+    assert (tier.base_url, tier.model, tier.fallback) == ("http://127.0.0.1:8000/v1", "m", ("deep", "fast"))
+    assert (tier.slots, tier.tokenizer) == (
+        5,
+        str(tmp_path / "tok"),
+    )  # one for each worker, whatever Triton has
+
+
+def test_a_key_comes_from_the_environment_alone(tmp_path: Path) -> None:
+    path = tmp_path / "tiers.toml"
+    path.write_text(UPSTREAM + 'api_key_env = "LARGE_KEY"\n')
+    (tier,) = upstream_tiers(load_settings({}, var=tmp_path, tiers_file=str(path)))
+    assert api_key(tier, {"LARGE_KEY": " sk-1 \n"}) == "sk-1"
+    for environ in ({}, {"LARGE_KEY": ""}, {"LARGE_KEY": "sk-1\r\nx: y"}, {"LARGE_KEY": "sk-ü"}):
+        with pytest.raises(SettingsError, match=r"'large'.*LARGE_KEY") as caught:
+            api_key(tier, environ)
+        assert "sk-" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -53,6 +83,23 @@ def test_slots_are_enough_for_a_permit_in_every_worker(tmp_path: Path) -> None:
         ('["A"]\ncheckpoint = "a"', "[A] is no name for a tier"),
         ('[s]\ncheckpoint = "a"\nmax_tokens = 99\ncontext_tokens = 99', "max_tokens must be smaller"),
         ("small = 3", "[small]: Expected `object`"),
+        ('[s]\nbase_url = "http://h/v1"', "[s]: Object missing required field `model`"),
+        ('[s]\nbase_url = "http://h/v1"\nmodel = ""', "[s]: model is empty"),
+        ('[s]\nbase_url = "http://h/v1"\nmodel = "m"\ncheckpoint = "a"', "unknown field `checkpoint`"),
+        ('[s]\nbase_url = "ftp://h/v1"\nmodel = "m"', "base_url is not a plain http or https URL"),
+        ('[s]\nbase_url = "http://u:p@h/v1"\nmodel = "m"', "base_url is not a plain"),
+        ('[s]\nbase_url = "http://h/v1?k=1"\nmodel = "m"', "base_url is not a plain"),
+        ('[s]\nbase_url = "http://h:x/v1"\nmodel = "m"', "base_url is not a plain"),
+        ('[s]\nbase_url = "http://h/v1"\nmodel = "m"\nproxy = "socks5://p"', "proxy is not a plain"),
+        ('[s]\nbase_url = "http://h/v1"\nmodel = "m"\napi_key_env = "sk-123"', "api_key_env is no name"),
+        (
+            '[s]\nbase_url = "http://h/v1"\nmodel = "m"\napi_key_env = "TIDEGATE_X"',
+            "may not begin with TIDEGATE_",
+        ),
+        ('[s]\nbase_url = "http://h/v1"\nmodel = "m"\nfirst_token_s = 0', "`$.first_token_s`"),
+        ('[s]\ncheckpoint = "a"\nfallback = ["s"]', "[s]: fallback names 's'"),
+        ('[s]\ncheckpoint = "a"\nfallback = ["deep", "deep"]', "fallback names 'deep'"),
+        ('[s]\ncheckpoint = "a"\nfallback = ["auto"]', "there are: fast, deep)"),
     ],
     ids=lambda value: value[:30],
 )

@@ -16,6 +16,7 @@ const WORDS = {
   forbidden: "You are not allowed to do this.",
   rate_limit_exceeded: "You have reached your request limit.",
   capacity: "The service is busy right now.",
+  overloaded: "The service is busy right now.",
   draining: "The service is restarting.",
   queue_ttl: "The service is busy, and the wait grew too long.",
   deadline_exceeded: "The answer took too long.",

@@ -5,11 +5,20 @@ import { h } from "./dom.js";
 const OUTCOMES = { completed: "Answered from the passages found", cached: "Answered from the cache", rejected: "Refused before the queue",
   evicted: "Taken out of the queue", failed: "Failed" };
 
+/** What is given up under load, in the order in which it is. */
+const GIVEN_UP = { fewer_passages: "fewer passages read", no_rerank: "passages not put in order again", smaller_tier: "a smaller tier",
+  shorter_answers: "a shorter answer", extractive_only: "quoted instead of written" };
+
+export function givenUp(receipt) {
+  return (receipt?.degraded ?? []).map((step) => GIVEN_UP[step] ?? String(step)).join(", ");
+}
+
 export function receiptNode(receipt) {
   const rows = h("dl", { class: "receipt" });
   const row = (name, ...value) => rows.append(h("dt", {}, name), h("dd", {}, ...value));
   row("Outcome", OUTCOMES[receipt.outcome] ?? String(receipt.outcome));
   row("Tier", [receipt.tier, receipt.tier_reason].filter(Boolean).join(": "));
+  if (givenUp(receipt)) row("Given up under load", givenUp(receipt));
   row("Time", timesNode(receipt));
   const { prompt_tokens: read, completion_tokens: written } = receipt.usage ?? {};
   if (read || written) row("Tokens", `${read ?? 0} read, ${written ?? 0} written`);

@@ -3,7 +3,7 @@
 import { $, announce, focusComposer, h, icon } from "./dom.js";
 import { ServiceError, inWords, seconds } from "./errors.js";
 import { showProse } from "./prose.js";
-import { receiptNode } from "./receipt.js";
+import { givenUp, receiptNode } from "./receipt.js";
 import { eventData, post } from "./service.js";
 import { openSource } from "./source.js";
 
@@ -140,6 +140,7 @@ export class Turn {
     if (state === "failed") this.answer.append(this.failure(error));
     if (state === "done" && !this.text) this.answer.append(this.ending("The service sent no text.", "Ask again"));
     if (this.finish === "length") this.answer.append(h("p", { class: "end-note" }, "The answer reached its length limit."));
+    if (givenUp(this.receipt)) this.answer.append(this.shortened());
     this.showSources();
     this.showTail();
     if (state === "stopped") announce("Stopped");
@@ -158,6 +159,10 @@ export class Turn {
   }
 
   ending(text, label) { return h("div", { class: "end-note" }, h("p", {}, text), this.again(label)); }
+
+  shortened() {
+    return h("p", { class: "end-note" }, `Shortened under load: ${givenUp(this.receipt)}. Asking again later may say more.`);
+  }
 
   failure(error) {
     const words = inWords(error);

@@ -97,6 +97,17 @@ async def test_waiting_is_told_in_plain_words(chat: Chat, wire: Wire) -> None:
     await expect(status).to_be_hidden()
 
 
+async def test_an_answer_that_was_shortened_under_load_says_so(chat: Chat, wire: Wire) -> None:
+    await chat.ask("Why?")
+    told = receipt(passage(1, "Ebb."), degraded=["fewer_passages", "shorter_answers", "dance"])
+    await wire.send(text("Ebb. [1]", quote(1, "Ebb.")), told)
+    await wire.end()
+    note = chat.page.locator(".end-note")
+    await expect(note).to_contain_text("Shortened under load: fewer passages read, a shorter answer, dance.")
+    await chat.page.get_by_text("How this was answered").click()
+    await expect(chat.page.locator(".receipt")).to_contain_text("Given up under load")
+
+
 async def test_bytes_cut_anywhere_still_make_the_answer(chat: Chat, wire: Wire) -> None:
     await chat.ask("Why?")
     stream = b": keep-alive\r\n\r\n" + b"".join(event(text(part)) for part in ("Ebb — ", "潮汐 ", "🌊 fin."))

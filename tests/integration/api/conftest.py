@@ -20,21 +20,25 @@ from sanic import Sanic
 from gateway.admission.slots import SlotQueue
 from gateway.api.auth import Authenticator
 from gateway.api.grpc_door import GrpcDoor
+from gateway.api.limits import shared_limits
 from gateway.api.routes import create_app
 from gateway.api.services import Services
 from gateway.chat import ChatPipeline
 from gateway.lifecycle import Lifecycle, State
+from gateway.listener import BACKLOG, listening_socket
 from gateway.metrics import Metrics
+from gateway.pipeline.pressure import PressureWatch
 from gateway.settings import Settings
 from gateway.storage import keys
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
 from gateway.storage.recorder import Recorder
 from gateway.storage.redis_client import connect_redis
+from gateway.storage.shared_note import SharedNote
 from gateway.tiering.tiers import TierBook, builtin_tiers
 from tests.fakes.engines import HashEmbedder, ScriptedAnswerer, ScriptedRetriever
 
-MAX_STALL_S = 0.5  # the gRPC door's patience with a reader that takes nothing
+MAX_STALL_S = 0.5  # both doors' patience with a reader that takes nothing
 
 
 def free_port() -> int:
@@ -62,6 +66,8 @@ class Gateway:
     client: httpx.AsyncClient
     queue: SlotQueue
     grpc_port: int
+    server: Any
+    door: GrpcDoor
 
     def auth(self, tenant: str = "acme") -> dict[str, str]:
         return {"authorization": f"Bearer {self.keys[tenant]}"}
@@ -115,6 +121,7 @@ async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
         fast_slots=2,
         deep_slots=2,
         max_file_bytes=200_000,
+        slow_reader_s=MAX_STALL_S,
     )
     database = Database(settings.sql_url)
     database.migrate()
@@ -123,6 +130,7 @@ async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
         keys.ensure_tenant(conn, keys.DEFAULT_TENANT)
         for tenant in ("acme", "rival"):
             made[tenant] = keys.create_key(conn, tenant=tenant, name="test")[1]
+        made["operator"] = keys.create_key(conn, tenant="operator", name="test", is_admin=True)[1]
     metrics, redis = Metrics(), connect_redis(settings)
     recorder = Recorder(database, redis, metrics)
     retriever, fast, deep = ScriptedRetriever(), ScriptedAnswerer(), ScriptedAnswerer()
@@ -131,6 +139,7 @@ async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
         name: SlotQueue(2, max_waiting=2, ttl_s=settings.queue_ttl_s, clock=time.monotonic)
         for name in tiers.tiers
     }
+    limits = shared_limits(settings, database, metrics)
     pipeline = ChatPipeline(
         retriever=retriever,
         answerers={"fast": fast, "deep": deep},
@@ -138,6 +147,7 @@ async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
         queues=queues,
         record=recorder,
         metrics=metrics,
+        limits=limits,
     )
     services = Services(
         settings=settings,
@@ -152,19 +162,40 @@ async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
         embedder=HashEmbedder(),
         tokens=WordCounter(),  # type: ignore[arg-type]
         recorder=recorder,
+        limits=limits,
+        pressure=PressureWatch(
+            ladders=pipeline.ladders, queues=queues, metrics=metrics, clock=time.monotonic
+        ),
+        ladder_orders=SharedNote(redis, f"tidegate:ladder:{tmp_path.name}", pipeline.ladders.obey),
     )
     app = create_app(services, name=f"test-{settings.port}")
     app.config.TOUCHUP = False  # it rewrites Sanic's classes, which can be done once a process
-    server: Any = await app.create_server(host="127.0.0.1", port=settings.port, access_log=False)
+    sock = listening_socket("127.0.0.1", settings.port)
+    server: Any = await app.create_server(sock=sock, backlog=BACKLOG, access_log=False)
     await server.startup()
     await server.start_serving()
     services.lifecycle.state = State.READY
     services.lifecycle.spawn(recorder.run(), "recorder")
-    door = GrpcDoor(services, max_stall_s=MAX_STALL_S)
+    services.lifecycle.spawn(limits.run(), "limits")
+    services.lifecycle.spawn(services.ladder_orders.follow(), "ladder-orders")
+    door = GrpcDoor(services)
     grpc_port = await door.start(0)
     url = f"http://127.0.0.1:{settings.port}"
     async with httpx.AsyncClient(base_url=url, timeout=20) as client:
-        yield Gateway(url, settings, services, retriever, fast, deep, made, client, queues["fast"], grpc_port)
+        yield Gateway(
+            url,
+            settings,
+            services,
+            retriever,
+            fast,
+            deep,
+            made,
+            client,
+            queues["fast"],
+            grpc_port,
+            server,
+            door,
+        )
     await door.stop()
     server.close()
     for connection in list(server.connections):
@@ -172,6 +203,7 @@ async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
     await services.lifecycle.drain(5)
     await services.lifecycle.stop_tasks()
     await recorder.flush()
+    await limits.close()
     await redis.aclose()
     database.close()
     Sanic.unregister_app(app)

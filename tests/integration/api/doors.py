@@ -286,7 +286,13 @@ HTTP_STATUS = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-OWN_STATUS = {"deadline_exceeded": 408, "upstream_error": 502, "upstream_protocol_error": 502}
+OWN_STATUS = {
+    "deadline_exceeded": 408,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "upstream_error": 502,
+    "upstream_protocol_error": 502,
+}
 
 
 def grpc_failure(error: grpc.aio.AioRpcError) -> Failure:

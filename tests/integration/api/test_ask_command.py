@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import UpstreamUnavailable
+from gateway.tiering.ladder import Orders, Step
 from tests.integration.api.conftest import Gateway
 from tests.integration.api.test_leaving import until
 
@@ -65,6 +66,14 @@ async def test_json_is_the_same_but_for_ids_and_times(gateway: Gateway) -> None:
         for name in ("id", "created", *(name for name in receipt if name.endswith("_ms"))):
             receipt[name] = None
     assert answers[0] == answers[1]
+
+
+async def test_what_was_given_up_under_load_is_told_the_same(gateway: Gateway) -> None:
+    gateway.services.pipeline.ladders.orders = Orders(pinned=[Step.NO_RERANK, Step.SHORTER_ANSWERS])
+    http, over_grpc = await both(gateway, "-m", "fast", "What is a tide gate?")
+    assert http == over_grpc
+    assert http[2] == "Shortened under load: no_rerank, shorter_answers.\n"
+    assert "Shortened" not in http[1]
 
 
 async def test_a_conversation_goes_on_the_same(gateway: Gateway) -> None:

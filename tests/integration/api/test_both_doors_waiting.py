@@ -147,13 +147,13 @@ async def test_a_deadline_that_passes_is_told_as_such(
 
 
 async def test_a_reader_that_takes_nothing_is_cut_and_its_slot_comes_back(
-    gateway: Gateway, door: Door, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway, door: Door
 ) -> None:
-    monkeypatch.setattr("gateway.api.sse.MAX_STALL_S", 0.5)
     gateway.fast.texts = ["x" * 100_000] * 200
     question = await door.open(model="fast", messages=QUESTION)
     await until(lambda: gateway.fast.started)
     await until(lambda: gateway.queue.inflight == 0, within_s=10)
     receipt = await the_receipt(gateway)
     assert (receipt["outcome"], receipt["cause"]) == ("evicted", "client_gone")
+    assert gateway.services.metrics.slow_readers.labels(door.name)._value.get() == 1
     await question.leave()

@@ -18,6 +18,7 @@ import pytest_asyncio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from gateway.listener import listening_socket
 from gateway.settings import Settings, load_settings
 from gateway.supervise import render
 from gateway.supervise.assets import find_assets
@@ -30,7 +31,11 @@ except BinaryMissing as problem:
 
 
 class Worker:
-    """A scripted gateway worker. `behave`: answer, break (close after the request), hang."""
+    """A scripted gateway worker.
+
+    behave: answer, break (close after the request), hang, cut (close after the first piece of a stream), pump (a
+    stream without end, as fast as it is taken).
+    """
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -38,10 +43,15 @@ class Worker:
         self.behave = "answer"
         self.requests: list[dict[str, str]] = []
         self.num_broken_off = 0
+        self.num_pumped = 0  # bytes
+        self.health_headers = ""
         self._server: asyncio.Server
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        sock = listening_socket(
+            "127.0.0.1", self.port
+        )  # as a real worker's, so that the kernel holds as little
+        self._server = await asyncio.start_server(self._serve, sock=sock)
 
     async def stop(self) -> None:
         self._server.close()
@@ -53,7 +63,8 @@ class Worker:
                 headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
                 await reader.readexactly(int(headers.get("content-length", 0)))
                 if "/health/ready" in head[0]:
-                    await self._send(writer, "200 OK" if self.is_ready else "503 Service Unavailable", b"{}")
+                    status = "200 OK" if self.is_ready else "503 Service Unavailable"
+                    await self._send(writer, status, b"{}", self.health_headers)
                     continue
                 self.requests.append(headers)
                 if self.behave == "break":
@@ -62,12 +73,27 @@ class Worker:
                     await reader.read(1)
                     self.num_broken_off += 1
                     break
+                if self.behave in {"cut", "pump"}:
+                    await self._stream(writer)
+                    break
                 await self._send(writer, "200 OK", json.dumps({"port": self.port}).encode())
         writer.close()
 
-    async def _send(self, writer: asyncio.StreamWriter, status: str, body: bytes) -> None:
-        writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    async def _send(self, writer: asyncio.StreamWriter, status: str, body: bytes, headers: str = "") -> None:
+        head = f"HTTP/1.1 {status}\r\n{headers}content-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
         await writer.drain()
+
+    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        writer.write(b"d\r\ndata: first\n\n\r\n")
+        await writer.drain()
+        while self.behave == "pump":
+            writer.write(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+            self.num_pumped += 4096
+            await writer.drain()
 
 
 class Edge:
@@ -100,33 +126,48 @@ async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
 
 @pytest_asyncio.fixture
 async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
-    settings = load_settings({}, var=tmp_path, port=port_with_room(300), gateway_workers=2)
+    async with running_edge(tmp_path) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def running_edge(
+    folder: Path, change: Callable[[str], str] = lambda config: config, **explicit: object
+) -> AsyncIterator[Edge]:
+    """change: what else a test wants in the configuration. explicit: settings."""
+    port = port_with_room(300)
+    settings = load_settings({}, var=folder, port=port, gateway_workers=2, **explicit)
     workers = [Worker(settings.worker_port(index)) for index in (0, 1)]
     for worker in workers:
         await worker.start()
     for folder in (settings.run_dir, settings.log_dir):
         folder.mkdir(parents=True)
-    config = settings.run_dir / "envoy.yaml"
-    config.write_text(render.render_envoy(settings, find_assets()))
-    with (tmp_path / "envoy.log").open("wb") as log:
-        command = render.envoy_command(settings, config)
-        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220 - returns at once
+    processes = []
+    for index, name in enumerate(render.envoy_names(settings)):
+        config = settings.run_dir / f"{name}.yaml"
+        config.write_text(change(render.render_envoy(settings, find_assets(), index)))
+        with (folder / f"{name}.log").open("wb") as log:
+            command = render.envoy_command(settings, config)
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log))  # noqa: ASYNC220 - returns at once
     try:
-        await both_healthy(settings)
+        for index in range(settings.edge_processes):
+            await both_healthy(settings.edge_admin_port(index))
         yield Edge(settings, workers)
     finally:
-        process.terminate()
-        process.wait(10)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(10)
         for worker in workers:
             await worker.stop()
 
 
-async def both_healthy(settings: Settings) -> None:
+async def both_healthy(admin_port: int) -> None:
     async with httpx.AsyncClient() as client:
         deadline_s = time.monotonic() + 20
         while time.monotonic() < deadline_s:
             with contextlib.suppress(httpx.HTTPError):
-                url = f"http://127.0.0.1:{settings.envoy_admin_port}/clusters"
+                url = f"http://127.0.0.1:{admin_port}/clusters"
                 if (await client.get(url)).text.count("::health_flags::healthy") == 4:  # two doors
                     return
             await asyncio.sleep(0.05)
@@ -217,7 +258,7 @@ async def test_a_post_that_reached_a_worker_is_never_sent_again(
     for worker in edge.workers:
         worker.behave = "break"
     answer = await client.post("/v1/chat/completions", json={})
-    assert answer.status_code == 503
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "upstream_unavailable")
     assert edge.num_requests() == 1
 
 

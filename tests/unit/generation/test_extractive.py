@@ -104,17 +104,6 @@ def test_of_two_sentences_that_say_as_much_fast_quotes_the_one_that_stands_early
     assert found.citations[0].text == said[first]
 
 
-@pytest.mark.parametrize(("closeness", "answered"), [(0.1, False), (0.8, True)])
-def test_deep_answers_when_a_sentence_means_the_same_in_other_words(closeness: float, answered: bool) -> None:
-    found = answer(
-        "Who erected the watermill?",
-        [passage(MILL)],
-        ReaderParams(mode="deep"),
-        lambda _, texts: np.full(len(texts), closeness, np.float32),
-    )
-    assert found.answered is answered
-
-
 def test_offsets_are_exact_in_the_file() -> None:
     stored = "x" * 1234 + MILL + "\n\n" + BRIDGE
     parts = [passage(MILL, start=1234), passage(BRIDGE, start=stored.index(BRIDGE))]

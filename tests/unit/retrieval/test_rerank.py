@@ -104,6 +104,21 @@ def test_a_scope_with_another_ranking_keeps_the_searchs_order(ranking: str) -> N
     assert row(ranking, *given, k=2) == [3, 1]
 
 
+def test_without_reranking_the_search_decides_and_scores_are_still_chances() -> None:
+    """The better evidence stays second; the reader can go by the scores as by those of a reranked list."""
+    candidates = [passage(MILL, number=1, rank=0.55), passage(LOCK, number=2, rank=0.35)]
+    scope = Scope(tenant_id="t", rerank=False)
+    row = rerank_row(
+        b"When was the lock repaired?", msgspec.json.encode(candidates), msgspec.json.encode(scope)
+    )
+    found = msgspec.json.decode(row, type=list[Passage])
+    assert [each.chunk_id for each in found] == [1, 2]
+    first, second = (each.rank_score for each in found)
+    assert 0.5 < first < 1.0
+    assert 0.0 < second < 0.5
+    assert msgspec.json.decode(msgspec.json.encode(Scope(tenant_id="t"))) == {"tenant_id": "t"}
+
+
 def test_a_row_on_the_wire_is_reranked_and_cut() -> None:
     assert row("hybrid", passage(PARK, number=3), passage(LOCK, number=2), k=1) == [2]
 

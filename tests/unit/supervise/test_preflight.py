@@ -137,6 +137,15 @@ def test_a_tiers_file_that_is_wrong_is_a_failed_check(tmp_path: Path) -> None:
     assert "[a]" in check.sentence()
 
 
+def test_the_tiers_of_auto_must_be_there(tmp_path: Path) -> None:
+    assert preflight.check_auto(load_settings({}, var=tmp_path)) == []
+    (good,) = preflight.check_auto(load_settings({}, var=tmp_path, auto_tiers="fast,deep"))
+    assert (good.ok, good.detail) == (True, "chooses among fast, deep")
+    (bad,) = preflight.check_auto(load_settings({}, var=tmp_path, auto_tiers="fast,large"))
+    assert not bad.ok
+    assert bad.sentence().endswith("there are: fast, deep: correct TIDEGATE_AUTO_TIERS.")
+
+
 def two_tiers(tmp_path: Path) -> Settings:
     folder = write_checkpoint(tmp_path / "model", max_position_embeddings=8192)
     tables = [

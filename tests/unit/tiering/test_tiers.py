@@ -1,46 +1,63 @@
+"""Which tiers there are, and for whom."""
+
 from __future__ import annotations
 
 import pytest
 
 from gateway.errors import NotFound
+from gateway.settings import SettingsError
 from gateway.tier_config import GenerateTier
-from gateway.tiering.tiers import TierBook, builtin_tiers, generative_tiers
+from gateway.tiering.tiers import TierBook, auto_names, builtin_tiers, generative_tiers
+from gateway.types import Tenant
 
-BOOK = TierBook(builtin_tiers(8, 4))
-
-
-@pytest.mark.parametrize(
-    ("question", "tier"),
-    [
-        ("What is a tide gate?", "fast"),
-        ("When was it built?", "fast"),
-        ("Why does Triton not notice a dead stub?", "deep"),
-        ("Compare Envoy and Redis", "deep"),
-        ("Who wrote it and when was it published?", "deep"),
-        ("word " * 30, "deep"),
-    ],
-    ids=lambda value: value[:24],
-)
-def test_auto_takes_the_cheap_tier_for_one_fact_and_the_deep_one_otherwise(question: str, tier: str) -> None:
-    chosen, reason = BOOK.choose("auto", question)
-    assert chosen.name == tier
-    assert reason.startswith("auto: ")
+ANY = Tenant("t")
+CONFIGURED = [GenerateTier(name="small", checkpoint="/m", slots=3, context_tokens=2048)]
+NAMES = ["fast", "deep", "small"]
+ALL = [*builtin_tiers(8, 4), *generative_tiers(CONFIGURED, 2)]
 
 
-def test_a_tier_asked_for_by_name_is_obeyed() -> None:
-    assert BOOK.choose("deep", "hi") == (BOOK.tiers["deep"], "asked for by name")
+@pytest.mark.parametrize("model", ["auto", "fast", "deep", "small"])
+def test_what_is_on_offer_may_be_asked_for(model: str) -> None:
+    TierBook(ALL).check(model, ANY)
 
 
 def test_an_unknown_model_is_refused_with_the_choices() -> None:
-    with pytest.raises(NotFound, match="auto, fast, deep") as refused:
-        BOOK.choose("gpt-9", "hi")
-    assert refused.value.code == "model_not_found"
+    with pytest.raises(NotFound, match="auto, fast, deep, small") as refused:
+        TierBook(ALL).check("gpt-9", ANY)
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
 
 
-def test_a_generative_tier_is_there_by_name_and_auto_leaves_it_alone() -> None:
-    configured = [GenerateTier(name="small", checkpoint="/m", slots=3, context_tokens=2048)]
-    book = TierBook([*builtin_tiers(8, 4), *generative_tiers(configured, 2)])
-    tier, reason = book.choose("small", "hi")
+def test_a_tier_that_the_tenant_may_not_use_looks_like_one_that_is_not_there() -> None:
+    book, tenant = TierBook(ALL), Tenant("t", tiers=("fast",))
+    with pytest.raises(NotFound) as foreign:
+        book.check("deep", tenant)
+    with pytest.raises(NotFound) as unknown:
+        book.check("nope", tenant)
+    assert foreign.value.message == unknown.value.message.replace("nope", "deep")
+    assert [tier.name for tier in book.offered(tenant)] == ["fast"]
+
+
+def test_auto_takes_a_tier_that_writes_only_where_it_is_named_for_that() -> None:
+    assert [tier.name for tier in TierBook(ALL).choices(ANY)] == ["fast", "deep"]
+    named = TierBook(ALL, auto=["fast", "small"])
+    assert [tier.name for tier in named.choices(ANY)] == ["fast", "small"]
+    assert [tier.name for tier in named.choices(Tenant("t", tiers=("fast", "deep")))] == ["fast"]
+
+
+def test_a_tenant_with_none_of_the_tiers_of_auto_still_has_auto() -> None:
+    tenant = Tenant("t", tiers=("small",))
+    assert [tier.name for tier in TierBook(ALL).choices(tenant)] == ["small"]
+    TierBook(ALL).check("auto", tenant)
+    assert TierBook(ALL).cheapest_quoting(tenant) is None
+
+
+def test_a_tier_that_writes_has_slots_on_every_replica() -> None:
+    tier = ALL[-1]
     assert (tier.slots, tier.context_tokens, tier.is_generative) == (6, 2048, True)
-    assert reason == "asked for by name"
-    assert book.choose("auto", "Compare Envoy and Redis")[0].name == "deep"
+
+
+def test_the_setting_may_name_only_tiers_that_are_there() -> None:
+    assert auto_names(" fast, small ,", NAMES) == ["fast", "small"]
+    assert auto_names("", NAMES) == []
+    with pytest.raises(SettingsError, match=r"TIDEGATE_AUTO_TIERS names 'large'.* fast, deep, small"):
+        auto_names("fast,large", NAMES)

@@ -1,0 +1,84 @@
+"""What is written down of a request: its outcome, its receipt step by step, the metrics at its end."""
+
+from __future__ import annotations
+
+import logging
+
+from gateway.errors import AdmissionError, DeadlineExceeded, Evicted, InvalidRequest, TidegateError
+from gateway.metrics import Metrics
+from gateway.types import Delta, Outcome, Passage, Receipt, Usage
+
+log = logging.getLogger("tidegate.chat")
+
+BEFORE_QUEUE = ("received", "retrieving")
+
+
+def outcome_of(error: TidegateError, stage: str) -> Outcome:
+    if isinstance(error, Evicted | DeadlineExceeded):
+        return Outcome.REJECTED if stage in BEFORE_QUEUE else Outcome.EVICTED
+    if isinstance(error, AdmissionError | InvalidRequest):
+        return Outcome.REJECTED
+    return Outcome.FAILED
+
+
+def shown(number: int, passage: Passage) -> dict[str, object]:
+    """A passage as the receipt tells it. `n` is the number in the answer's [n] marks."""
+    return {
+        "n": number,
+        "collection_id": passage.collection_id,
+        "file_id": passage.file_id,
+        "filename": passage.filename,
+        "heading": passage.heading,
+        "score": round(passage.score, 4),
+        "start": passage.start,
+        "end": passage.end,
+        "page": passage.page,
+        "text": passage.text,
+        "in_prompt": True,
+        "cited": False,
+    }
+
+
+def account(receipt: Receipt, delta: Delta) -> None:
+    """Take one step of the answer into the receipt."""
+    if delta.num_passages >= 0:
+        for passage in receipt.passages[delta.num_passages :]:
+            passage["in_prompt"] = False
+    receipt.unsupported_citations += delta.num_unsupported
+    for citation in delta.citations:
+        receipt.passages[citation.passage - 1]["cited"] = True
+    if delta.finish_reason:
+        receipt.finish_reason = delta.finish_reason
+    if delta.num_input_tokens or delta.num_output_tokens:
+        receipt.usage = Usage(  # a prompt is counted by the gateway first, then by its engine: that one holds
+            delta.num_input_tokens or receipt.usage.prompt_tokens,
+            max(receipt.usage.completion_tokens, delta.num_output_tokens),
+        )
+
+
+def billed_tokens(receipt: Receipt) -> int:
+    """Prompt and answer, once a first token was sent; nothing before."""
+    used = receipt.usage
+    return used.prompt_tokens + used.completion_tokens if used.completion_tokens else 0
+
+
+def count(metrics: Metrics, receipt: Receipt) -> None:
+    """A finished request in the metrics and in the log."""
+    tier = receipt.tier or "none"
+    metrics.requests.labels(receipt.outcome.value, receipt.cause, tier).inc()
+    metrics.total_s.labels(tier).observe(receipt.total_ms / 1000)
+    if receipt.ttft_ms >= 0:
+        metrics.ttft_s.labels(tier).observe(receipt.ttft_ms / 1000)
+    if receipt.queue_ms >= 0:
+        metrics.queue_s.labels(tier).observe(receipt.queue_ms / 1000)
+    metrics.tokens.labels(tier, "input").inc(receipt.usage.prompt_tokens)
+    metrics.tokens.labels(tier, "output").inc(receipt.usage.completion_tokens)
+    if receipt.stage == "done":  # a refusal counts itself, and what failed was given to nobody
+        for step in receipt.degraded:
+            metrics.degraded.labels(step, tier).inc()
+    if receipt.unsupported_citations:
+        metrics.unsupported_citations.labels(tier).inc(receipt.unsupported_citations)
+    log.info(
+        "outcome=%s cause=%s stage=%s tier=%s total_ms=%s id=%s",
+        receipt.outcome, receipt.cause or "-", receipt.stage, tier, receipt.total_ms, receipt.id,
+    )  # fmt: skip

@@ -1,0 +1,69 @@
+"""The retrieval part of a chat request: the first search, and the second hop where the tier makes one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from gateway.errors import UpstreamError, UpstreamTimeout
+from gateway.metrics import Metrics
+from gateway.pipeline.account import shown
+from gateway.pipeline.deadline import late, left_s
+from gateway.pipeline.request import ChatRequest, Evidence
+from gateway.pipeline.route import Route
+from gateway.ports import Retrieved, Retriever
+from gateway.retrieval.second_hop import Plan, planned, with_found
+from gateway.tiering.tiers import Tier
+from gateway.types import Receipt, Scope
+
+log = logging.getLogger("tidegate.chat")
+
+
+class Gatherer:
+    """Finds the passages for a question."""
+
+    def __init__(self, retriever: Retriever, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._retriever, self._metrics, self._clock = retriever, metrics, clock
+
+    async def gather(self, request: ChatRequest, route: Route, receipt: Receipt) -> Evidence:
+        """The passages, after a second hop where the tier makes one and the question needs it."""
+        scope = route.narrowed(_scope(request, route.tier), receipt)
+        first = await self._search(request, scope, request.question)
+        receipt.embed_ms = round(max(receipt.embed_ms, 0.0) + first.embed_ms, 2)
+        receipt.search_ms = round(max(receipt.search_ms, 0.0) + first.search_ms, 2)
+        receipt.hops += 1
+        passages, plan = first.passages, Plan()
+        if route.max_hops:
+            plan = planned(request.question, passages)
+            found = await self._hop(request, scope, plan.searches[: route.max_hops])
+            passages = with_found(passages, [each.passages for each in found])
+            receipt.hops += len(found)
+        receipt.passages = [shown(number, passage) for number, passage in enumerate(passages, 1)]
+        return Evidence(passages, plan.parts)
+
+    async def _hop(self, request: ChatRequest, scope: Scope, searches: list[str]) -> list[Retrieved]:
+        """Further searches, all at once. Without them there is still an answer, so a failure costs only them."""
+        try:
+            return await asyncio.gather(*(self._search(request, scope, text) for text in searches))
+        except UpstreamError as error:
+            log.warning("request %s goes on without its second hop: %s", request.id, error)
+            return []
+
+    async def _search(self, request: ChatRequest, scope: Scope, question: str) -> Retrieved:
+        started = self._clock()
+        try:
+            found = await self._retriever.retrieve(question, scope, timeout_s=left_s(request, self._clock))
+        except UpstreamTimeout as error:
+            raise late(request, error, self._clock) from error
+        self._metrics.retrieve_s.observe(self._clock() - started)
+        return found
+
+
+def _scope(request: ChatRequest, tier: Tier) -> Scope:
+    return Scope(
+        tenant_id=request.tenant.tenant_id,
+        collections=request.collections,
+        k=request.top_k or tier.num_passages,
+        filters=request.filters,
+    )
