@@ -32,12 +32,16 @@ MIN_RANK = 0.0001  # chances below it, and above 1 - it, are not told apart
 # Support of an answer = log-odds that the passages hold one, above the point where we answer: the best passage's own
 # log-odds, and the largest share of the question's terms that a passage holds.
 _SUPPORT_RANK, _SUPPORT_COVER, _SUPPORT_BIAS = 0.73, 4.9, -1.0
+# What a mark of letters and digits in the question costs (`70B`) that stands in none of the passages.
+_UNKNOWN_MARK = 1.5
 _SUPPORT_PASSAGES = 5  # that are looked at: the more there are, the likelier one holds the words by chance
 _PER_COSINE, _EVEN_COSINE = 10.0, 0.55  # log-odds of a similarity, and where they are even
 
 # What a feature is worth, in units of log-odds that the sentence holds the answer. Fitted on labelled questions by
 # article (perf/eval_reader.py measures them) and rounded by hand.
 _LEXICAL = {"cover": 8.2, "near": 2.3, "linked": 4.0, "evidence": 1.2, "length": -0.9}
+
+_MARK = re.compile(r"\d+[^\W\d]\w*|[^\W\d]+\d\w*")
 
 # A sentence that opens like this speaks of what the sentence before it names.
 LINKED = re.compile(
@@ -144,8 +148,12 @@ def support_of(asked: Question, found: Sequence[Candidate], passages: Sequence[P
     """
     terms = weighed(asked, found)
     best = sorted(passages, key=log_odds_of, reverse=True)[:_SUPPORT_PASSAGES]
-    covers = [cover_of(terms, passage_words(p.text, p.heading)) for p in best]
-    return _SUPPORT_RANK * log_odds_of(best[0]) + _SUPPORT_COVER * max(covers) + _SUPPORT_BIAS
+    held = [passage_words(p.text, p.heading) for p in best]
+    cover = max(cover_of(terms, words) for words in held)
+    marks = [term for term in asked.entities if _MARK.fullmatch(term)]
+    is_unknown = any(all(mark not in words.stems for words in held) for mark in marks)
+    odds = _SUPPORT_RANK * log_odds_of(best[0]) + _SUPPORT_COVER * cover + _SUPPORT_BIAS
+    return odds - _UNKNOWN_MARK * is_unknown
 
 
 def pairs_held(question: Question, stems: frozenset[str]) -> float:

@@ -104,6 +104,14 @@ def test_of_two_sentences_that_say_as_much_fast_quotes_the_one_that_stands_early
     assert found.citations[0].text == said[first]
 
 
+def test_a_mark_of_letters_and_digits_that_no_passage_holds_speaks_against_an_answer() -> None:
+    known, unknown = (
+        ask(f"Which river does the {mark} bridge cross?", passage(BRIDGE)) for mark in ("iron", "B70")
+    )
+    assert known.answered
+    assert unknown.score < known.score - 1.5
+
+
 def test_offsets_are_exact_in_the_file() -> None:
     stored = "x" * 1234 + MILL + "\n\n" + BRIDGE
     parts = [passage(MILL, start=1234), passage(BRIDGE, start=stored.index(BRIDGE))]
