@@ -148,3 +148,15 @@ def generate_model(name: str) -> Model:
         max_batch_size=0,
         decoupled=True,
     )
+
+
+def stream_error(status: str, text: str) -> str:
+    """What a decoupled model says when it fails: a message in a stream has no status of its own, so the text begins
+    with the name of a gRPC status. (Triton's other way, `triton_grpc_error`, crashes it: DECISIONS.md section 39.)"""
+    return f"{status}: {text}"
+
+
+def split_stream_error(message: str) -> tuple[str, str]:
+    """Status and text of a stream's error. Triton's own words have no status: they count as INTERNAL."""
+    status, found, text = message.partition(": ")
+    return (status, text) if found and status.isupper() and " " not in status else ("INTERNAL", message)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
-from gateway.tensors import Model, Tensor
+from gateway.tensors import Model, Tensor, split_stream_error
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 
@@ -91,9 +91,9 @@ STATUS_ERRORS: dict[grpc.StatusCode, tuple[type[UpstreamError], str, str]] = {
     grpc.StatusCode.UNAUTHENTICATED: _PROTOCOL,
 }
 
-_GRPC_ERRORS = (("triton_grpc_error", "true"),)  # a stream's error is a gRPC status, not a message
 _IS_FINAL = "triton_final_response"
 _DEAD_STUB_MARKS = ("Stub process", "is not healthy")
+_ABSENT_MARKS = ("unknown model", "has no available versions", "is not ready")  # Triton's words, without a status
 _STORE_MARK = "vector_store_"  # the codes by which the model `search` says that its store does not answer
 _CUT_OFF_MARK = "RST_STREAM"  # how the balancer passes on that a replica's connection broke in mid-stream
 
@@ -108,6 +108,15 @@ def map_status(code: grpc.StatusCode, details: str, model: str) -> UpstreamError
     elif code is grpc.StatusCode.UNAVAILABLE and _STORE_MARK in details:
         kind, word, message = _STORE_AWAY
     return kind(message, code=word, detail=f"{model}: {code.name}: {details}")
+
+
+def map_message(message: str, model: str) -> UpstreamError:
+    """Our error for an error message within a stream."""
+    status, text = split_stream_error(message)
+    code = grpc.StatusCode.__members__.get(status, grpc.StatusCode.INTERNAL)
+    if code is grpc.StatusCode.INTERNAL and any(mark in text for mark in _ABSENT_MARKS):
+        code = grpc.StatusCode.NOT_FOUND
+    return map_status(code, text, model)
 
 
 def pack_bytes(items: Iterable[bytes]) -> bytes:
@@ -218,14 +227,14 @@ class TritonClient:
         deadline = time.monotonic() + timeout_s
         is_first_try, started = True, False
         while True:
-            call = self._next_stream()(request, timeout=_left(deadline), metadata=_GRPC_ERRORS)
+            call = self._next_stream()(request, timeout=_left(deadline))
             try:
                 is_final = False
                 # Reads past the final answer to the end of the stream, so that a finished call is not counted as
                 # cancelled.
                 while (message := await call.read()) is not grpc.aio.EOF:
                     if message.error_message:
-                        raise map_status(grpc.StatusCode.INTERNAL, message.error_message, model.name)
+                        raise map_message(message.error_message, model.name)
                     answer = message.infer_response
                     if _IS_FINAL in answer.parameters:
                         is_final = is_final or answer.parameters[_IS_FINAL].bool_param

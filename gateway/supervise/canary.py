@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from gateway.tensors import EMBEDDING_DIM, Model
+from gateway.tensors import EMBEDDING_DIM, Model, split_stream_error
 from gateway.types import Scope
 
 INTERVAL_S = 0.5
@@ -150,14 +150,12 @@ class Canary:
         """One inference; never raises for what the server did. Returns the answer and the error text."""
         try:
             if model.decoupled:
-                # With this header Triton ends the stream with a real gRPC status instead of a message.
-                call = self._stub.ModelStreamInfer(
-                    iter_once(canary_request(model)),
-                    timeout=TIMEOUT_S,
-                    metadata=(("triton_grpc_error", "true"),),
-                )
-                async for _ in call:
-                    pass
+                call = self._stub.ModelStreamInfer(iter_once(canary_request(model)), timeout=TIMEOUT_S)
+                async for message in call:
+                    if message.error_message:
+                        status, text = split_stream_error(message.error_message)
+                        code = grpc.StatusCode.__members__.get(status, grpc.StatusCode.INTERNAL)
+                        return judge(code, text), text
             else:
                 await self._stub.ModelInfer(canary_request(model), timeout=TIMEOUT_S)
         except grpc.aio.AioRpcError as error:

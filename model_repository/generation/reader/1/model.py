@@ -23,6 +23,7 @@ from gateway.generation.extractive import MAX_EMBEDDED, answer, deltas, num_toke
 from gateway.generation.similarity import similarity_of
 from gateway.generation.wire import decode_request
 from gateway.settings import load_settings
+from gateway.tensors import stream_error
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 INPUTS = ("question", "passages", "params")
@@ -56,13 +57,13 @@ class TritonPythonModel:
         try:
             asked = decode_request(*raw)
         except ValueError as error:
-            _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+            _fail(sender, str(error), "INVALID_ARGUMENT")
             return
         try:
             self._stream(asked, sender)
         except Exception as error:  # noqa: BLE001 - the edge of the process: one request must not end the others
             pb_utils.Logger.log_error(f"reader: {type(error).__name__}: {error}")
-            _fail(sender, "the reader failed on this request.", pb_utils.TritonError.INTERNAL)
+            _fail(sender, "the reader failed on this request.", "INTERNAL")
 
     def _stream(self, asked, sender):
         is_deep = asked.params.mode == "deep"
@@ -94,5 +95,6 @@ def _bytes(name, value):
     return pb_utils.Tensor(name, np.array([value], np.object_))
 
 
-def _fail(sender, message, code):
-    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)), flags=FINAL)
+def _fail(sender, message, status):
+    message = stream_error(status, message)
+    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message)), flags=FINAL)

@@ -24,6 +24,7 @@ from gateway.generation.answer_stream import AnswerStream
 from gateway.generation.generate_wire import decode_generate
 from gateway.generation.openvino_engine import OpenVinoEngine
 from gateway.settings import load_settings
+from gateway.tensors import stream_error
 from gateway.tier_config import generate_tiers
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -151,14 +152,14 @@ def _send(sender, answer):
 
 
 def _fail(sender, error):
-    codes = pb_utils.TritonError
     if isinstance(error, (PromptTooLong, EngineFull)):
-        code = codes.INVALID_ARG if isinstance(error, PromptTooLong) else codes.UNAVAILABLE
+        status = "INVALID_ARGUMENT" if isinstance(error, PromptTooLong) else "UNAVAILABLE"
         text = f"{error.code}: {error}"
     elif isinstance(error, (ValueError, InvalidRequest)):
-        code, text = codes.INVALID_ARG, str(error)
+        status, text = "INVALID_ARGUMENT", str(error)
     else:
         detail = error.detail if isinstance(error, TidegateError) else repr(error)
         pb_utils.Logger.log_error(f"generate: {error}: {detail}")
-        code, text = codes.INTERNAL, "the engine failed on this request."
-    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code)), flags=FINAL)
+        status, text = "INTERNAL", "the engine failed on this request."
+    failed = pb_utils.TritonError(stream_error(status, text))
+    sender.send(pb_utils.InferenceResponse(error=failed), flags=FINAL)

@@ -33,16 +33,16 @@ class TritonPythonModel:
 def _write(messages, start, limit, sender):
     knobs = json.loads(messages[-1]["content"])
     if "refuse" in knobs:
-        _fail(sender, knobs["refuse"], pb_utils.TritonError.INVALID_ARG)
+        _fail(sender, "INVALID_ARGUMENT: " + knobs["refuse"])
         return
     times = _said_full[knobs["text"]] = _said_full.get(knobs["text"], 0) + 1
     if times <= knobs.get("full", 0):
-        _fail(sender, "engine_full: all 1 slots are taken.", pb_utils.TritonError.UNAVAILABLE)
+        _fail(sender, "UNAVAILABLE: engine_full: all 1 slots are taken.")
         return
     text = knobs["text"][:limit]
     for at in range(start, len(text)):
         if (at == knobs.get("fail_at") and start < at) or (knobs.get("fail_always") and at > start):
-            _fail(sender, "the replica is going away", pb_utils.TritonError.UNAVAILABLE)
+            _fail(sender, "UNAVAILABLE: the replica is going away")
             return
         word = text[at].encode() if knobs.get("bad") != "utf8" else b"\xff"
         tensors = [pb_utils.Tensor("text_output", np.array([word], np.object_))]
@@ -59,5 +59,5 @@ def _write(messages, start, limit, sender):
     sender.send(pb_utils.InferenceResponse(last), flags=FINAL)
 
 
-def _fail(sender, message, code):
-    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)), flags=FINAL)
+def _fail(sender, message):
+    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message)), flags=FINAL)
