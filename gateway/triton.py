@@ -93,7 +93,11 @@ STATUS_ERRORS: dict[grpc.StatusCode, tuple[type[UpstreamError], str, str]] = {
 
 _IS_FINAL = "triton_final_response"
 _DEAD_STUB_MARKS = ("Stub process", "is not healthy")
-_ABSENT_MARKS = ("unknown model", "has no available versions", "is not ready")  # Triton's words, without a status
+_ABSENT_MARKS = (
+    "unknown model",
+    "has no available versions",
+    "is not ready",
+)  # Triton's words, without a status
 _STORE_MARK = "vector_store_"  # the codes by which the model `search` says that its store does not answer
 _CUT_OFF_MARK = "RST_STREAM"  # how the balancer passes on that a replica's connection broke in mid-stream
 

@@ -16,7 +16,9 @@ def test_what_a_model_says_comes_back() -> None:
     )
 
 
-@pytest.mark.parametrize("said", ["", "no mark", "in ensemble 'x': failed", "model: broke", "A B: no", ": empty"])
+@pytest.mark.parametrize(
+    "said", ["", "no mark", "in ensemble 'x': failed", "model: broke", "A B: no", ": empty"]
+)
 def test_words_without_a_status_are_internal_and_kept_whole(said: str) -> None:
     assert split_stream_error(said) == ("INTERNAL", said)
 
