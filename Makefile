@@ -6,7 +6,7 @@ PYTEST := $(PYTHON) -m pytest -q
 # Test levels, in the order they run: what fails fast comes first.
 LEVELS := config unit contract integration e2e
 
-.PHONY: help setup convert-env run test check fmt bench load perf-analyzer docs proto lock clean eval \
+.PHONY: help setup convert-env run test check fmt bench load perf-analyzer kube-schemas docs proto lock clean eval \
 	$(addprefix test-,$(LEVELS))
 
 help: ## List the targets
@@ -18,7 +18,8 @@ setup: ## Make .venv with everything for development
 convert-env: ## Make .venv/convert, which turns language models' checkpoints into what the engine takes
 	@scripts/bootstrap convert
 
-run: ## Start the whole service; sets itself up from nothing
+run: export TIDEGATE_WATCH := $(or $(WATCH),$(TIDEGATE_WATCH),0)
+run: ## Start the whole service; sets itself up from nothing; WATCH=1 starts Prometheus beside it
 	@scripts/bootstrap serve
 	@if [ -n "$$TIDEGATE_CHECKPOINT$$TIDEGATE_TIERS_FILE" ] && $(PYTHON) -m gateway.supervise.conversion; then \
 		scripts/bootstrap convert; fi
@@ -72,6 +73,9 @@ perf-analyzer: setup ## NVIDIA's perf_analyzer over every model, through Envoy; 
 
 eval: setup ## Measure answers on labelled questions; FILE="questions.json" OPTIONS="--model deep --show-failures 20"
 	$(PYTHON) -m perf.evaluate $(FILE) -- $(OPTIONS)
+
+kube-schemas: setup ## Fetch the Kubernetes API's schemas, which tests/config/k8s holds every object to
+	@scripts/tools kubernetes-validate
 
 docs: setup ## Write docs/settings.md from the settings table
 	$(PYTHON) -m gateway settings --markdown > docs/settings.md

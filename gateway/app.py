@@ -10,19 +10,25 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import uvloop
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway import tensors
+from gateway.admission.adaptive import AdaptiveSlots
 from gateway.admission.bounded import BoundedEmbedder, BoundedRetriever
+from gateway.admission.redis_queue import RedisQueue
+from gateway.admission.replicas import Guards, Line, ReplicaWatch, count_addresses
 from gateway.admission.slots import SlotQueue
 from gateway.api.auth import Authenticator
 from gateway.api.grpc_door import GrpcDoor
 from gateway.api.limits import shared_limits
+from gateway.api.part_gauges import show_parts, show_state, watch_backlog
 from gateway.api.routes import create_app
 from gateway.api.services import Services
 from gateway.chat import ChatPipeline
@@ -37,8 +43,10 @@ from gateway.generation.upstream_generator import UpstreamGenerator
 from gateway.lag import LoopLag
 from gateway.lifecycle import Lifecycle, State
 from gateway.listener import BACKLOG, listening_socket
+from gateway.logs import set_up_logging
 from gateway.memory import MemoryGuard, memory_gauge, spare_the_start
 from gateway.metrics import Metrics
+from gateway.pipeline.memory_parts import answer_memory, follow_purges
 from gateway.pipeline.pressure import PressureWatch
 from gateway.ports import Answerer
 from gateway.retrieval.triton_models import TritonEmbedder, TritonRetriever
@@ -46,13 +54,16 @@ from gateway.settings import Settings, load_settings
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
 from gateway.storage.recorder import Recorder
+from gateway.storage.redis_channel import follow_channel
 from gateway.storage.redis_client import connect_redis
 from gateway.storage.shared_note import SharedNote
+from gateway.supervise.credentials import secret
+from gateway.supervise.part_orders import SupervisedParts
 from gateway.supervise.processes import raise_file_limit
 from gateway.tier_config import GenerateTier, UpstreamTier, api_key, configured_tiers, generate_tiers
 from gateway.tiering.ladders import Ladders
 from gateway.tiering.pressure import Bearable
-from gateway.tiering.tiers import TierBook, auto_names, builtin_tiers, generative_tiers
+from gateway.tiering.tiers import TierBook, builtin_tiers, generative_tiers, names_in
 from gateway.triton import TritonClient
 
 log = logging.getLogger("tidegate.app")
@@ -101,19 +112,30 @@ async def build(
         *builtin_tiers(settings.slots("fast"), settings.slots("deep")),
         *generative_tiers(configured, settings.triton_replicas),
     ]
-    tiers = TierBook(offered, auto_names(settings.auto_tiers, [tier.name for tier in offered]))
+    tiers = TierBook(
+        offered, names_in("TIDEGATE_AUTO_TIERS", settings.auto_tiers, [tier.name for tier in offered])
+    )
     ladders = Ladders(tiers.tiers, bearable=Bearable(settings.ladder_eta_s, settings.ladder_lag_s))
-    share = settings.num_workers  # until one global queue decides: every worker takes its part of the slots
     queues = {
-        tier.name: SlotQueue(
-            max(1, tier.slots // share),
+        tier.name: RedisQueue(
+            tier.name,
+            redis,
+            limit=tier.slots,
             max_waiting=settings.queue_max,
+            max_bytes=settings.queue_max_mb * 2**20,
             ttl_s=settings.queue_ttl_s,
-            clock=time.monotonic,
+            share=settings.num_workers,
         )
         for tier in tiers.tiers.values()
     }
+    for name, queue in queues.items():
+        metrics.queue_shared.labels(name).set_function(partial(_as_gauge, queue))
+    adaptive = {
+        name: AdaptiveSlots(queues[name])
+        for name in names_in("TIDEGATE_ADAPTIVE_TIERS", settings.adaptive_tiers, list(queues))
+    }
     pipeline = ChatPipeline(
+        adaptive=adaptive,
         retriever=retriever,
         answerers={
             "fast": TritonReader(triton, "fast"),
@@ -134,6 +156,7 @@ async def build(
         limits=limits,
         chunk_chars=settings.chunk_chars,
         gates=upstreams,
+        memory=answer_memory(settings, database, redis, metrics, configured),
     )
     model_dir = await asyncio.to_thread(prepare_embedder, settings.models_dir, log.info)
     services = Services(
@@ -161,9 +184,14 @@ async def build(
             shared=retrieval_slots,
             lag_s=lag.worst_s,
         ),
+        shared_queues=queues,
         ladder_orders=SharedNote(redis, LADDER_ORDERS, ladders.obey),
     )
     return services, triton
+
+
+def _as_gauge(queue: RedisQueue) -> float:
+    return float(queue.is_shared)
 
 
 async def _generator(triton: TritonClient, tier: GenerateTier, settings: Settings) -> TritonGenerator:
@@ -184,10 +212,30 @@ async def _upstream(tier: UpstreamTier, metrics: Metrics) -> UpstreamGenerator:
     return generator
 
 
+def replica_watch(services: Services) -> ReplicaWatch:
+    """What keeps the slots in step with Triton's replicas."""
+    settings = services.settings
+    hosts = settings.hosts_of_triton if settings.triton_hosts else {"": "guards"}
+    canaries = settings.hosts_of_canaries
+    guards = Guards([settings.triton_ports(replica)[3] for replica in range(settings.triton_replicas)])
+    lines = {
+        name: Line(
+            services.pipeline.adaptive.get(name, services.pipeline.queues[name]),
+            max(1, tier.slots // settings.triton_replicas),
+            (hosts.get(name, hosts[""]), *filter(None, [canaries.get(name)])),
+        )
+        for name, tier in services.pipeline.tiers.tiers.items()
+        if not tier.is_remote
+    }
+    return ReplicaWatch(lines, count=count_addresses if settings.triton_hosts else guards.count)
+
+
 async def watch_parts(services: Services, triton: TritonClient) -> None:
     """Look after the neighbours; the worker becomes ready when Triton has answered once."""
     names = [model.name for model in tensors.MODELS]
-    names += [tier.name for tier in generate_tiers(services.settings)]
+    # A tier with replicas of its own may have none at this hour; its fallback answers.
+    own_replicas = services.settings.hosts_of_triton
+    names += [tier.name for tier in generate_tiers(services.settings) if tier.name not in own_replicas]
     while True:
         services.parts["triton"] = "ok" if await triton.ready(names) else "away"
         try:
@@ -200,6 +248,7 @@ async def watch_parts(services: Services, triton: TritonClient) -> None:
             services.parts[f"tier {name}"] = "ok" if upstream.state() == "closed" else "away"
         if services.settings.milvus_uri:
             services.parts["milvus"] = await _milvus(services.settings.milvus_uri)
+        show_parts(services)
         if services.lifecycle.state is State.STARTING and services.parts["triton"] == "ok":
             services.lifecycle.state = State.READY
             log.info("ready")
@@ -220,18 +269,13 @@ async def _milvus(uri: str) -> str:
     return "ok"
 
 
-async def follow_key_changes(services: Services) -> None:
-    """Forget cached keys when one was made or revoked anywhere."""
-    while True:
-        try:
-            async with services.redis.pubsub() as channel:
-                await channel.subscribe("tidegate:keys")
-                services.auth.forget_all()  # whatever was said while we did not listen
-                async for message in channel.listen():
-                    if message["type"] == "message":
-                        services.auth.forget_all()
-        except (RedisError, OSError):
-            await asyncio.sleep(1.0)
+async def follow_key_changes(redis: Redis, auth: Authenticator) -> None:
+    """Forget cached keys when one was made or revoked anywhere, and whenever such a message may have been missed."""
+
+    async def forget() -> None:
+        auth.forget_all()
+
+    await follow_channel(redis, "tidegate:keys", lambda _: auth.forget_all(), forget)
 
 
 async def serve(settings: Settings, index: int, make_generator: MakeGenerator | None = None) -> None:
@@ -244,23 +288,36 @@ async def serve(settings: Settings, index: int, make_generator: MakeGenerator | 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
+    show_state(services)
+    if "SUPERVISOR_ENABLED" in os.environ:  # supervisord says so to its children
+        services.part_orders = SupervisedParts(settings, secret(settings, "supervisor"))
     app = create_app(services, name=f"tidegate-{index}")
     server: Any = await app.create_server(
-        sock=listening_socket("127.0.0.1", settings.worker_port(index)), backlog=BACKLOG, access_log=False
+        sock=listening_socket(settings.part_host, settings.worker_port(index)),
+        backlog=BACKLOG,
+        access_log=False,
     )
     if server is None:
         raise RuntimeError("Sanic made no server")
     await server.startup()
     await server.start_serving()
     door = GrpcDoor(services)
-    await door.start(settings.worker_grpc_port(index))
+    await door.start(settings.worker_grpc_port(index), settings.part_host)
     lifecycle.spawn(watch_parts(services, triton), "watch-parts")
-    lifecycle.spawn(follow_key_changes(services), "follow-key-changes")
+    lifecycle.spawn(follow_key_changes(services.redis, services.auth), "follow-key-changes")
     lifecycle.spawn(services.recorder.run(), "recorder")
     lifecycle.spawn(services.limits.run(), "limits")
     lifecycle.spawn(services.lag.run(), "loop-lag")
     lifecycle.spawn(services.pressure.run(), "pressure")
+    lifecycle.spawn(watch_backlog(services), "watch-backlog")
     lifecycle.spawn(services.ladder_orders.follow(), "ladder-orders")
+    if (memory := services.pipeline.memory) is not None:
+        lifecycle.spawn(memory.watch.run(), "corpus-watch")
+        lifecycle.spawn(follow_purges(services.redis, memory.answers), "cache-purges")
+    lifecycle.spawn(replica_watch(services).run(), "replicas")
+    for name, queue in services.shared_queues.items():
+        await queue.connect()
+        lifecycle.spawn(queue.run(), f"queue-{name}")
 
     spare_the_start()
     await stop.wait()
@@ -303,6 +360,8 @@ async def _shut_down(services: Services, triton: TritonClient, server: Any, door
         await services.recorder.flush()
     except Exception:
         log.exception("the last receipts were not written")
+    for queue in services.shared_queues.values():
+        await queue.close()
     await services.limits.close()
     for upstream in services.upstreams.values():
         await upstream.close()
@@ -315,15 +374,12 @@ async def _shut_down(services: Services, triton: TritonClient, server: Any, door
 def main(argv: list[str] | None = None) -> int:
     args = sys.argv[1:] if argv is None else argv
     settings = load_settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    index = int(args[0]) if args else 0
+    set_up_logging(settings, f"gateway-{index}", sys.stderr)
     for name in ("httpx", "httpcore"):  # a line for each request, and of headers
         logging.getLogger(name).setLevel(logging.WARNING)
     raise_file_limit()  # for one that is not a child of `tidegate up`
-    uvloop.run(serve(settings, int(args[0]) if args else 0))
+    uvloop.run(serve(settings, index))
     return 0
 
 

@@ -7,15 +7,17 @@ exactly one `Outcome` and one receipt. The longer parts of the story stand in ga
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 
 import msgspec
 
-from gateway.admission.estimate import estimated_tokens
+from gateway.admission.adaptive import AdaptiveSlots
+from gateway.admission.estimate import Estimate, estimated_tokens, weighed
 from gateway.admission.quota import Limiter, Reservation
-from gateway.admission.slots import Permit, SlotQueue
+from gateway.admission.waiting import Claim, Permit, Queue
 from gateway.errors import ClientGone, InternalError, TidegateError, UpstreamError, UpstreamTimeout
 from gateway.language.follow_up import resolve
 from gateway.metrics import Metrics
@@ -23,12 +25,14 @@ from gateway.pipeline.account import BEFORE_QUEUE, account, billed_tokens, count
 from gateway.pipeline.deadline import late, left_s
 from gateway.pipeline.detour import Detour
 from gateway.pipeline.gather import Gatherer
-from gateway.pipeline.request import ChatRequest, Evidence, Record, Sink
+from gateway.pipeline.remember import HITS, AnswerMemory, Recall
+from gateway.pipeline.request import ChatRequest, Evidence, Record, Sink, pin_of
 from gateway.pipeline.route import Route, Router
 from gateway.ports import Answerer, Gate, Retriever
-from gateway.tiering.ladders import Ladders
+from gateway.request_id import working_for
+from gateway.tiering.ladders import BANDS, Ladders
 from gateway.tiering.tiers import TierBook
-from gateway.types import Inquiry, Outcome, Receipt, Tenant
+from gateway.types import Inquiry, Outcome, Receipt, Tenant, Usage
 
 __all__ = ["BEFORE_QUEUE", "ChatPipeline", "ChatRequest", "Sink"]
 
@@ -44,7 +48,7 @@ class ChatPipeline:
         retriever: Retriever,
         answerers: Mapping[str, Answerer],
         tiers: TierBook,
-        queues: Mapping[str, SlotQueue],
+        queues: Mapping[str, Queue],
         record: Record,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
@@ -54,7 +58,13 @@ class ChatPipeline:
         limits: Limiter | None = None,
         chunk_chars: int = 900,
         gates: Mapping[str, Gate] | None = None,
+        memory: AnswerMemory | None = None,
+        adaptive: Mapping[str, AdaptiveSlots] | None = None,
     ) -> None:
+        self.adaptive = adaptive or {}
+        self.memory = memory
+        if memory is not None:
+            memory.is_idle = lambda tier: queues[tier].num_waiting == 0
         self._gates = gates or {}
         self._limits, self._chunk_chars = limits, chunk_chars
         self.ladders = ladders or Ladders(tiers.tiers)
@@ -83,15 +93,20 @@ class ChatPipeline:
         receipt = Receipt(
             id=request.id, created=request.created, outcome=Outcome.FAILED, conversation=request.conversation
         )
+        with working_for(request.id):
+            return await self._run(request, sink, receipt)
+
+    async def _run(self, request: ChatRequest, sink: Sink, receipt: Receipt) -> Receipt:
         try:
             await self._answer(_stand_alone(request, receipt), sink, receipt)
-            receipt.outcome, receipt.stage = Outcome.COMPLETED, "done"
+            is_hit = receipt.cache in HITS
+            receipt.outcome, receipt.stage = (Outcome.CACHED if is_hit else Outcome.COMPLETED), "done"
             return receipt
         except (asyncio.CancelledError, ClientGone):
             receipt.outcome, receipt.cause = self._cut_off()
             raise
         except TidegateError as error:
-            receipt.outcome, receipt.cause = outcome_of(error, receipt.stage), error.code
+            receipt.outcome, receipt.cause = outcome_of(error, receipt), error.code
             raise
         except Exception as error:
             log.exception("request %s failed unexpectedly", request.id)
@@ -107,7 +122,7 @@ class ChatPipeline:
         """Count a request that ended before it became one: bad input, no key, draining, or its client left."""
         receipt = Receipt(id=request_id, created=0, outcome=Outcome.REJECTED)
         if isinstance(error, TidegateError):
-            receipt.outcome, receipt.cause = outcome_of(error, receipt.stage), error.code
+            receipt.outcome, receipt.cause = outcome_of(error, receipt), error.code
         elif isinstance(error, asyncio.CancelledError):
             receipt.outcome, receipt.cause = self._cut_off()
         else:
@@ -124,23 +139,34 @@ class ChatPipeline:
     async def _answer(self, request: ChatRequest, sink: Sink, receipt: Receipt) -> None:
         route = self._router.choose(request, receipt)
         sink.chosen(route.tier.name)
+        recall = None if self.memory is None else await self.memory.recall(request, route)
         detour = Detour(self._router, self._metrics, request, sink, receipt)
-        route = self._taking(route, detour)
+        if recall is None or not recall.needs_no_slot:
+            chosen, route = route, self._taking(request, route, detour)
+            recall = recall if route is chosen else None  # what another tier answers is another answer
         held = await self._reserve(request, route)
+
+        async def work(sink: Sink, receipt: Receipt) -> None:
+            detour = Detour(self._router, self._metrics, request, sink, receipt)
+            await self._served(request, route, sink, receipt, detour, recall=recall)
+
         try:
-            await self._served(request, route, sink, receipt, detour)
+            if self.memory is None or recall is None:
+                await self._served(request, route, sink, receipt, detour)
+            else:
+                await self.memory.answer(recall, sink, receipt, work)
         finally:
             if held is not None:  # what was sent counts, the answer that broke off too
                 held.settle(billed_tokens(receipt))
 
-    def _taking(self, route: Route, detour: Detour) -> Route:
+    def _taking(self, request: ChatRequest, route: Route, detour: Detour) -> Route:
         """The tier, or the first one in its place that takes requests now: found out before anything is done."""
         while True:
             try:
                 gate = self._gates.get(route.tier.name)
                 if gate is not None:
                     gate.check()
-                self.queues[route.tier.name].check()
+                self.queues[route.tier.name].check(request.priority, self._claim(request, route))
                 return route
             except TidegateError as error:
                 route = detour.after(route, error)
@@ -149,33 +175,75 @@ class ChatPipeline:
         """The request's part of its tenant's and its key's limits. Raises: RateLimited, QuotaExceeded."""
         if self._limits is None:
             return None
-        num_tokens = estimated_tokens(
+        return await self._limits.reserve(request.tenant, self._estimate(request, route).total)
+
+    def _estimate(self, request: ChatRequest, route: Route) -> Estimate:
+        return estimated_tokens(
             question_chars=len(request.question),
-            history_chars=sum(len(turn.text) for turn in request.history),
+            history_chars=_history_chars(request),
             num_passages=route.num_passages(request.top_k),
             chunk_chars=self._chunk_chars,
             context_tokens=route.tier.context_tokens,
             max_tokens=request.sampling.max_tokens,
         )
-        return await self._limits.reserve(request.tenant, num_tokens)
+
+    def _claim(self, request: ChatRequest, route: Route) -> Claim:
+        """What the request asks of the tier's queue."""
+        return Claim(
+            tenant=request.tenant.tenant_id,
+            cost=self._estimate(request, route).weighed,
+            size=len(request.question) + _history_chars(request),
+            has_own_deadline=request.has_own_deadline,
+            ticket=request.ticket,
+        )
 
     async def _served(
-        self, request: ChatRequest, route: Route, sink: Sink, receipt: Receipt, detour: Detour
+        self,
+        request: ChatRequest,
+        route: Route,
+        sink: Sink,
+        receipt: Receipt,
+        detour: Detour,
+        *,
+        recall: Recall | None = None,
     ) -> None:
-        receipt.stage = "retrieving"
-        await sink.stage(receipt.stage)
-        route, evidence = await self._gather(request, route, sink, receipt)
-        while True:
-            try:
-                return await self._write(request, route, evidence, sink, receipt)
-            except TidegateError as error:
-                route = detour.after(route, error)
+        with contextlib.closing(Slot()) as slot:
+            # Finding is most of the work of a tier that quotes, and work in vain for whoever gets no slot.
+            while not slot.is_held and (
+                not route.tier.is_generative or self.queues[route.tier.name].is_crowded
+            ):
+                try:
+                    await self._admit(request, route, slot, sink, receipt)
+                except TidegateError as error:
+                    route = detour.after(route, error)
+            receipt.stage = "retrieving"
+            await sink.stage(receipt.stage)
+            chosen = route
+            route, evidence = await self._gather(request, route, sink, receipt)
+            if (
+                self.memory is not None
+                and recall is not None
+                and not detour.is_taken  # another tier's answer is none to this question
+                and await self.memory.by_evidence(recall, route, evidence, sink, receipt)
+            ):
+                return
+            if route is not chosen:
+                slot.close()
+            while True:
+                try:
+                    if not slot.is_held:
+                        await self._admit(request, route, slot, sink, receipt)
+                    await self._write(request, route, evidence, sink, receipt)
+                    slot.settle(receipt.usage)
+                    return
+                except TidegateError as error:
+                    slot.close()
+                    route = detour.after(route, error)
 
     async def _write(
         self, request: ChatRequest, route: Route, evidence: Evidence, sink: Sink, receipt: Receipt
     ) -> None:
-        permit = await self._admit(request, route.tier.name, sink, receipt)
-        with permit, self._metrics.inflight.labels(route.tier.name).track_inprogress():
+        with self._metrics.inflight.labels(route.tier.name).track_inprogress():
             receipt.stage = "generating"
             await sink.stage(receipt.stage)
             await self._generate(request, route, evidence, sink, receipt)
@@ -192,21 +260,24 @@ class ChatPipeline:
             found = await self._gatherer.gather(request, better, receipt)
         except UpstreamError as error:  # there is an answer without it, be it a poor one
             log.warning("request %s stays with %s: %s", request.id, route.tier.name, error)
-            return route, evidence
+            return route, evidence._replace(epoch=-1)  # nothing that is remembered of it counts as current
         self._router.escalate(route, better, receipt)
         sink.chosen(better.tier.name)
         return better, found
 
-    async def _admit(self, request: ChatRequest, tier: str, sink: Sink, receipt: Receipt) -> Permit:
+    async def _admit(
+        self, request: ChatRequest, route: Route, slot: Slot, sink: Sink, receipt: Receipt
+    ) -> None:
         """A slot of the tier, after a wait in its line where there is one."""
-        receipt.stage = "queued"
-        entered = self._clock()
+        left_s(request, self._clock)
+        receipt.stage, tier = "queued", route.tier.name
+        entered, claim = self._clock(), self._claim(request, route)
         with self._metrics.waiting.labels(tier).track_inprogress():
             permit = await self.queues[tier].acquire(
-                band=request.priority, deadline=request.deadline, on_wait=sink.waiting
+                band=request.priority, deadline=request.deadline, on_wait=sink.waiting, claim=claim
             )
+        slot.take(permit, claim.cost)
         receipt.queue_ms = round(max(receipt.queue_ms, 0.0) + self._since(entered), 2)  # of all tiers tried
-        return permit
 
     async def _generate(
         self, request: ChatRequest, route: Route, evidence: Evidence, sink: Sink, receipt: Receipt
@@ -218,14 +289,20 @@ class ChatPipeline:
             history=request.history,
             sampling=route.sampling(request.sampling, receipt),
             is_short=route.is_short,
+            pin=pin_of(request),
+            priority=BANDS.index(request.priority),
         )
         if tier.is_generative and request.written:  # who writes has the conversation before it
             inquiry = msgspec.structs.replace(inquiry, question=request.written, meant=request.question)
+        began = self._clock()
         answer = self._answerers[tier.name].answer(inquiry, passages, timeout_s=left_s(request, self._clock))
         try:
             async for delta in answer:
                 if delta.text and receipt.ttft_ms < 0:
                     receipt.ttft_ms = self._since(request.received)
+                    if tier.name in self.adaptive:
+                        num_tokens = self._estimate(request, route).prompt
+                        self.adaptive[tier.name].observe(self._clock() - began, num_tokens)
                 if delta.text:
                     await sink.delta(delta.text, delta.citations, passages)
                 account(receipt, delta)  # after it: what was not sent is not billed
@@ -239,11 +316,40 @@ class ChatPipeline:
     def _finish(self, request: ChatRequest, receipt: Receipt) -> None:
         if receipt.outcome is Outcome.COMPLETED:
             self._router.learn(receipt)
-        count(self._metrics, receipt)
+        count(self._metrics, receipt, request.tenant.tenant_id)
         self._record.record(request.tenant, receipt)
 
     def _since(self, start: float) -> float:
         return round((self._clock() - start) * 1000, 2)
+
+
+class Slot:
+    """Of one request: the permit that it holds, if any."""
+
+    def __init__(self) -> None:
+        self._permit: Permit | None = None
+        self._cost = 0
+
+    @property
+    def is_held(self) -> bool:
+        return self._permit is not None
+
+    def take(self, permit: Permit, cost: int) -> None:
+        self._permit, self._cost = permit, cost
+
+    def settle(self, usage: Usage) -> None:
+        """What it cost in the end, for the tenant's place the next time."""
+        if self._permit is not None and usage.completion_tokens:
+            self._permit.difference = weighed(usage.prompt_tokens, usage.completion_tokens) - self._cost
+
+    def close(self) -> None:
+        if self._permit is not None:
+            self._permit.release()
+            self._permit = None
+
+
+def _history_chars(request: ChatRequest) -> int:
+    return sum(len(turn.text) for turn in request.history)
 
 
 def _stand_alone(request: ChatRequest, receipt: Receipt) -> ChatRequest:

@@ -49,6 +49,7 @@ class TidegateError(Exception):
         param: str | None = None,
         retry_after_s: float | None = None,
         detail: str = "",
+        ticket: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -56,6 +57,7 @@ class TidegateError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
         self.detail = detail
+        self.ticket = ticket  # keeps a refused request's place in line for a while
 
     def delay_s(self) -> float | None:
         """When trying again may help (seconds); None = not by waiting."""
@@ -65,7 +67,15 @@ class TidegateError(Exception):
 
     def body(self) -> dict[str, object]:
         """The OpenAI error object, the same over HTTP, SSE and (as detail) gRPC."""
-        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        body: dict[str, object] = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+        if self.ticket:
+            body["ticket"] = self.ticket
+        return body
 
 
 class InvalidRequest(TidegateError):

@@ -9,11 +9,11 @@ import sys
 import time
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from gateway.errors import UpstreamUnavailable
 from gateway.ingest.reembed import Reembedder
 from gateway.ingest.worker import IngestWorker
+from gateway.logs import set_up_logging
 from gateway.priority import give_way
 from gateway.retrieval.stores import Feed, open_feed
 from gateway.retrieval.triton_models import TritonEmbedder
@@ -21,6 +21,7 @@ from gateway.settings import Settings, load_settings
 from gateway.storage import ledger
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
+from gateway.storage.redis_channel import follow_channel
 from gateway.storage.redis_client import connect_redis
 from gateway.tensors import EMBED_PASSAGES
 from gateway.triton import TritonClient
@@ -87,14 +88,11 @@ async def _migrated(database: Database, stop: asyncio.Event) -> bool:
 
 async def _listen(redis: Redis, wake: asyncio.Event) -> None:
     """Wake the worker when a gateway tells of a new file. Without Redis its polling finds the file as well."""
-    while True:
-        try:
-            async with redis.pubsub() as channel:
-                await channel.subscribe(WAKE_CHANNEL)
-                async for _ in channel.listen():
-                    wake.set()
-        except (RedisError, OSError):
-            await asyncio.sleep(RETRY_S)
+
+    async def look() -> None:
+        wake.set()
+
+    await follow_channel(redis, WAKE_CHANNEL, lambda _: wake.set(), look)
 
 
 async def _prune_receipts(database: Database) -> None:
@@ -118,11 +116,7 @@ async def _prune_receipts(database: Database) -> None:
 
 def main() -> int:
     settings = load_settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    set_up_logging(settings, "ingest", sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its plugins
     give_way(NICENESS)
     asyncio.run(serve(settings))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from gateway.genai_metrics import GenAiMetrics, TenantNames
+
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
@@ -16,6 +18,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.genai = GenAiMetrics(self.registry)
+        self.tenant_names = TenantNames()
         self.requests = Counter(
             "tidegate_requests",
             "Chat requests by their one outcome.",
@@ -60,6 +64,24 @@ class Metrics:
         )
         self.waiting = Gauge(
             "tidegate_waiting", "Requests waiting for a slot.", ["tier"], registry=self.registry
+        )
+        self.queue_eta_s = Gauge(
+            "tidegate_queue_eta_seconds",
+            "Expected wait for a slot of an interactive request that came now.",
+            ["tier"],
+            registry=self.registry,
+        )
+        self.queue_shared = Gauge(
+            "tidegate_queue_shared",
+            "1 while the queue of all workers is in force; 0 while this worker goes by its share, without Redis.",
+            ["tier"],
+            registry=self.registry,
+        )
+        self.slot_limit = Gauge(
+            "tidegate_slots",
+            "Slots of the tier, over all workers; of this worker alone while Redis is away.",
+            ["tier"],
+            registry=self.registry,
         )
         self.tier_choices = Counter(
             "tidegate_tier_choices",
@@ -140,6 +162,93 @@ class Metrics:
         self.limits_linked = Gauge(
             "tidegate_limits_linked",
             "1 while limits are shared through Redis, 0 while they go on from local shares.",
+            registry=self.registry,
+        )
+        self.cache_verdicts = Counter(
+            "tidegate_cache_verdicts",
+            "Requests by what the answer cache did: exact, semantic, joined, miss, refresh, off.",
+            ["verdict"],
+            registry=self.registry,
+        )
+        self.cache_objections = Counter(
+            "tidegate_cache_objections",
+            "Near questions whose answer was not given, by the guard that objected; `evidence`: other passages.",
+            ["guard"],
+            registry=self.registry,
+        )
+        self.cache_stale = Counter(
+            "tidegate_cache_stale",
+            "Remembered answers that were dropped because retrieval found other evidence.",
+            registry=self.registry,
+        )
+        self.cache_shared_calls = Counter(
+            "tidegate_cache_shared_calls",
+            "Calls to the cache in Redis by operation and result.",
+            ["operation", "result"],
+            registry=self.registry,
+        )
+        self.cache_entries = Gauge(
+            "tidegate_cache_entries", "Answers in this worker's own memory.", registry=self.registry
+        )
+        self.cache_bytes = Gauge(
+            "tidegate_cache_bytes", "About what they take (bytes).", registry=self.registry
+        )
+        self.cache_checked = Counter(
+            "tidegate_cache_checked",
+            "Hits by similarity whose answer was made anew to compare: right or wrong.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.cache_false_hit_bound = Gauge(
+            "tidegate_cache_false_hit_bound",
+            "Upper 95 % bound of the share of wrong hits among the checked ones (1 = none was checked).",
+            registry=self.registry,
+        )
+        self.ready = Gauge(
+            "tidegate_ready",
+            "1 while this worker takes requests, 0 before and after.",
+            registry=self.registry,
+        )
+        self.part_up = Gauge(
+            "tidegate_part_up",
+            "Whether a part that this worker needs answers it (1) or not (0).",
+            ["part"],
+            registry=self.registry,
+        )
+        self.ingest_waiting = Gauge(
+            "tidegate_ingest_waiting",
+            "Files that are being ingested or wait for it; the same number in every worker.",
+            registry=self.registry,
+        )
+        self.ingest_working = Gauge(
+            "tidegate_ingest_working", "Those of them that a worker holds a lease on.", registry=self.registry
+        )
+        self.ingest_oldest_s = Gauge(
+            "tidegate_ingest_oldest_wait_seconds",
+            "Time since the oldest of these files was attached (0 = there is none).",
+            registry=self.registry,
+        )
+        self.ingest_attempts = Gauge(
+            "tidegate_ingest_most_attempts",
+            "Most attempts that one of these files has had; each one beyond the first is a worker that died.",
+            registry=self.registry,
+        )
+        self.tenant_requests = Counter(
+            "tidegate_tenant_requests",
+            "Chat requests by tenant and outcome; tenants beyond the first ones are `other`.",
+            ["tenant", "outcome"],
+            registry=self.registry,
+        )
+        self.tenant_tokens = Counter(
+            "tidegate_tenant_tokens",
+            "Tokens by tenant, tier and direction; tenants beyond the first ones are `other`.",
+            ["tenant", "tier", "direction"],
+            registry=self.registry,
+        )
+        self.alert_actions = Counter(
+            "tidegate_alert_actions",
+            "What was done about alerts, by action and result.",
+            ["action", "result"],
             registry=self.registry,
         )
 

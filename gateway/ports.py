@@ -14,12 +14,16 @@ from gateway.types import DEFAULT_EMBEDDER, Delta, Inquiry, Passage, Scope
 
 
 class Retrieved(msgspec.Struct, frozen=True):
-    """embedding: unit vector of the question [D]. embed_ms includes the network; search_ms is the index alone."""
+    """embedding: unit vector of the question [D]. embed_ms includes the network; search_ms is the index alone.
+
+    epoch: everything committed up to here was searched; -1 = not known.
+    """
 
     embedding: npt.NDArray[np.float32]
     passages: list[Passage]
     embed_ms: float
     search_ms: float
+    epoch: int = -1
 
 
 class Retriever(Protocol):
@@ -95,7 +99,9 @@ class Gate(Protocol):
 class GenerationParams(msgspec.Struct, frozen=True, kw_only=True):
     """max_tokens: new ones, beyond those of the prompt. temperature 0 = greedy.
 
-    seed: None = the engine's choice. ignore_eos: go on to max_tokens (for measurements).
+    seed: None = the engine's choice. ignore_eos: go on to max_tokens (for measurements). json_schema: JSON Schema that
+    the output must fit, as JSON; "" = free text; only for an engine that can. priority: 0 comes first, larger ones give
+    way; an engine without priorities takes no notice.
     """
 
     max_tokens: int
@@ -103,6 +109,8 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
     seed: int | None = None
     ignore_eos: bool = False
+    json_schema: str = ""
+    priority: int = 0
 
 
 class TokenStep(msgspec.Struct, frozen=True):
@@ -128,8 +136,14 @@ class Engine(Protocol):
 
         Leaving the iterator in any way (break, cancel, aclose) ends the request and frees its slot at the next step.
         Batched continuously with whatever else runs; greedy output does not depend on it.
-        Raises: PromptTooLong, EngineFull (all slots are taken: nothing queues here), UpstreamError.
+        Raises: PromptTooLong, InvalidRequest (also for a json_schema where the engine cannot keep to one), EngineFull
+        (all slots are taken: nothing queues here), UpstreamError.
         """
+        ...
+
+    @property
+    def is_broken(self) -> bool:
+        """It has failed in a way that nobody knows the state of, and takes nothing any more."""
         ...
 
     def load(self) -> EngineLoad: ...

@@ -7,6 +7,7 @@ follow TIDEGATE_PORT, so a second instance needs only another TIDEGATE_PORT and 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 PREFIX = "TIDEGATE_"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
 class SettingsError(ValueError):
@@ -87,6 +90,34 @@ class Settings:
         minimum=0,
         maximum=65535,
     )
+    part_host: str = _setting(
+        "127.0.0.1",
+        "Address that gateway workers and Triton with its guard bind; in a cluster, where each part has an address of "
+        "its own, 0.0.0.0. Anything but loopback needs TIDEGATE_AUTH=required.",
+    )
+    gateway_host: str = _setting(
+        "",
+        "DNS name of whose addresses each is a gateway worker, where the workers run elsewhere (docs/deploy.md); "
+        "empty = they run here.",
+    )
+    triton_hosts: str = _setting(
+        "",
+        "DNS names of whose addresses each is a Triton replica, where they run elsewhere: HOST for retrieval and "
+        "quoting, then TIER=HOST for each generative tier (docs/deploy.md); empty = they run here.",
+    )
+    canary_hosts: str = _setting(
+        "",
+        "As TIER=HOST,TIER=HOST: where a tier's next version is tried. While it has replicas it gets the share of "
+        "conversations that TIDEGATE_CANARY_PERCENT names; a conversation stays on one side.",
+    )
+    canary_percent: int = _setting(
+        5, "Share of conversations that a tier's canary gets (percent).", minimum=1, maximum=50
+    )
+    triton_serves: str = _setting(
+        "",
+        "What this Triton loads, as NAME,NAME: `retrieval` (searching and quoting), or generative tiers by name; "
+        "empty = everything.",
+    )
     auth: str = _setting(
         "development",
         "`development`: loopback callers without a key are the default tenant; `required`: every call needs a key.",
@@ -94,6 +125,9 @@ class Settings:
     )
     log_level: str = _setting(
         "info", "Log level of our own processes.", choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = _setting(
+        "json", "Log lines of our own processes: one JSON object each, or text.", choices=("json", "text")
     )
 
     gateway_workers: int = _setting(
@@ -116,6 +150,11 @@ class Settings:
         "0 = never.",
         minimum=0,
     )
+    search_device: str = _setting(
+        "cpu",
+        "Where FAISS searches large collections: `gpu` needs a FAISS that was built for GPUs; see docs/gpu.md.",
+        choices=("cpu", "gpu"),
+    )
     index_threads: int = _setting(
         0,
         "Threads that build a graph over a large collection; 0 = half of the cores.",
@@ -131,8 +170,19 @@ class Settings:
 
     embed_precision: str = _setting(
         "auto",
-        "Embedding arithmetic: `auto` takes bf16 where the processor has it, else f32.",
-        choices=("auto", "bf16", "f32"),
+        "Embedding arithmetic: `auto` takes bf16 where the processor has it, else f32; `f16` is of the provider "
+        "`tensorrt`.",
+        choices=("auto", "bf16", "f16", "f32"),
+    )
+    embed_provider: str = _setting(
+        "auto",
+        "What the embedding model runs on: `cuda` and `tensorrt` are a GPU's (docs/gpu.md); `auto` takes a GPU through "
+        "`cuda` where there is one, else the processor.",
+        choices=("auto", "cpu", "cuda", "tensorrt"),
+    )
+    embed_buckets: str = _setting(
+        "16,32,64,128,256,512",
+        "Lengths (tokens) that batches are padded to on the provider `tensorrt`, which builds one profile for each.",
     )
     embedders: str = _setting(
         "",
@@ -166,10 +216,21 @@ class Settings:
         4, "Requests of tier `deep` that one Triton replica works on at once.", minimum=1, maximum=10000
     )
     queue_max: int = _setting(
-        512, "Requests that may wait for a slot in one gateway worker; more are refused with 503.", minimum=0
+        512,
+        "Requests that may wait for a slot of one tier, over all workers; beyond it the one with the least right to a "
+        "place is refused with 503.",
+        minimum=0,
+    )
+    queue_max_mb: int = _setting(
+        64, "Text that may wait for a slot of one tier, over all workers (MiB).", minimum=1, maximum=65_536
     )
     queue_ttl_s: float = _setting(
         30.0, "Longest wait for a slot (seconds) before the request is evicted.", minimum=0.01
+    )
+    adaptive_tiers: str = _setting(
+        "",
+        "Tiers whose slots follow how late their first tokens come, as NAME,NAME, up to what their replicas have; "
+        "empty = every tier has as many as it was given.",
     )
     auto_tiers: str = _setting(
         "",
@@ -206,6 +267,48 @@ class Settings:
         0, "Tokens that a tenant may use in a calendar month (UTC); 0 = unlimited.", minimum=0
     )
 
+    cache: bool = _setting(
+        True, "Whether answers are remembered and given again while their evidence stands (docs/cache.md)."
+    )
+    cache_mb: int = _setting(
+        64, "Memory for remembered answers in one gateway worker (MiB).", minimum=1, maximum=65_536
+    )
+    cache_tenant_percent: int = _setting(
+        50, "Share of that memory that one tenant may hold (percent).", minimum=1, maximum=100
+    )
+    cache_shared_answers: int = _setting(
+        20_000,
+        "Remembered answers of one tenant in Redis; the oldest give way. 0 = none are kept there.",
+        minimum=0,
+        maximum=10_000_000,
+    )
+    cache_ttl_s: float = _setting(
+        86_400.0, "Longest life of a remembered answer (seconds).", minimum=1, maximum=2_592_000
+    )
+    cache_false_hits: float = _setting(
+        0.005,
+        "Share of hits by similarity that may be wrong: near questions share an answer only where that holds with "
+        "95 % confidence. 0 = only the same question gets a remembered answer.",
+        minimum=0,
+        maximum=0.1,
+    )
+    cache_weight: float = _setting(
+        0.1, "What a remembered answer counts, as a share of the tokens it first took.", minimum=0, maximum=1
+    )
+    cache_opt_out: str = _setting(
+        "", "Tenants of whom no answer is remembered, as ID,ID (`tidegate tenants list` shows the ids)."
+    )
+
+    watch: bool = _setting(
+        False,
+        "Start Prometheus and Alertmanager beside the service, where they are installed (docs/watching.md).",
+    )
+    alert_actions: str = _setting(
+        "on",
+        "What is done about alerts that Alertmanager sends to /admin/alerts: `on` what they ask for; `dry_run` an "
+        "audit line and nothing more.",
+        choices=("on", "dry_run"),
+    )
     max_body_bytes: int = _setting(4 * 2**20, "Largest JSON body (bytes).", minimum=1024)
     max_file_bytes: int = _setting(64 * 2**20, "Largest uploaded file (bytes).", minimum=1024)
     max_messages: int = _setting(1000, "Most messages in one chat request.", minimum=1)
@@ -275,10 +378,15 @@ class Settings:
             _check(spec, getattr(self, spec.name))
         if self.chunk_overlap_chars >= self.chunk_chars:
             raise SettingsError("TIDEGATE_CHUNK_OVERLAP_CHARS must be smaller than TIDEGATE_CHUNK_CHARS.")
-        if self.auth == "development" and self.host not in {"127.0.0.1", "::1", "localhost"}:
-            raise SettingsError(
-                f"TIDEGATE_HOST={self.host} is not loopback: set TIDEGATE_AUTH=required as well."
-            )
+        for name in ("host", "part_host"):
+            address = getattr(self, name)
+            if self.auth == "development" and address not in LOOPBACK:
+                raise SettingsError(
+                    f"{PREFIX}{name.upper()}={address} is not loopback: set TIDEGATE_AUTH=required as well."
+                )
+        _hosts(self.triton_hosts, "TRITON_HOSTS")
+        if "" in _hosts(self.canary_hosts, "CANARY_HOSTS"):
+            raise SettingsError("TIDEGATE_CANARY_HOSTS takes TIER=HOST only.")
         _check_vector_store(self.vector_store)
 
     # Derived values. Ports: one block of 100 above the public port.
@@ -290,6 +398,29 @@ class Settings:
     @property
     def envoy_admin_port(self) -> int:
         return self.port + 2
+
+    @property
+    def envoy_stats_port(self) -> int:
+        """Where an Envoy that runs by itself tells its metrics."""
+        return self.port + 290
+
+    @property
+    def prometheus_port(self) -> int:
+        return self.port + 280
+
+    @property
+    def alertmanager_port(self) -> int:
+        return self.port + 281
+
+    @property
+    def hosts_of_triton(self) -> dict[str, str]:
+        """DNS name of the replicas by generative tier; "" = retrieval and quoting. Empty when Triton runs here."""
+        return _hosts(self.triton_hosts, "TRITON_HOSTS")
+
+    @property
+    def hosts_of_canaries(self) -> dict[str, str]:
+        """DNS name of a tier's canaries by the tier's name."""
+        return _hosts(self.canary_hosts, "CANARY_HOSTS")
 
     def edge_admin_port(self, index: int) -> int:
         """Of one of the Envoy processes; the first one's is envoy_admin_port."""
@@ -367,6 +498,19 @@ class Settings:
         return out
 
 
+def _hosts(text: str, name: str) -> dict[str, str]:
+    """`HOST,TIER=HOST` as host by tier, "" for the one without a tier. Raises: SettingsError."""
+    found: dict[str, str] = {}
+    for entry in filter(None, text.split(",")):
+        tier, _, host = entry.rpartition("=")
+        if not _HOST.fullmatch(host) or tier in found:
+            raise SettingsError(f"{PREFIX}{name}: {entry!r} is not HOST or TIER=HOST, each tier once.")
+        found[tier] = host
+    if found and name == "TRITON_HOSTS" and "" not in found:
+        raise SettingsError(f"{PREFIX}{name} names no HOST for retrieval.")
+    return found
+
+
 def _check(spec: Any, value: Any) -> None:
     name, meta = PREFIX + spec.name.upper(), spec.metadata
     shown = "***" if meta["secret"] else repr(str(value))
@@ -404,12 +548,33 @@ def _check_vector_store(value: str) -> None:
 _PATHS = ("redis_server", "envoy_bin", "triton_home", "checkpoint", "tiers_file", "convert_python")
 
 
+def secret_files() -> list[str]:
+    """Variables that name a file with a secret setting's value in it, as container platforms mount secrets."""
+    return [f"{PREFIX}{spec.name.upper()}_FILE" for spec in fields(Settings) if spec.metadata["secret"]]
+
+
+def _with_secret_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """Each file's text in the place of the variable that names it. Raises: SettingsError."""
+    found = dict(environ)
+    for variable in secret_files():
+        path, name = found.pop(variable, ""), variable.removesuffix("_FILE")
+        if not path:
+            continue
+        if name in found:
+            raise SettingsError(f"{name} and {variable} are both set: keep one.")
+        try:
+            found[name] = Path(path).read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{variable}={path!r} cannot be read: {error}.") from None
+    return found
+
+
 def load_settings(environ: Mapping[str, str] | None = None, **explicit: Any) -> Settings:
     """Settings from the environment, explicit arguments winning (None = not given).
 
     Raises: SettingsError for unknown TIDEGATE_ names and bad values.
     """
-    source = os.environ if environ is None else environ
+    source = _with_secret_files(os.environ if environ is None else environ)
     known = {PREFIX + spec.name.upper(): spec for spec in fields(Settings)}
     unknown = sorted(name for name in source if name.startswith(PREFIX) and name not in known)
     if unknown:

@@ -56,12 +56,18 @@ EMBED_PASSAGES = replace(EMBED, name="embed_passages", background=True)
 
 # embedding + scope (JSON of types.Scope) -> passages (JSON list of types.Passage, best first) and timings.
 # text is the question, for lexical search beside the vector. embedding passes through for the ensemble. embedders:
-# JSON list of the other embedders of which the scope's collections hold chunks.
+# JSON list of the other embedders of which the scope's collections hold chunks. epoch: of the corpus that was searched,
+# so that an answer's age can be told by it.
 SEARCH = Model(
     "search",
     "retrieval",
     inputs=(Tensor("embedding", "FP32", (-1,)), Tensor("text", "BYTES"), Tensor("scope", "BYTES")),
-    outputs=(Tensor("passages", "BYTES"), Tensor("search_ms", "FP32"), Tensor("embedders", "BYTES")),
+    outputs=(
+        Tensor("passages", "BYTES"),
+        Tensor("search_ms", "FP32"),
+        Tensor("embedders", "BYTES"),
+        Tensor("epoch", "INT64"),
+    ),
     max_batch_size=32,
 )
 
@@ -84,6 +90,7 @@ RETRIEVE = Model(
         Tensor("passages", "BYTES"),
         Tensor("search_ms", "FP32"),
         Tensor("embedders", "BYTES"),
+        Tensor("epoch", "INT64"),
     ),
     max_batch_size=32,
     ensemble=True,
@@ -120,7 +127,8 @@ def generate_model(name: str) -> Model:
     Either `prompt` (plain text, tokenised as it stands) or `messages` (JSON list of {"role", "content"}, put through
     the checkpoint's chat template). stop: JSON list of texts. continuation_ids: output so far of a request that was
     cut off; the answer goes on after it. coalesce_ms: longest time that made tokens may wait for company (0 = each
-    step at once, -1 or absent = by load). max_tokens 0 asks for nothing and shows that the engine lives.
+    step at once, -1 or absent = by load). max_tokens 0 asks for nothing and shows that the engine lives. json_schema:
+    JSON Schema that the output must fit, for engines that can. priority: 0 comes first, larger ones give way.
     -> a stream; text_output and output_ids are what is new in this message. Only the last message has finish_reason
     and num_input_tokens; a delta leaves them out, because each tensor costs time in Triton.
     """
@@ -138,6 +146,8 @@ def generate_model(name: str) -> Model:
             Tensor("continuation_ids", "INT32", (-1,), optional=True),
             Tensor("ignore_eos", "BOOL", optional=True),
             Tensor("coalesce_ms", "INT32", optional=True),
+            Tensor("json_schema", "BYTES", optional=True),
+            Tensor("priority", "INT32", optional=True),
         ),
         outputs=(
             Tensor("text_output", "BYTES"),

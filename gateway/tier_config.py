@@ -37,6 +37,7 @@ Temperature = Annotated[float, Meta(ge=0, le=2)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
 Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
 WEIGHTS = ("int8", "int4", "bf16", "f32")
+ENGINES = ("openvino", "tensorrt_llm", "vllm")
 FALLBACK = ("deep", "fast")  # quoting needs no language model, so it is there when one is not
 
 
@@ -46,6 +47,10 @@ class GenerateTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     slots: requests that one Triton replica works on at once. context_tokens: prompt and answer together; slots x
     context_tokens is the cache that is set aside. max_tokens: of an answer whose request names none. num_threads:
     0 = all cores. weights: how they are kept; f32 alone is exact. fallback: tiers to answer in its place, in order.
+
+    engine: openvino runs on the processor, the others on GPUs. Theirs alone: tensor_parallel x pipeline_parallel GPUs
+    hold one copy of the model; gpu_memory: share of a GPU's memory for the engine; batch_tokens: that one step works
+    on; kv_cache: how keys and values are kept.
     """
 
     checkpoint: str
@@ -60,6 +65,20 @@ class GenerateTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     temperature: Temperature = 0.0
     top_p: TopP = 1.0
     fallback: tuple[str, ...] = FALLBACK
+    engine: Literal["openvino", "tensorrt_llm", "vllm"] = "openvino"
+    tensor_parallel: Annotated[int, Meta(ge=1, le=64)] = 1
+    pipeline_parallel: Annotated[int, Meta(ge=1, le=64)] = 1
+    gpu_memory: Annotated[float, Meta(gt=0, lt=1)] = 0.9
+    batch_tokens: Annotated[int, Meta(ge=64, le=1_048_576)] = 8192
+    kv_cache: Literal["auto", "fp8"] = "auto"
+
+    @property
+    def is_on_gpu(self) -> bool:
+        return self.engine != "openvino"
+
+
+CPU_FIELDS = ("num_threads", "weights")
+GPU_FIELDS = ("tensor_parallel", "pipeline_parallel", "gpu_memory", "batch_tokens", "kv_cache")
 
 
 class UpstreamTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,7 +198,20 @@ def _tier(path: Path, name: str, fields: object) -> ConfiguredTier:
             tokenizer=_from(path, tier.tokenizer),
             ca_file=_from(path, tier.ca_file),
         )
+    foreign = _foreign_field(tier)
+    if foreign:
+        raise SettingsError(f"{where}: {foreign}.")
     return msgspec.structs.replace(tier, name=name, checkpoint=_from(path, tier.checkpoint))
+
+
+def _foreign_field(tier: GenerateTier) -> str:
+    """What would be set in vain: a field of the other kind of engine, with another value than its default."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(GenerateTier)}
+    for name in CPU_FIELDS if tier.is_on_gpu else GPU_FIELDS:
+        if getattr(tier, name) != defaults[name]:
+            why = "a GPU engine takes the checkpoint as it is" if name == "weights" else "only others have it"
+            return f"{name} does not go with engine {tier.engine!r}, {why}"
+    return ""
 
 
 def _from(path: Path, text: str) -> str:

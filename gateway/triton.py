@@ -21,9 +21,13 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
+from gateway.request_id import HEADER as REQUEST_ID_HEADER
+from gateway.request_id import current as request_id_of_task
 from gateway.tensors import Model, Tensor, split_stream_error
 
 MAX_MESSAGE_BYTES = 16 * 2**20
+# By these the balancer finds the replicas that have a model, and the side of a conversation while a version is tried.
+MODEL_HEADER, PIN_HEADER = "x-tidegate-model", "x-tidegate-pin"
 
 Value: TypeAlias = bytes | str | Sequence[bytes] | npt.NDArray[Any]
 Array: TypeAlias = npt.NDArray[Any]
@@ -35,6 +39,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "INT32": np.dtype("<i4"),
     "INT64": np.dtype("<i8"),
+    "UINT64": np.dtype("<u8"),
     "UINT8": np.dtype(np.uint8),
     "FP32": np.dtype("<f4"),
 }
@@ -202,7 +207,9 @@ class TritonClient:
 
     async def _call(self, model: Model, request: Any, timeout_s: float) -> Any:
         try:
-            return await self._next_stub().ModelInfer(request, timeout=timeout_s)
+            return await self._next_stub().ModelInfer(
+                request, timeout=timeout_s, metadata=_metadata(model.name)
+            )
         except grpc.aio.AioRpcError as error:
             raise map_status(error.code(), error.details() or "", model.name) from error
 
@@ -219,19 +226,27 @@ class TritonClient:
         inputs: Mapping[str, Value],
         *,
         timeout_s: float,
+        pin: int | None = None,
+        request_id: str = "",
     ) -> AsyncGenerator[Read, None]:
         """The answers of one request to a decoupled model, until its final one, each turned into what `read` makes.
 
+        pin: a number >= 0, the same one for all that should meet the same version of the model. request_id: what some
+        backends know a request by, to stop it.
         Leaving the iterator in any way (break, cancel, aclose) cancels the call, and with it the request on Triton.
         Raises: as `infer`. Errors after the first answer are never retried here.
         """
         # One generator, not two: what it costs is paid for every token.
         plan = self._plan(model, inputs, 1)
         request = fill(plan, inputs)
+        request.id = request_id
         deadline = time.monotonic() + timeout_s
         is_first_try, started = True, False
+        metadata = _metadata(model.name)
+        if pin is not None:
+            metadata.append((PIN_HEADER, str(pin)))
         while True:
-            call = self._next_stream()(request, timeout=_left(deadline))
+            call = self._next_stream()(request, timeout=_left(deadline), metadata=metadata)
             try:
                 is_final = False
                 # Reads past the final answer to the end of the stream, so that a finished call is not counted as
@@ -267,7 +282,9 @@ class TritonClient:
     async def _is_model_ready(self, name: str, timeout_s: float) -> bool:
         try:
             answer = await self._stubs[0].ModelReady(
-                service_pb2.ModelReadyRequest(name=name), timeout=timeout_s
+                service_pb2.ModelReadyRequest(name=name),
+                timeout=timeout_s,
+                metadata=((MODEL_HEADER, name),),
             )
         except grpc.aio.AioRpcError:
             return False
@@ -290,6 +307,14 @@ def _stream_error(error: grpc.aio.AioRpcError, model: str, deadline: float) -> U
     if code is grpc.StatusCode.INTERNAL and time.monotonic() >= deadline:
         code = grpc.StatusCode.DEADLINE_EXCEEDED  # how a write that meets the deadline is told
     return map_status(code, error.details() or "", model)
+
+
+def _metadata(model: str) -> list[tuple[str, str]]:
+    """Of one call: where the balancer sends it, and the request that it is part of."""
+    found = [(MODEL_HEADER, model)]
+    if current := request_id_of_task():
+        found.append((REQUEST_ID_HEADER, current))
+    return found
 
 
 def _left(deadline: float) -> float:

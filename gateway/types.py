@@ -151,6 +151,8 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     meant: a follow-up as it stands alone, where `question` is as it was written; empty = the question stands alone.
     parts: the questions that make up one of several parts; a tier that quotes answers each.
     is_short: one sentence, or one for each part, will do.
+    pin: the same number for all of a conversation, which stays on one version of a model by it; None = no matter.
+    priority: 0 comes first, larger ones give way, in an engine that has priorities.
     """
 
     question: str
@@ -159,6 +161,8 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     is_short: bool = False
     history: list[Turn] = []
     sampling: Sampling = Sampling()
+    pin: int | None = None
+    priority: int = 0
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,7 +192,7 @@ class Receipt(msgspec.Struct, kw_only=True):
     stage: str = "received"  # the last one reached: received, retrieving, queued, generating, done
     tier: str = ""
     tier_reason: str = ""
-    cache: str = "off"
+    cache: str = "off"  # exact, semantic, joined, miss, refresh or off
     embed_ms: float = -1.0
     search_ms: float = -1.0
     queue_ms: float = -1.0
@@ -205,3 +209,6 @@ class Receipt(msgspec.Struct, kw_only=True):
     unsupported_citations: int = 0  # [n] marks that no passage bears out, taken out of the answer
     hops: int = 0  # searches that were made for the question
     degraded: list[str] = []  # steps of the ladder that changed this answer, in the ladder's order
+    cache_similarity: float = -1.0  # of the remembered question and this one, 0..1; -1 = none
+    cache_agreement: float = -1.0  # share of the evidence that is the same as then; -1 = not looked for again
+    cache_age_s: float = -1.0  # of the remembered answer

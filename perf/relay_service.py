@@ -39,7 +39,9 @@ def relay_service() -> Iterator[Service]:
     """Ready, with the sample collection, one gateway worker. Its parts end when the block does."""
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
         settings = with_absolute_paths(
-            free_settings(Path(folder) / "var", gateway_workers=1, queue_max=2048, log_level="warning")
+            free_settings(
+                Path(folder) / "var", gateway_workers=1, queue_max=2048, log_level="warning", cache=False
+            )
         )
         assets = find_assets()
         prepare(settings, assets, lambda _: None)

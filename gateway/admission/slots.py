@@ -1,162 +1,205 @@
-"""Permits for a tier's slots, and the bounded line in front of them. Pure asyncio, no I/O.
+"""A tier's slots within one process: what a worker goes by while the one queue of all workers is out of reach.
 
-Triton is treated as slots with no queue: whoever holds a `Permit` may have one request in flight there.
-Waiting happens here, in priority bands (interactive, standard, batch), first come first served inside a band.
+Triton is treated as slots with no queue: whoever holds a `Permit` may have one request in flight there. Pure asyncio
+around `line.FairLine`, no I/O.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import itertools
+import secrets
 from collections.abc import Callable
-from types import TracebackType
 
-from gateway.errors import DeadlineExceeded, Evicted, Rejected
+from gateway.admission.line import BANDS, Ask, FairLine
+from gateway.admission.tickets import NO_PLACE, Tickets
+from gateway.admission.waiting import (
+    NO_CLAIM,
+    Claim,
+    Moved,
+    OnWait,
+    Permit,
+    displaced,
+    refused,
+    stand,
+    waited_too_long,
+)
 
-BANDS = ("interactive", "standard", "batch")
-TELL_EVERY_S = 1.0  # how often a waiter hears its position
-_NEWEST_SHARE = 0.1  # what the newest hold counts in the mean
+__all__ = ["BANDS", "Permit", "SlotQueue"]
 
-
-class Permit:
-    """The right to have one request in flight. Release it exactly once; a context manager does."""
-
-    def __init__(self, release: Callable[[], None]) -> None:
-        self._release: Callable[[], None] | None = release
-
-    def release(self) -> None:
-        if self._release is not None:
-            self._release()
-            self._release = None
-
-    def __enter__(self) -> Permit:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.release()
+MAX_BYTES = 64 * 2**20
+_UNMEASURED_S = 1.0  # the expected wait before anything was measured
 
 
 class SlotQueue:
-    """limit: permits at once. max_waiting: bound of the line. ttl_s: longest wait (seconds).
+    """limit: permits at once. max_waiting, max_bytes: bounds of the line. ttl_s: longest wait (seconds).
 
     clock: monotonic seconds; an argument so that tests need no sleeping.
     """
 
-    def __init__(self, limit: int, *, max_waiting: int, ttl_s: float, clock: Callable[[], float]) -> None:
-        self.limit, self.max_waiting, self.ttl_s = limit, max_waiting, ttl_s
-        self.inflight = 0
+    def __init__(
+        self,
+        limit: int,
+        *,
+        max_waiting: int,
+        ttl_s: float,
+        clock: Callable[[], float],
+        max_bytes: int = MAX_BYTES,
+        name: str = "",
+        tickets: Tickets | None = None,
+    ) -> None:
+        self.name, self.ttl_s = name, ttl_s
         self._clock = clock
-        self._bands: dict[str, OrderedDict[asyncio.Future[None], None]] = {
-            band: OrderedDict() for band in BANDS
-        }
-        self._mean_hold_s: float | None = None  # of recent permits: the line drains by limit / this
+        self._line = FairLine(limit, max_waiting, max_bytes)
+        self._tickets = tickets or Tickets(secrets.token_bytes(16))
+        self._waiters: dict[str, asyncio.Future[str]] = {}
+        self._names = map("{:012d}".format, itertools.count())
+
+    @property
+    def limit(self) -> int:
+        return self._line.limit
+
+    def resize(self, limit: int) -> None:
+        """As many permits from now on; whoever holds one keeps it."""
+        if limit != self._line.limit:
+            self._line.resize(limit, self._now_ms())
+            self._tell()
+
+    @property
+    def inflight(self) -> int:
+        return len(self._line.held)
 
     @property
     def num_waiting(self) -> int:
-        return sum(len(band) for band in self._bands.values())
+        return len(self._line)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether whoever comes now would have to wait."""
+        return self.inflight >= self.limit or self.num_waiting > 0
 
     def num_ahead(self, band: str) -> int:
-        """Waiters that a newcomer of this band would stand behind."""
-        return sum(len(self._bands[each]) for each in BANDS[: BANDS.index(band) + 1])
+        """Waiters that a newcomer of this band may stand behind."""
+        return self._line.num_ahead(BANDS.index(band))
 
-    def check(self) -> None:
+    def eta_s(self, position: int) -> float:
+        """Expected wait (seconds) at a position, from the measured drain rate; 1 s before anything was measured."""
+        return seconds(self._line.eta_ms(position))
+
+    def check(self, band: str = "interactive", claim: Claim = NO_CLAIM) -> None:
         """Refuse now what would be refused later anyway. Raises: Rejected when the line is full."""
-        if self.inflight >= self.limit and self.num_waiting >= self.max_waiting:
-            raise Rejected(
-                "The service is at capacity and its queue is full; try again later.",
-                retry_after_s=self.eta_s(self.num_waiting + 1),
-            )
+        if not claim.ticket and self._line.is_closed(BANDS.index(band), claim.tenant):
+            raise refused("full", self.eta_s(self.num_waiting + 1))
 
     async def acquire(
-        self,
-        *,
-        band: str,
-        deadline: float,
-        on_wait: Callable[[int, float], object] | None = None,
+        self, *, band: str, deadline: float, on_wait: OnWait | None = None, claim: Claim = NO_CLAIM
     ) -> Permit:
         """A permit at once, or after waiting in line.
 
         deadline: monotonic seconds. on_wait(position, eta_s) is called when the wait begins and once a second.
-        Raises: Rejected (line full), Evicted (waited ttl_s), DeadlineExceeded (the caller's deadline came first).
-        A cancelled wait leaves the line at once.
+        Raises: Rejected (line full, or no time for it), Evicted (waited ttl_s, displaced), DeadlineExceeded (the
+        caller's deadline came first). A cancelled wait leaves the line at once.
         """
-        if self.inflight < self.limit and not self.num_waiting:
-            self.inflight += 1
-            return self._permit()
-        self.check()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._bands[band][future] = None
         now = self._clock()
         until = min(now + self.ttl_s, deadline)
+        number = BANDS.index(band)
+        place = NO_PLACE
+        if claim.ticket:
+            place = self._tickets.read(
+                claim.ticket, tier=self.name, band=number, tenant=claim.tenant, now_s=now
+            )
+        ask = Ask(
+            claim.tenant,
+            number,
+            claim.cost,
+            claim.size,
+            milliseconds(until),
+            milliseconds(deadline) if claim.has_own_deadline else 0,
+            place.tag,
+        )
+        name = next(self._names)
+        entered = self._line.enter(name, ask, self._now_ms())
+        self._tell()
+        if entered.status == "granted":
+            return self._permit(name, claim, number)
+        if entered.status != "waiting":
+            ticket = self._tickets.issue(
+                tier=self.name, band=number, tenant=claim.tenant, tag=entered.tag, now_s=now, id=place.id
+            )
+            raise refused(entered.status, seconds(entered.eta_ms), ticket)
+        self._waiters[name] = asyncio.get_running_loop().create_future()
         try:
-            while not future.done():
-                if on_wait is not None:
-                    position = self.position(future)
-                    on_wait(position, self.eta_s(position))
-                left_s = until - self._clock()
-                if left_s <= 0:
-                    raise self._too_late(by_deadline=deadline <= now + self.ttl_s)
-                await asyncio.wait((future,), timeout=min(left_s, TELL_EVERY_S))
-        except BaseException:
-            self._leave(band, future)
+            said = await stand(
+                self._waiters[name],
+                until=until,
+                clock=self._clock,
+                where=lambda: self._where(name),
+                on_wait=on_wait,
+            )
+        except BaseException as error:
+            self._line.leave(name, self._now_ms())
+            self._tell()
+            if isinstance(error, TimeoutError):
+                raise waited_too_long(
+                    by_deadline=deadline <= now + self.ttl_s,
+                    ttl_s=self.ttl_s,
+                    eta_s=self.eta_s(max(1, self.num_waiting)),
+                ) from None
             raise
-        return self._permit()
+        finally:
+            del self._waiters[name]
+        if said == "moved":
+            self._line.leave(name, self._now_ms())
+            raise Moved
+        if said == "displaced":
+            raise displaced(self.eta_s(self.num_waiting + 1))
+        return self._permit(name, claim, number)
 
-    def _permit(self) -> Permit:
+    def hold(self, name: str) -> None:
+        """Count a permit that was given elsewhere."""
+        self._line.held.add(name)
+
+    def drop(self, name: str) -> None:
+        """The end of `hold`."""
+        self._line.leave(name, self._now_ms())
+        self._tell()
+
+    def dissolve(self) -> None:
+        """Send all who wait away, to another line. They get `Moved`."""
+        for future in self._waiters.values():
+            if not future.done():
+                future.set_result("moved")
+
+    def _where(self, name: str) -> tuple[int, float]:
+        position = self._line.position(name)
+        return position, self.eta_s(position)
+
+    def _permit(self, name: str, claim: Claim, band: int) -> Permit:
         granted = self._clock()
 
-        def release() -> None:
-            held_s = self._clock() - granted
-            mean_s = held_s if self._mean_hold_s is None else self._mean_hold_s
-            self._mean_hold_s = mean_s + _NEWEST_SHARE * (held_s - mean_s)
-            self._released()
+        def release(difference: int) -> None:
+            self._line.settle(claim.tenant, band, difference)
+            self._line.release(name, (self._clock() - granted) * 1000, self._now_ms())
+            self._tell()
 
         return Permit(release)
 
-    def _too_late(self, *, by_deadline: bool) -> DeadlineExceeded | Evicted:
-        if by_deadline:
-            return DeadlineExceeded("The request's deadline passed while it waited in the queue.")
-        return Evicted(
-            f"The request waited {self.ttl_s:g} s in the queue without getting a slot.",
-            retry_after_s=self.eta_s(self.num_waiting),
-        )
+    def _tell(self) -> None:
+        """Wake those whose wait has ended."""
+        moves = self._line.moves()
+        for names, word in ((moves.granted, "granted"), (moves.displaced, "displaced")):
+            for name in names:
+                future = self._waiters.get(name)
+                if future is not None and not future.done():
+                    future.set_result(word)
 
-    def _leave(self, band: str, future: asyncio.Future[None]) -> None:
-        """Take a waiter out. If a slot was handed over in the same instant, pass it on: it must not be lost."""
-        self._bands[band].pop(future, None)
-        if future.done() and not future.cancelled():
-            self._released()
-        future.cancel()
+    def _now_ms(self) -> int:
+        return milliseconds(self._clock())
 
-    def _released(self) -> None:
-        self.inflight -= 1
-        while self.inflight < self.limit:
-            waiter = self._next()
-            if waiter is None:
-                return
-            self.inflight += 1
-            waiter.set_result(None)
 
-    def _next(self) -> asyncio.Future[None] | None:
-        for band in BANDS:
-            while self._bands[band]:
-                future, _ = self._bands[band].popitem(last=False)
-                if not future.done():  # a done one was cancelled: its client left
-                    return future
-        return None
+def milliseconds(seconds_: float) -> int:
+    return int(min(seconds_ * 1000, 2**52))
 
-    def position(self, future: asyncio.Future[None]) -> int:
-        """1-based place in line; 0 when not in it."""
-        place = 0
-        for band in BANDS:
-            for other in self._bands[band]:
-                place += 1
-                if other is future:
-                    return place
-        return 0
 
-    def eta_s(self, position: int) -> float:
-        """Expected wait (seconds) at a position, from the measured drain rate; 1 s before anything was measured."""
-        if self._mean_hold_s is None:
-            return 1.0
-        return round(max(0.05, position * self._mean_hold_s / self.limit), 2)
+def seconds(eta_ms: float) -> float:
+    return _UNMEASURED_S if eta_ms < 0 else round(max(0.05, eta_ms / 1000), 2)

@@ -27,6 +27,7 @@ from gateway.types import Citation, Passage, Receipt
 _BODY = msgspec.json.Decoder(ChatBody)
 _json = msgspec.json.Encoder().encode
 REQUEST_ID_HEADER = "x-request-id"
+CACHE_HEADER = "x-tidegate-cache"  # what the receipt says of it
 GOODBYE_S = 0.3  # for a reader to take the last event of a stream that is cut off
 
 
@@ -60,7 +61,7 @@ async def _whole(services: Services, chat: ChatRequest, body: ChatBody) -> HTTPR
         _go_on_if_stopping(services)
         return _refusal(stopping(), services, chat)
     reply = _json(completion(chat, receipt, answer))
-    headers = {REQUEST_ID_HEADER: chat.id, **headers_for(services, chat.tenant)}
+    headers = {REQUEST_ID_HEADER: chat.id, CACHE_HEADER: receipt.cache, **headers_for(services, chat.tenant)}
     return HTTPResponse(reply, content_type="application/json", headers=headers)
 
 

@@ -59,6 +59,8 @@ def to_status(error: errors.TidegateError) -> Any:
     if param is not None:
         info.metadata["param"] = param
         message = message.replace(str(error.param), param)
+    if error.ticket:
+        info.metadata["ticket"] = error.ticket
     status = status_pb2.Status(code=status_code(type(error)), message=message)
     status.details.add().Pack(info)
     delay_s = error.delay_s()

@@ -58,6 +58,8 @@ def chat_body(data: bytes, *, max_messages: int, deadline_s: float | None) -> Ch
         extension["priority"] = _word(PRIORITIES, request.priority)
     if request.filters:
         extension["filters"] = _filter(request.filters)
+    if request.ticket:
+        extension["ticket"] = request.ticket
     if request.conversation:
         extension["conversation"] = request.conversation
     if request.cache:
@@ -222,6 +224,9 @@ def receipt_message(receipt: Receipt) -> Any:
         unsupported_citations=receipt.unsupported_citations,
         hops=receipt.hops,
         degraded=receipt.degraded,
+        cache_similarity=_reached(receipt.cache_similarity),
+        cache_agreement=_reached(receipt.cache_agreement),
+        cache_age_s=_reached(receipt.cache_age_s),
     )
 
 

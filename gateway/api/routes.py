@@ -11,6 +11,7 @@ from sanic.response import BaseHTTPResponse
 
 from gateway.api import (
     admin,
+    alerts,
     chat,
     completions,
     conversations,
@@ -83,6 +84,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/admin/ladder", admin.get_ladder),
     ("PUT", "/admin/ladder", admin.put_ladder),
     ("GET", "/admin/tiers", admin.get_tiers),
+    ("POST", "/admin/alerts", alerts.receive),
     ("GET", "/admin/tenants/<tenant:str>", admin.get_tenant),
     ("PUT", "/admin/tenants/<tenant:str>", admin.put_tenant),
     ("GET", "/health/live", health.live),

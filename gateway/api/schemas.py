@@ -54,6 +54,7 @@ class Extension(Struct, forbid_unknown_fields=True):
     priority: Literal["interactive", "standard", "batch"] = "interactive"
     deadline_ms: Annotated[int, Meta(le=86_400_000)] | None = None
     cache: Literal["use", "refresh", "off"] = "use"
+    ticket: Annotated[str, Meta(max_length=400)] = ""
     events: bool = False
 
 

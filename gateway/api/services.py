@@ -11,6 +11,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.admission.quota import Limiter
+from gateway.admission.redis_queue import RedisQueue
+from gateway.api.alert_memory import AlertMemory, PartOrders
 from gateway.api.auth import Authenticator
 from gateway.chat import ChatPipeline
 from gateway.embedding.tokens import SentenceTokenizer
@@ -50,8 +52,14 @@ class Services:
     lag: LoopLag = field(default_factory=LoopLag)
     memory: MemoryGuard = field(default_factory=MemoryGuard)
     upstreams: dict[str, UpstreamGenerator] = field(default_factory=dict)
+    shared_queues: dict[str, RedisQueue] = field(default_factory=dict)  # by tier
     parts: dict[str, str] = field(default_factory=dict)  # name -> ok / one sentence, for /health/ready
     collection_ids: dict[Any, tuple[float, list[str]]] = field(default_factory=dict)
+    part_orders: PartOrders | None = None  # None: somebody else starts and stops the processes
+    alert_memory: AlertMemory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.alert_memory = AlertMemory(self.redis)
 
     async def tell_keys_changed(self) -> None:
         """Make the other workers read keys and rights anew. Redis away: they do so within the keys' time to live."""

@@ -75,6 +75,8 @@ async def chat_request(
         top_k=extension.top_k,
         filters=extension.filters,
         priority=extension.priority,
+        cache=extension.cache,
+        ticket=extension.ticket,
         received=received,
         deadline=received + timeout_s,
         has_own_deadline=timeout_s < settings.request_timeout_s,

@@ -49,9 +49,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
-def inspect(folder: Path) -> Checkpoint:
+def inspect(folder: Path, *, is_for_gpu: bool = False) -> Checkpoint:
     """Look at everything but the weights themselves: fast at any size.
 
+    is_for_gpu: a GPU engine takes the folder as it is, in whatever architecture its own library knows.
     Raises: CheckpointError.
     """
     if not folder.is_dir():
@@ -61,7 +62,11 @@ def inspect(folder: Path) -> Checkpoint:
         )
     config = read_json(folder / CONFIG_FILE)
     model_type = str(config.get("model_type") or "")
-    if model_type not in SUPPORTED:
+    if is_for_gpu and (folder / IR_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} was converted for OpenVINO", "a GPU engine needs the folder that it was made from"
+        )
+    if model_type not in SUPPORTED and not (is_for_gpu and model_type):
         shown = (
             f"architecture `{model_type}`"
             if model_type

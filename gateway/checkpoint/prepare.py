@@ -20,7 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from gateway.checkpoint.engine_check import check_gpu_tier
 from gateway.checkpoint.errors import CheckpointError
+from gateway.checkpoint.gpu_machine import read_machine
 from gateway.checkpoint.inspection import (
     IR_FILE,
     IR_WEIGHTS_FILE,
@@ -47,9 +49,9 @@ def prepared_folder(tier: GenerateTier, models_dir: Path) -> Path:
     Raises: CheckpointError, also when the conversion has not been made.
     """
     with _named(tier):
-        checkpoint = inspect(Path(tier.checkpoint))
+        checkpoint = inspect(Path(tier.checkpoint), is_for_gpu=tier.is_on_gpu)
         folder = _place(checkpoint, tier, models_dir)
-        if not checkpoint.is_converted and not is_intact(folder):
+        if not _is_ready(checkpoint, tier, folder):
             raise CheckpointError(
                 f"{checkpoint.folder} is not converted yet",
                 "`tidegate up` does that before it starts the service",
@@ -64,10 +66,13 @@ def prepare_checkpoint(tier: GenerateTier, models_dir: Path, convert_python: str
     Raises: CheckpointError with one sentence that names the tier and what to change.
     """
     with _named(tier):
-        checkpoint = inspect(Path(tier.checkpoint))
+        checkpoint = inspect(Path(tier.checkpoint), is_for_gpu=tier.is_on_gpu)
+        if tier.is_on_gpu:
+            check_gpu_tier(checkpoint, tier, read_machine())
+            return checkpoint.folder
         check_fits(checkpoint, tier)
         folder = _place(checkpoint, tier, models_dir)
-        if checkpoint.is_converted or is_intact(folder):
+        if _is_ready(checkpoint, tier, folder):
             return folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -87,8 +92,8 @@ def prepare_checkpoint(tier: GenerateTier, models_dir: Path, convert_python: str
 def is_due(tier: GenerateTier, models_dir: Path) -> bool:
     """Whether a start would convert. Raises: CheckpointError."""
     with _named(tier):
-        checkpoint = inspect(Path(tier.checkpoint))
-        return not checkpoint.is_converted and not is_intact(_place(checkpoint, tier, models_dir))
+        checkpoint = inspect(Path(tier.checkpoint), is_for_gpu=tier.is_on_gpu)
+        return not _is_ready(checkpoint, tier, _place(checkpoint, tier, models_dir))
 
 
 def check_tier(
@@ -96,13 +101,17 @@ def check_tier(
 ) -> tuple[Checkpoint, int, bool]:
     """All that can be said before a start. taken_bytes: memory that the tiers before it will need.
 
-    Returns what it is, the memory that it will need, and whether a conversion is due. Raises: CheckpointError.
+    Returns what it is, the memory that it will need (of the processor's; a GPU tier takes its GPUs'), and whether a
+    conversion is due. Raises: CheckpointError.
     """
     with _named(tier):
-        checkpoint = inspect(Path(tier.checkpoint))
+        checkpoint = inspect(Path(tier.checkpoint), is_for_gpu=tier.is_on_gpu)
+        if tier.is_on_gpu:
+            check_gpu_tier(checkpoint, tier, read_machine())
+            return checkpoint, 0, False
         needed = check_fits(checkpoint, tier, num_replicas=num_replicas, taken_bytes=taken_bytes)
         folder = _place(checkpoint, tier, models_dir)
-        is_due = not checkpoint.is_converted and not is_intact(folder)
+        is_due = not _is_ready(checkpoint, tier, folder)
         if is_due:
             find_convert_python(convert_python)
             check_can_convert(checkpoint, tier, folder.parent)
@@ -138,8 +147,12 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
+def _is_ready(checkpoint: Checkpoint, tier: GenerateTier, folder: Path) -> bool:
+    return tier.is_on_gpu or checkpoint.is_converted or is_intact(folder)
+
+
 def _place(checkpoint: Checkpoint, tier: GenerateTier, models_dir: Path) -> Path:
-    if checkpoint.is_converted:
+    if checkpoint.is_converted or tier.is_on_gpu:
         return checkpoint.folder
     options = f"{FORMAT} {tier.weights} {checkpoint.key}"
     return models_dir / FOLDER / hashlib.sha256(options.encode()).hexdigest()[:16]

@@ -15,7 +15,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from gateway import __version__
-from gateway.cli import ask, collections, evaluate, ingest, keys, ladder, limits, plan, search, service
+from gateway.cli import (
+    ask,
+    cache,
+    collections,
+    engine,
+    evaluate,
+    ingest,
+    keys,
+    ladder,
+    limits,
+    plan,
+    run,
+    search,
+    service,
+)
 from gateway.cli.terminal import CommandFailed, ExitCode
 from gateway.settings import SettingsError
 
@@ -69,7 +83,9 @@ def build_app(edge: _Edge | None = None) -> typer.Typer:
     ) -> None:
         edge.debug = debug
 
-    for module in (service, ingest, ask, search, collections, evaluate, keys, limits, ladder, plan):
+    for module in (
+        service, run, ingest, ask, search, collections, evaluate, keys, limits, ladder, cache, plan, engine
+    ):  # fmt: skip
         module.register(app)
     return app
 

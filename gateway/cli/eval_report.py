@@ -199,6 +199,23 @@ def broken(found: Sequence[Metric], floors: Mapping[str, float], ceilings: Mappi
             *_beyond(values, ceilings, "above", lambda value, limit: value > limit)]  # fmt: skip
 
 
+def lost(old: Result, new: Result, margins: Mapping[str, float]) -> list[str]:
+    """A sentence for each metric that is worse than before by more than its margin, over the questions of both runs."""
+    before, after = common(old.rows, new.rows)
+    was = {metric.name: metric.value for metric in metrics(before, old.took_s)}
+    now = {metric.name: metric for metric in metrics(after, new.took_s)}
+    told = []
+    for name, margin in margins.items():
+        metric = now.get(name)
+        if metric is None or name not in was or metric.is_better_high is None:
+            told.append(f"{name} cannot be compared; these runs have {', '.join(was)}")
+            continue
+        loss = was[name] - metric.value if metric.is_better_high else metric.value - was[name]
+        if loss > margin:
+            told.append(f"{name} went from {_number(metric, was[name])} to {_number(metric, metric.value)}")
+    return told
+
+
 def _beyond(
     values: Mapping[str, Metric],
     limits: Mapping[str, float],

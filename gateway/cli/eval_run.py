@@ -252,7 +252,10 @@ class Asker:
             "model": self._model,
             "messages": [{"role": "user", "content": text}],
             "stream": True,
-            "tidegate": {"collections": [self._store]},
+            "tidegate": {
+                "collections": [self._store],
+                "cache": "off",
+            },  # what the service can do, not what it has kept
         }
         async with self._api.stream("/v1/chat/completions", body) as events:
             async for event in events:

@@ -13,6 +13,7 @@ import typer
 
 from gateway.cli.terminal import (
     CommandFailed,
+    ExitCode,
     JsonOption,
     KeyOption,
     UrlOption,
@@ -34,6 +35,7 @@ Examples:
   tidegate eval questions.json -m deep --out deep.json     and keep the result
   tidegate eval questions.json --compare deep.json         measure, and compare with a kept result
   tidegate eval deep.json --compare fast.json              compare two results; asks nothing
+  tidegate eval new.json --compare old.json --max-loss answer_in_answer=0.03
   tidegate eval questions.json --fail-under recall_at_1=0.95 --fail-over refused=0.08
 
 \b
@@ -104,6 +106,13 @@ def evaluate(
     fail_over: Annotated[
         list[str] | None, typer.Option(metavar="METRIC=VALUE", help="Exit 1 above it; repeatable.")
     ] = None,
+    max_loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=VALUE",
+            help="With --compare: exit 1 when the metric is worse than before by more; repeatable.",
+        ),
+    ] = None,
     show_failures: Annotated[
         int, typer.Option(metavar="N", help="Print the first N questions that went wrong.", min=0)
     ] = 0,
@@ -122,6 +131,9 @@ def evaluate(
 
     floors = report.limits(fail_under or (), "--fail-under")
     ceilings = report.limits(fail_over or (), "--fail-over")
+    margins = report.limits(max_loss or (), "--max-loss")
+    if margins and compare is None:
+        raise CommandFailed("--max-loss needs --compare: an earlier result to lose against.", ExitCode.USAGE)
     before = report.to_result(read_json(compare), compare) if compare else None
     raw = read_json(file)
     if report.is_result(raw):
@@ -144,7 +156,10 @@ def evaluate(
         if before:
             report.compare(before, result)
         report.failures(result.rows, show_failures)
-    _judge(report.broken(found, floors, ceilings), result.rows)
+    broken = report.broken(found, floors, ceilings)
+    if before:
+        broken += report.lost(before, result, margins)
+    _judge(broken, result.rows)
 
 
 def _judge(broken: list[str], rows: list[Row]) -> None:

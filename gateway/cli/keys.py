@@ -172,7 +172,7 @@ def tell_gateways(settings: Settings, key_id: str) -> None:
         return  # nobody to tell, and our Redis' old port (with its password) is not for others
     with contextlib.suppress(redis.RedisError, OSError, ValueError):
         client = redis.Redis.from_url(
-            settings.redis_url or _own_redis(settings),
+            settings.redis_url or own_redis(settings),
             socket_connect_timeout=REDIS_TIMEOUT_S,
             socket_timeout=REDIS_TIMEOUT_S,
         )
@@ -180,7 +180,7 @@ def tell_gateways(settings: Settings, key_id: str) -> None:
             client.publish(KEY_CHANNEL, key_id)
 
 
-def _own_redis(settings: Settings) -> str:
+def own_redis(settings: Settings) -> str:
     from gateway.supervise.instance import read_instance
 
     ports = (read_instance(settings) or {}).get("ports") or {}

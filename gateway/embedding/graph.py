@@ -88,7 +88,8 @@ def _embed(g: _Graph, weights: Weights) -> str:
 def _attention_bias(g: _Graph, mask: str) -> str:
     """[batch, 1, 1, length]: 0 for tokens, a large negative number for padding."""
     absent = g.op("Sub", g.const("one", 1.0), mask)
-    scaled = g.op("Mul", absent, g.const("masked", -1e9))
+    # Its weight after softmax is 0 in f32 as with any larger number, and 0 x it stays 0 in half precision.
+    scaled = g.op("Mul", absent, g.const("masked", -1e4))
     return g.op("Unsqueeze", scaled, g.const("axes_12", [1, 2], np.int64))
 
 

@@ -20,16 +20,27 @@ RUN_OVERHEAD_TOKENS = 128  # padding that costs as much as one more run (measure
 class SentenceEmbedder:
     """A model folder that `export` has built. Calls from several threads are safe and wait for one another.
 
-    precision: `auto` takes bf16 where the processor has it, else f32. threads: 0 = all cores.
+    precision: `auto` takes bf16 where the processor has it, else f32. threads: 0 = all cores. provider, buckets: as the
+    settings of that name; a bucket longer than a text may be is left out.
     Raises: EmbedderUnavailable when the folder, a runtime or the asked-for precision is missing.
     """
 
-    def __init__(self, model_dir: Path, *, precision: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        precision: str = "auto",
+        threads: int = 0,
+        provider: str = "auto",
+        buckets: Sequence[int] = (),
+    ) -> None:
         if not (model_dir / MODEL_FILE).is_file() or not (model_dir / TOKENIZER_FILE).is_file():
             raise EmbedderUnavailable(f"{model_dir} holds no embedding model.")
         self._shape = read_built(model_dir)
         self._tokenizer = SentenceTokenizer(model_dir / TOKENIZER_FILE, self._shape.max_tokens)
-        self._engine = open_engine(model_dir / MODEL_FILE, precision, threads)
+        longest = self._shape.max_tokens
+        usable = [*(length for length in buckets if length < longest), longest] if buckets else []
+        self._engine = open_engine(model_dir / MODEL_FILE, precision, threads, provider, buckets=usable)
         self._lock = threading.Lock()
 
     @property
@@ -43,6 +54,11 @@ class SentenceEmbedder:
     @property
     def precision(self) -> str:
         return self._engine.precision
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The lengths that runs are padded to; () = each run's own."""
+        return self._engine.buckets
 
     @property
     def dim(self) -> int:
@@ -73,11 +89,17 @@ class SentenceEmbedder:
     def _run(self, rows: list[list[int]]) -> npt.NDArray[np.float32]:
         groups = list(split(list(map(len, rows))))
         if len(groups) == 1:
-            return self._engine.run(*pad(rows))
+            return self._engine.run(*self._padded(rows))
         vectors = np.empty((len(rows), self._shape.dim), np.float32)
         for group in groups:
-            vectors[group] = self._engine.run(*pad([rows[index] for index in group]))
+            vectors[group] = self._engine.run(*self._padded([rows[index] for index in group]))
         return vectors
+
+    def _padded(self, rows: list[list[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        if not self.buckets:
+            return pad(rows)
+        longest = max(map(len, rows))
+        return pad(rows, next(length for length in self.buckets if length >= longest))
 
 
 def split(lengths: Sequence[int]) -> Iterator[list[int]]:

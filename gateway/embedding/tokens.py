@@ -59,10 +59,10 @@ def well_formed(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def pad(rows: Sequence[Sequence[int]]) -> tuple[Int64, Int64]:
-    """Ids and mask, both [len(rows), longest], contiguous. Padding is id 0 and mask 0."""
+def pad(rows: Sequence[Sequence[int]], length: int = 0) -> tuple[Int64, Int64]:
+    """Ids and mask, both [len(rows), longest or length], contiguous. Padding is id 0 and mask 0."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    present = np.arange(lengths.max()) < lengths[:, None]
+    present = np.arange(max(length, lengths.max())) < lengths[:, None]
     ids = np.zeros(present.shape, np.int64)
     ids[present] = np.fromiter(chain.from_iterable(rows), np.int64)
     return ids, present.astype(np.int64)

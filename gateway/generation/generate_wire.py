@@ -15,6 +15,8 @@ MAX_MESSAGES = 10_000
 MAX_STOPS, MAX_STOP_CHARS = 16, 1000
 MAX_TEMPERATURE = 100.0
 MAX_COALESCE_MS = 10_000
+MAX_SCHEMA_BYTES = 64 * 2**10
+MAX_PRIORITY = 100
 
 Decoded = TypeVar("Decoded")
 
@@ -26,6 +28,7 @@ class Message(msgspec.Struct, frozen=True):
 
 _messages = msgspec.json.Decoder(list[Message])
 _stops = msgspec.json.Decoder(list[str])
+_schema = msgspec.json.Decoder(dict[str, Any])
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +55,10 @@ def decode_generate(
         raise ValueError(f"max_tokens: {asked_tokens} is negative.")
     if asked_tokens and (prompt is None) == (messages is None):
         raise ValueError("prompt: give either this or messages, and not both.")
+    if "json_schema" in values and "continuation_ids" in values:
+        raise ValueError(
+            "json_schema: an output cannot be continued under it, so leave out continuation_ids."
+        )
     return GenerateRequest(
         prompt=None if prompt is None else _text("prompt", prompt),
         messages=None if messages is None else _messages_of(messages),
@@ -63,6 +70,8 @@ def decode_generate(
             top_p=_within("top_p", _scalar(values, "top_p", top_p), 0.0, 1.0, is_open=True),
             seed=_seed(values),
             ignore_eos=bool(_scalar(values, "ignore_eos", False)),
+            json_schema=_schema_of(values.get("json_schema")),
+            priority=int(_within("priority", _scalar(values, "priority", 0), 0, MAX_PRIORITY)),
         ),
         stop=_stops_of(values.get("stop")),
         continuation_ids=values["continuation_ids"].tolist() if "continuation_ids" in values else [],
@@ -112,6 +121,15 @@ def _messages_of(value: Any) -> list[dict[str, str]]:
     if not 1 <= len(found) <= MAX_MESSAGES:
         raise ValueError(f"messages: {len(found)} of them; there may be 1 to {MAX_MESSAGES}.")
     return [{"role": each.role, "content": each.content} for each in found]
+
+
+def _schema_of(value: Any) -> str:
+    if value is None:
+        return ""
+    if len(value[0]) > MAX_SCHEMA_BYTES:
+        raise ValueError(f"json_schema: {len(value[0])} bytes; the most is {MAX_SCHEMA_BYTES}.")
+    _decoded("json_schema", _schema, value)
+    return _text("json_schema", value)
 
 
 def _stops_of(value: Any) -> list[str]:

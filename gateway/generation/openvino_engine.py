@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from gateway.checkpoint.chat_format import positive
-from gateway.errors import EngineFull, InvalidRequest, PromptTooLong, UpstreamError
+from gateway.errors import InvalidRequest, UpstreamError
+from gateway.generation.slot_gate import SlotGate
 from gateway.ports import EngineLoad, GenerationParams, TokenStep
 from gateway.tier_config import GenerateTier
 
@@ -40,10 +41,8 @@ class OpenVinoEngine:
     """
 
     def __init__(self, folder: Path, tier: GenerateTier, end_ids: Collection[int]) -> None:
-        self._slots = tier.slots
-        self._context_tokens = tier.context_tokens
+        self._gate = SlotGate(tier.slots, tier.context_tokens, positive(folder, "vocab_size"))
         self._end_ids = set(end_ids)
-        self._vocab_size = positive(folder, "vocab_size")
         self._genai, self._pipeline = _load(folder, tier)
         self._tensor = _openvino().Tensor
         self._ids = itertools.count()  # never used twice: that would break the pipeline
@@ -69,7 +68,7 @@ class OpenVinoEngine:
 
     def load(self) -> EngineLoad:
         usage = self._pipeline.get_metrics().cache_usage / 100 if self._running else 0.0
-        return EngineLoad(len(self._running), self._slots, float(usage))
+        return EngineLoad(len(self._running), self._gate.slots, float(usage))
 
     async def close(self) -> None:
         self._is_closed = True
@@ -78,23 +77,15 @@ class OpenVinoEngine:
             await self._stepping
 
     def _check(self, prompt_ids: Sequence[int], params: GenerationParams) -> int:
-        """How many tokens may be made. Raises: PromptTooLong, InvalidRequest, EngineFull."""
-        room = self._context_tokens - len(prompt_ids)
-        if room < 1:
-            raise PromptTooLong(
-                f"the prompt has {len(prompt_ids)} tokens; at most {self._context_tokens - 1} leave room for an answer."
-            )
-        if not prompt_ids:
-            raise InvalidRequest("the prompt has no tokens.")
-        if min(prompt_ids) < 0 or max(prompt_ids) >= self._vocab_size:
-            raise InvalidRequest(f"token ids must be in 0..{self._vocab_size - 1}.")
-        if len(self._running) >= self._slots:
-            raise EngineFull(f"all {self._slots} slots are taken.", retry_after_s=1.0)
+        """How many tokens may be made. Raises: PromptTooLong, InvalidRequest, EngineFull, UpstreamError."""
+        if params.json_schema:
+            raise InvalidRequest("json_schema: the engine openvino cannot keep to one.")
+        max_tokens = self._gate.check(prompt_ids, params, len(self._running))
         if self.is_broken:
             raise UpstreamError("the engine has failed and is being replaced.")
         if self._is_closed:
             raise UpstreamError("the engine is being closed.")
-        return min(params.max_tokens, room)
+        return max_tokens
 
     def _config(self, params: GenerationParams, max_tokens: int) -> Any:
         config = self._genai.GenerationConfig()

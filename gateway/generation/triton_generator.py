@@ -21,7 +21,7 @@ from gateway.generation.prompt import Format, Prompt, PromptBuilder
 from gateway.tensors import generate_model
 from gateway.tier_config import GenerateTier
 from gateway.triton import TritonClient, Value, read_raw, unpack_bytes
-from gateway.types import Delta, Inquiry, Passage, Sampling
+from gateway.types import Delta, Inquiry, Passage
 
 MAX_MOVES = 2  # to another replica, in the life of one answer
 # How the model begins the text of these two errors.
@@ -69,7 +69,7 @@ class TritonGenerator:
             prompt = build(inquiry, passages)
         yield Delta(num_passages=prompt.num_passages, num_input_tokens=prompt.num_tokens)
         marks = CitationStream(passages[: prompt.num_passages])
-        inputs = self._inputs(prompt, inquiry.sampling)
+        inputs = self._inputs(prompt, inquiry)
         made = _Made()
         moves = 0
         handover_until = min(time.monotonic() + HANDOVER_S, deadline)
@@ -78,7 +78,9 @@ class TritonGenerator:
                 inputs["continuation_ids"] = np.frombuffer(bytes(made.ids), np.dtype("<i4"))
             left_s = max(deadline - time.monotonic(), 0.0)
             try:
-                answers = self._client.stream_with(read_raw, self._model, inputs, timeout_s=left_s)
+                answers = self._client.stream_with(
+                    read_raw, self._model, inputs, timeout_s=left_s, pin=inquiry.pin
+                )
                 async with aclosing(answers):
                     async for outputs in answers:
                         for text, citations in marks.feed(made.take(outputs)):
@@ -102,7 +104,8 @@ class TritonGenerator:
             num_unsupported=marks.num_unsupported,
         )
 
-    def _inputs(self, prompt: Prompt, sampling: Sampling) -> dict[str, Value]:
+    def _inputs(self, prompt: Prompt, inquiry: Inquiry) -> dict[str, Value]:
+        sampling = inquiry.sampling
         temperature = self._tier.temperature if sampling.temperature is None else sampling.temperature
         top_p = self._tier.top_p if sampling.top_p is None else sampling.top_p
         inputs: dict[str, Value] = {
@@ -116,6 +119,8 @@ class TritonGenerator:
             inputs["seed"] = np.array([sampling.seed], np.int64)
         if sampling.stop:
             inputs["stop"] = self._encode(sampling.stop)
+        if inquiry.priority:
+            inputs["priority"] = np.array([inquiry.priority], np.int32)
         return inputs
 
 

@@ -13,9 +13,10 @@ log = logging.getLogger("tidegate.chat")
 BEFORE_QUEUE = ("received", "retrieving")
 
 
-def outcome_of(error: TidegateError, stage: str) -> Outcome:
+def outcome_of(error: TidegateError, receipt: Receipt) -> Outcome:
     if isinstance(error, Evicted | DeadlineExceeded):
-        return Outcome.REJECTED if stage in BEFORE_QUEUE else Outcome.EVICTED
+        is_before = receipt.stage in BEFORE_QUEUE and receipt.queue_ms < 0
+        return Outcome.REJECTED if is_before else Outcome.EVICTED
     if isinstance(error, AdmissionError | InvalidRequest):
         return Outcome.REJECTED
     return Outcome.FAILED
@@ -62,9 +63,23 @@ def billed_tokens(receipt: Receipt) -> int:
     return used.prompt_tokens + used.completion_tokens if used.completion_tokens else 0
 
 
-def count(metrics: Metrics, receipt: Receipt) -> None:
-    """A finished request in the metrics and in the log."""
+def count(metrics: Metrics, receipt: Receipt, tenant_id: str = "") -> None:
+    """A finished request in the metrics and in the log. tenant_id: empty where none was found."""
     tier = receipt.tier or "none"
+    usage = receipt.usage
+    metrics.genai.observe(
+        tier,
+        error=receipt.cause,
+        total_s=receipt.total_ms / 1000,
+        ttft_s=receipt.ttft_ms / 1000,
+        num_input=usage.prompt_tokens,
+        num_output=usage.completion_tokens,
+    )
+    if tenant_id:
+        tenant = metrics.tenant_names.label(tenant_id)
+        metrics.tenant_requests.labels(tenant, receipt.outcome.value).inc()
+        metrics.tenant_tokens.labels(tenant, tier, "input").inc(usage.prompt_tokens)
+        metrics.tenant_tokens.labels(tenant, tier, "output").inc(usage.completion_tokens)
     metrics.requests.labels(receipt.outcome.value, receipt.cause, tier).inc()
     metrics.total_s.labels(tier).observe(receipt.total_ms / 1000)
     if receipt.ttft_ms >= 0:

@@ -21,6 +21,10 @@ class Detour:
         self._left: list[str] | None = None
         self._first: TidegateError
 
+    @property
+    def is_taken(self) -> bool:
+        return self._left is not None
+
     def after(self, route: Route, error: TidegateError) -> Route:
         """The next tier, written down with its cause.
 

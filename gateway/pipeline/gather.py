@@ -33,14 +33,17 @@ class Gatherer:
         receipt.embed_ms = round(max(receipt.embed_ms, 0.0) + first.embed_ms, 2)
         receipt.search_ms = round(max(receipt.search_ms, 0.0) + first.search_ms, 2)
         receipt.hops += 1
-        passages, plan = first.passages, Plan()
+        passages, plan, epoch = first.passages, Plan(), first.epoch
         if route.max_hops:
             plan = planned(request.question, passages)
-            found = await self._hop(request, scope, plan.searches[: route.max_hops])
+            searches = plan.searches[: route.max_hops]
+            found = await self._hop(request, scope, searches)
+            is_whole = len(found) == len(searches)
+            epoch = min([epoch, *(each.epoch for each in found)]) if is_whole else -1
             passages = with_found(passages, [each.passages for each in found])
             receipt.hops += len(found)
         receipt.passages = [shown(number, passage) for number, passage in enumerate(passages, 1)]
-        return Evidence(passages, plan.parts)
+        return Evidence(passages, plan.parts, first.embedding, epoch)
 
     async def _hop(self, request: ChatRequest, scope: Scope, searches: list[str]) -> list[Retrieved]:
         """Further searches, all at once. Without them there is still an answer, so a failure costs only them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from gateway.admission.slots import SlotQueue
+from gateway.admission.waiting import Queue
 from gateway.metrics import Metrics
 from gateway.tiering.ladders import BANDS, Ladders, Line
 from gateway.tiering.pressure import Reading
@@ -13,7 +13,7 @@ from gateway.tiering.pressure import Reading
 EVERY_S = 0.25
 
 
-def newcomer_eta_s(queue: SlotQueue, band: str) -> float:
+def newcomer_eta_s(queue: Queue, band: str) -> float:
     """Expected wait (seconds) of whoever came now; 0 with a slot free and nobody in line."""
     if queue.inflight < queue.limit and not queue.num_waiting:
         return 0.0
@@ -30,10 +30,10 @@ class PressureWatch:
         self,
         *,
         ladders: Ladders,
-        queues: Mapping[str, SlotQueue],
+        queues: Mapping[str, Queue],
         metrics: Metrics,
         clock: Callable[[], float],
-        shared: SlotQueue | None = None,
+        shared: Queue | None = None,
         lag_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._ladders, self._queues, self._metrics = ladders, queues, metrics
@@ -48,6 +48,9 @@ class PressureWatch:
             for band in BANDS
         }
         self._ladders.observe(readings, self._clock())
+        for name, queue in self._queues.items():
+            self._metrics.queue_eta_s.labels(name).set(readings[Line(name, "interactive")].eta_s)
+            self._metrics.slot_limit.labels(name).set(queue.limit)
         for line, ladder in self._ladders.lines().items():
             self._metrics.ladder_level.labels(*line).set(ladder.level)
             self._metrics.pressure.labels(*line).set(round(ladder.pressure, 4))
@@ -57,6 +60,6 @@ class PressureWatch:
             self.look()
             await asyncio.sleep(EVERY_S)
 
-    def _eta_s(self, queue: SlotQueue, band: str) -> float:
+    def _eta_s(self, queue: Queue, band: str) -> float:
         shared_s = newcomer_eta_s(self._shared, "interactive") if self._shared is not None else 0.0
         return max(newcomer_eta_s(queue, band), shared_s)

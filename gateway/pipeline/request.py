@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple, Protocol
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from gateway.filters import Filter
 from gateway.types import Citation, Passage, Receipt, Sampling, Tenant, Turn
@@ -28,7 +31,17 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     has_own_deadline: bool = False  # the caller's, else ours (TIDEGATE_REQUEST_TIMEOUT_S)
     created: int
     conversation: str = ""  # the id of the stored one that this is a turn of
+    cache: str = "use"  # use, refresh, off
+    ticket: str = ""  # keeps the place in line of an earlier try that was refused
     written: str = ""  # a follow-up as its caller wrote it; `question` is then what it means
+
+
+def pin_of(request: ChatRequest) -> int:
+    """A number that all of a conversation has in common: of the stored one's id, else of the words it began with."""
+    said = (turn.text for turn in request.history if turn.role == "user")
+    first = next(said, request.written or request.question)
+    name = "\0".join((request.tenant.tenant_id, request.conversation or first))
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=4).digest(), "big")
 
 
 class Evidence(NamedTuple):
@@ -36,6 +49,8 @@ class Evidence(NamedTuple):
 
     passages: list[Passage]
     parts: list[str]
+    embedding: npt.NDArray[np.float32] | None = None  # of the question
+    epoch: int = -1  # everything committed up to here was searched; -1 = not known
 
 
 class Sink(Protocol):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from gateway.admission.slots import SlotQueue
+from gateway.admission.waiting import Queue
 from gateway.errors import Rejected
 from gateway.metrics import Metrics
 from gateway.pipeline.pressure import newcomer_eta_s
@@ -82,7 +82,7 @@ class Router:
         self,
         *,
         tiers: TierBook,
-        queues: Mapping[str, SlotQueue],
+        queues: Mapping[str, Queue],
         ladders: Ladders,
         metrics: Metrics,
         clock: Callable[[], float],

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gateway.errors import InvalidRequest, UpstreamUnavailable
 from gateway.ports import SearchRequest
 from gateway.priority import LOWEST
+from gateway.retrieval.gpu_search import GpuSearch
 from gateway.retrieval.index import CorpusIndex
 from gateway.retrieval.snapshot import SnapshotFolder, SnapshotRefused, fingerprint
 from gateway.retrieval.tail import CorpusTail
@@ -30,12 +31,14 @@ class FaissStore:
     """Owns two threads from `start` to `close`: one follows SQL, one builds graphs and saves snapshots."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
+        self._gpu = GpuSearch() if settings.search_device == "gpu" else None
         self._workspace = Workspace(settings.search_dir)
         self._index = self._new_index()
         self._tail = CorpusTail(database, self._index, self._new_index)
         self._snapshots = SnapshotFolder(settings.search_dir / "snapshots", fingerprint(settings.sql_url))
         self._save_after = settings.snapshot_chunks
         self._saved = 0  # index.num_changes that the snapshot holds
+        self.has_refused_snapshot = False
         self._num_threads = settings.index_threads or max(1, (os.cpu_count() or 1) // 2)
         self._stop = threading.Event()
         self._threads = [
@@ -63,6 +66,7 @@ class FaissStore:
         self._tail.wait_for_database(wait_s)
         if is_loaded and not self._tail.is_complete():
             log.warning("the snapshot is of another state of the database: rebuilding")
+            self.has_refused_snapshot = True
             self._tail.rebuild()
         for thread in self._threads:
             thread.start()
@@ -76,6 +80,7 @@ class FaissStore:
             self._index.load(folder, self._workspace.new_name("lexical"), epoch)
         except SnapshotRefused as refused:
             log.warning("the snapshot is not used, the corpus is read from SQL: %s", refused)
+            self.has_refused_snapshot = True
             return False
         log.info("snapshot loaded: %d chunks at epoch %d", self._index.num_chunks, self._index.epoch)
         return True
@@ -115,7 +120,7 @@ class FaissStore:
         while not self._stop.wait(pause_s):
             pause_s = UPKEEP_S
             try:
-                if self._index.refit(self._num_threads):
+                if self._index.refit(self._num_threads, self._gpu):
                     continue
                 if self._is_save_due():
                     self.save_snapshot()

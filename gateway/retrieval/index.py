@@ -21,6 +21,7 @@ from gateway.errors import InvalidRequest, UpstreamUnavailable
 from gateway.retrieval import generation_files, query
 from gateway.retrieval.files import Files
 from gateway.retrieval.generation_files import Contents
+from gateway.retrieval.gpu_search import GpuSearch
 from gateway.retrieval.lexical import META, LexicalIndex, LexicalView, Words, link_files
 from gateway.retrieval.nearest import Vectors
 from gateway.retrieval.query import unit
@@ -97,15 +98,15 @@ class CorpusIndex:
         self.num_bad += num_bad
         return num_bad
 
-    def refit(self, num_threads: int) -> bool:
-        """Give the first table that needs it a graph, or fewer dead rows; false when there is none such.
+    def refit(self, num_threads: int, gpu: GpuSearch | None = None) -> bool:
+        """Give the first table that needs it a graph, its copy on the GPU, or fewer dead rows; false: none needs it.
 
         Takes minutes for a million chunks, while searches and changes go on.
         """
-        worn = next((place for place in _tables(self._generation.tenants) if place.table.is_worn), None)
+        worn = next((each for each in _tables(self._generation.tenants) if _is_due(each.table, gpu)), None)
         if worn is None:
             return False
-        refitted = worn.table.refitted(num_threads)
+        refitted = worn.table.refitted(num_threads, gpu)
         with self._updating:
             self._replace(worn, refitted)
         return True
@@ -304,3 +305,7 @@ def _new_row(chunk: ChunkRow, file: int, vector: Vectors) -> NewRow:
         chunk.text,
         vector,
     )
+
+
+def _is_due(table: Table, gpu: GpuSearch | None) -> bool:
+    return table.is_worn or (gpu is not None and table.is_off_gpu())

@@ -81,6 +81,7 @@ class MilvusStore:
         self._view: View | None = None
         self._refreshing = threading.Lock()  # an older state must not come after a newer one
         self._is_down = False
+        self.has_refused_snapshot = False  # there is none: Milvus keeps its own state
         self._stop = threading.Event()
         self._poller = threading.Thread(target=self._run, name="milvus-state", daemon=True)
         self._is_doubtful = (

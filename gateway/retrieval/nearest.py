@@ -7,7 +7,7 @@ exactly beside the graph.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import faiss
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.retrieval.columns import grown
+from gateway.retrieval.gpu_search import MAX_K, GpuCopy, GpuSearch
 
 Vectors = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -42,10 +43,14 @@ class Nearest(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """index: FAISS's HNSW over `vectors`, whose memory it owns. Never changed once searched."""
+    """index: FAISS's HNSW over `vectors`, whose memory it owns. Never changed once searched.
+
+    on_gpu: the same vectors there, which are searched instead where every row may be found.
+    """
 
     index: Any
     vectors: Vectors
+    on_gpu: GpuCopy | None = None
 
     def extended(self, more: Vectors, num_threads: int) -> Graph:
         """A copy with these rows behind the others: the cost is theirs, and a second of copying for each million."""
@@ -89,10 +94,15 @@ class VectorRows:
         later[start : start + len(vectors)] = vectors
         return VectorRows(self.graph, later, count)
 
-    def in_graph(self, num_threads: int) -> VectorRows:
-        """All rows covered by a graph."""
+    def in_graph(self, num_threads: int, gpu: GpuSearch | None = None) -> VectorRows:
+        """All rows covered by a graph, with a copy on the GPU where there is one."""
         late = self.later[: self.count - self.num_in_graph]
-        graph = self.graph.extended(late, num_threads) if self.graph else new_graph(late, num_threads)
+        if self.graph is None:
+            graph = new_graph(late, num_threads)
+        else:
+            graph = self.graph.extended(late, num_threads) if len(late) or gpu is None else self.graph
+        if gpu is not None:
+            graph = replace(graph, on_gpu=gpu.copy_of(graph.vectors))
         return VectorRows(graph, np.empty((0, late.shape[1]), np.float32), self.count)
 
     def taken(self, rows: Ints) -> Vectors:
@@ -151,6 +161,8 @@ def _exact(vectors: Vectors, queries: Vectors, k: int, mask: Mask | None) -> Nea
 
 
 def _in_graph(graph: Graph, queries: Vectors, k: int, mask: Mask | None) -> Nearest:
+    if mask is None and graph.on_gpu is not None and k <= MAX_K:
+        return Nearest(*graph.on_gpu.search(queries, min(k, len(graph.vectors))))
     share = 1.0 if mask is None else float(np.count_nonzero(mask)) / len(mask)
     if share < GRAPH_SHARE:
         return _exact(graph.vectors, queries, k, mask)

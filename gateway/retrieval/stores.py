@@ -10,7 +10,9 @@ from gateway.storage.database import Database
 
 
 class Store(VectorStore, Protocol):
-    """A store with its life."""
+    """A store with its life. has_refused_snapshot: there was one to start from, and it was no good."""
+
+    has_refused_snapshot: bool
 
     def start(self, wait_s: float) -> None:
         """Begin to follow SQL; returns once the corpus is searchable. Raises: an outage that lasts for wait_s."""

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.retrieval.columns import Columns, Ints, Texts, find_rows, id_order, no_columns, text_hash
+from gateway.retrieval.gpu_search import GpuSearch
 from gateway.retrieval.nearest import Mask, Nearest, VectorRows, Vectors
 
 MAX_MASKS_KEPT = 16
@@ -155,7 +156,11 @@ class Table:
             or (self.vectors.graph is not None and num_late >= MAX_LATE)
         )
 
-    def refitted(self, num_threads: int) -> Table:
+    def is_off_gpu(self) -> bool:
+        """Whether a graph has no copy on the GPU, as after a start from a snapshot."""
+        return self.vectors.graph is not None and self.vectors.graph.on_gpu is None
+
+    def refitted(self, num_threads: int, gpu: GpuSearch | None = None) -> Table:
         """The same rows in the form that suits their number; takes minutes for a million.
 
         Without the dead rows where they are many, and then with other row numbers.
@@ -163,7 +168,7 @@ class Table:
         table = self.compacted() if self.num_dead > MAX_DEAD_SHARE * self.count else self
         if table.num_live < MIN_GRAPH:
             return table
-        return replace(table, vectors=table.vectors.in_graph(num_threads), _masks={})
+        return replace(table, vectors=table.vectors.in_graph(num_threads, gpu), _masks={})
 
     def caught_up(self, refitted: Table, now: Table) -> Table:
         """`refitted`, made of this table, with what has happened to it until `now`."""

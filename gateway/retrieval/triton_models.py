@@ -31,6 +31,7 @@ class _Answer(NamedTuple):
     passages: list[Passage]
     others: list[str]
     search_ms: float
+    epoch: int
 
 
 class TritonRetriever:
@@ -66,7 +67,8 @@ class TritonRetriever:
         elapsed_ms = (time.perf_counter() - started) * 1000.0
         search_ms = max(answer.search_ms for answer in answers)
         passages = fuse([answer.passages for answer in answers], scope.k)
-        return Retrieved(first.embedding, passages, max(elapsed_ms - search_ms, 0.0), search_ms)
+        epoch = min(answer.epoch for answer in answers)
+        return Retrieved(first.embedding, passages, max(elapsed_ms - search_ms, 0.0), search_ms, epoch)
 
     async def _ask(self, text: str, scope: Scope, timeout_s: float) -> _Answer:
         inputs: dict[str, Value] = {"text": text, "scope": self._encode_scope(scope)}
@@ -74,7 +76,8 @@ class TritonRetriever:
             inputs["embedder"] = scope.embedder.encode()
         outputs = await self._client.infer(RETRIEVE, inputs, timeout_s=timeout_s)
         passages, search_ms, others = outputs["passages"], outputs["search_ms"], outputs["embedders"]
-        if not len(passages) == len(search_ms) == len(others) == 1:
+        epoch = outputs["epoch"]
+        if not len(passages) == len(search_ms) == len(others) == len(epoch) == 1:
             raise _malformed("retrieve: more than one row for one question")
         try:
             return _Answer(
@@ -82,6 +85,7 @@ class TritonRetriever:
                 self._decode_passages(cast(bytes, passages[0])),
                 self._decode_names(cast(bytes, others[0])),
                 float(cast(Vectors, search_ms).flat[0]),
+                int(cast(npt.NDArray[np.int64], epoch).flat[0]),
             )
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _malformed(f"retrieve: passages or embedders: {error}") from error

@@ -89,7 +89,8 @@ def usage_totals(conn: sa.Connection, tenant_id: str) -> list[UsageTotal]:
 
 
 def _is_billed(entry: LedgerEntry) -> bool:
-    return bool(entry.tier) and (entry.outcome == Outcome.COMPLETED or entry.completion_tokens > 0)
+    was_answered = entry.outcome in {Outcome.COMPLETED, Outcome.CACHED}
+    return bool(entry.tier) and (was_answered or entry.completion_tokens > 0)
 
 
 def _receipt(entry: LedgerEntry) -> dict[str, object]:

@@ -1,4 +1,8 @@
-"""The Redis connection every process uses: short timeouts, so that a frozen Redis never holds a request."""
+"""The Redis connection every process uses. It connects within a bound; whoever calls bounds the call.
+
+For calls the library's own bound will not do: it writes under `asyncio.wait_for`, which before Python 3.12 may swallow
+the cancel of its caller (gh-86296). A cancelled task then goes on, and one that listens would do so for ever.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,7 @@ def connect_redis(settings: Settings) -> Redis:
     pool = BlockingConnectionPool.from_url(
         redis_url(settings),
         socket_connect_timeout=TIMEOUT_S,
+        socket_timeout=None,
         max_connections=MAX_CONNECTIONS,
         timeout=TIMEOUT_S,  # for a free connection
         retry=Retry(NoBackoff(), 1),  # one reconnect after a restart of Redis, no more

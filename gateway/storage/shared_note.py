@@ -16,10 +16,10 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.errors import UpstreamUnavailable
+from gateway.storage.redis_channel import follow_channel
 
 log = logging.getLogger("tidegate.note")
 
-RETRY_S = 1.0
 WRITE_LIMIT_S = 1.0  # an operator may wait so long
 
 
@@ -66,27 +66,15 @@ class SharedNote:
 
     async def follow(self) -> None:
         """Hear of every change, for ever. Redis away: the copy stays in force, and Redis gets it back when it can."""
-        while True:
-            try:
-                async with self._redis.pubsub() as channel:
-                    await channel.subscribe(self._name)
-                    async for message in channel.listen():
-                        if (
-                            message["type"] == "subscribe"
-                        ):  # the first time, and whenever the library has reconnected
-                            await self._catch_up()
-                        elif message["type"] == "message":
-                            self._hear(message["data"])
-            except (RedisError, OSError) as error:
-                log.debug("%s is not followed: %s", self._name, error)
-            await asyncio.sleep(RETRY_S)
+        await follow_channel(self._redis, self._name, self._hear, self._catch_up)
 
     async def _catch_up(self) -> None:
         """Whatever was said while nobody listened, or what Redis has lost."""
-        if self._mine.written:
-            self._hear(await self._keep(self._mine))
-        elif (note := await self._redis.hget(self._name, "note")) is not None:
-            self._hear(note)
+        async with asyncio.timeout(WRITE_LIMIT_S):
+            if self._mine.written:
+                self._hear(await self._keep(self._mine))
+            elif (note := await self._redis.hget(self._name, "note")) is not None:
+                self._hear(note)
 
     async def _keep(self, version: _Version) -> bytes:
         kept: bytes = await self._redis.eval(_KEEP_NEWER, 1, self._name, version.written, _encode(version))

@@ -33,6 +33,15 @@ class Assets:
         return self.root / "envoy" / "bootstrap.yaml.j2"
 
     @property
+    def rules(self) -> Path:
+        """Prometheus's recording and alerting rules."""
+        return self.root / "k8s" / "components" / "monitoring" / "rules"
+
+    @property
+    def alertmanager(self) -> Path:
+        return self.rules.with_name("alertmanager") / "alertmanager.yaml"
+
+    @property
     def documents(self) -> list[Path]:
         """The project's own pages, in reading order; the bundled sample collection."""
         pages = [self.documents_root / name for name in _DOCUMENTS]

@@ -1,4 +1,7 @@
-"""Secrets of one instance, made at the first start: var/secrets/{redis,supervisor,dev-key}, readable by us alone."""
+"""Secrets of one instance, made at the first start: var/secrets/{redis,supervisor,dev-key,alerts-key}.
+
+Readable by us alone.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from gateway.settings import Settings
 
 DEV_KEY = "dev-key"
+ALERTS_KEY = "alerts-key"  # of an admin; Alertmanager's, where TIDEGATE_WATCH starts one
 
 
 def secret(settings: Settings, name: str) -> str:
@@ -16,7 +20,7 @@ def secret(settings: Settings, name: str) -> str:
     path = settings.var / "secrets" / name
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
-        value = f"tg-{secrets.token_urlsafe(32)}" if name == DEV_KEY else secrets.token_hex(24)
+        value = f"tg-{secrets.token_urlsafe(32)}" if name in {DEV_KEY, ALERTS_KEY} else secrets.token_hex(24)
         draft = path.with_name(f".{name}.{os.getpid()}")
         write_private(draft, value + "\n")
         try:

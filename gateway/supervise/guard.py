@@ -18,7 +18,8 @@ import time
 
 import psutil
 
-from gateway.settings import Settings, load_settings
+from gateway.logs import set_up_logging
+from gateway.settings import LOOPBACK, Settings, load_settings
 from gateway.supervise.assets import Assets, find_assets
 from gateway.supervise.canary import INTERVAL_S, Answer, Canary, Pulse, Verdict
 from gateway.supervise.edge import Edge, EdgeSilent
@@ -27,16 +28,19 @@ from gateway.supervise.triton_server import (
     leash,
     remove_shared_memory,
     scratch,
+    served_tiers,
+    serves_retrieval,
     shm_prefix,
     start_limit_s,
     triton_command,
 )
 from gateway.tensors import MODELS, Model, generate_model
-from gateway.tier_config import generate_tiers
 
 STUB_WATCH_S = 0.1
 BALANCER_NOTICES_S = 0.4  # Envoy asks every 0.25 s
 DRAIN_LOOK_S = 0.1
+# A stub that streams works for every token; one that waits wakes up now and then. Retrieval's gaps are far shorter.
+QUIET_S, QUIET_WORK_S = 3.0, 0.02
 UNLOAD_S = (
     2.5  # 2.1 s when all is well; after a cancelled stream Triton 2.51 may wait for its `reader` for ever
 )
@@ -46,8 +50,8 @@ log = logging.getLogger("tidegate.guard")
 
 def watched(settings: Settings) -> list[Model]:
     """Models with a process of their own."""
-    models = [model for model in MODELS if not model.ensemble]
-    return models + [generate_model(tier.name) for tier in generate_tiers(settings)]
+    models = [model for model in MODELS if not model.ensemble] if serves_retrieval(settings) else []
+    return models + [generate_model(tier.name) for tier in served_tiers(settings)]
 
 
 class Guard:
@@ -75,7 +79,7 @@ class Guard:
         remove_shared_memory(self.settings, self.replica)
         self._scratch.before_start()
         command = triton_command(self.settings, self.replica, self.assets)
-        server = await asyncio.start_server(self._answer_health, "127.0.0.1", self.health_port)
+        server = await asyncio.start_server(self._answer_health, self.settings.part_host, self.health_port)
         canary = Canary(f"127.0.0.1:{self.grpc_port}")
         self._process = await asyncio.create_subprocess_exec(
             *leash("KILL", command.argv), env=command.env, process_group=0
@@ -210,6 +214,16 @@ class Guard:
         self._set("draining")
         deadline_s = time.monotonic() + self.settings.drain_s
         await asyncio.sleep(min(BALANCER_NOTICES_S, self.settings.drain_s))
+        if self.settings.part_host in LOOPBACK:
+            await self._wait_for_balancer(deadline_s)
+        else:
+            await self._wait_for_stubs(deadline_s)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        await asyncio.wait({exited}, timeout=min(self.settings.drain_s, UNLOAD_S))
+
+    async def _wait_for_balancer(self, deadline_s: float) -> None:
+        """Until the balancer on this machine has no call open here."""
         edge = Edge(self.settings)
         with contextlib.suppress(EdgeSilent):  # no balancer, no calls
             while num_open := await asyncio.to_thread(edge.num_open_calls, self.grpc_port):
@@ -217,9 +231,21 @@ class Guard:
                 if time.monotonic() > deadline_s:
                     break
                 await asyncio.sleep(DRAIN_LOOK_S)
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        await asyncio.wait({exited}, timeout=min(self.settings.drain_s, UNLOAD_S))
+
+    async def _wait_for_stubs(self, deadline_s: float) -> None:
+        """Until no stub has worked for a while: the balancers run elsewhere and are many. Our own canaries have ended
+        by now, so whatever works does so for a caller."""
+        await asyncio.sleep(0)  # the watch has heard that it is cancelled
+        worked_s, quiet_since_s = self._all_work_s(), time.monotonic()
+        while (now_s := time.monotonic()) < deadline_s and now_s - quiet_since_s < QUIET_S:
+            await asyncio.sleep(DRAIN_LOOK_S)
+            work_s = self._all_work_s()
+            if work_s - worked_s > QUIET_WORK_S:
+                worked_s, quiet_since_s = work_s, time.monotonic()
+                self._set("draining", "stubs are at work")
+
+    def _all_work_s(self) -> float:
+        return sum(self._stub_work_s(model) for model in self._watched)
 
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -248,14 +274,12 @@ async def guard(settings: Settings, replica: int, assets: Assets) -> int:
     return await watcher.run()
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    args = sys.argv[1:] if argv is None else argv
     settings = load_settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stdout,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    return asyncio.run(guard(settings, int(sys.argv[1]), find_assets()))
+    replica = int(args[0])
+    set_up_logging(settings, f"triton-{replica}", sys.stdout)
+    return asyncio.run(guard(settings, replica, find_assets()))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ def all_ports(settings: Settings) -> dict[str, int]:
         ports[f"envoy-{index}-admin"] = settings.edge_admin_port(index)
     if not settings.redis_url:
         ports["redis"] = settings.redis_port
+    if settings.watch:
+        ports |= {"prometheus": settings.prometheus_port, "alertmanager": settings.alertmanager_port}
     for index in range(settings.num_workers):
         ports[f"gateway-{index}"] = settings.worker_port(index)
         ports[f"grpc-{index}"] = settings.worker_grpc_port(index)

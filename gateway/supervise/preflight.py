@@ -30,7 +30,7 @@ from gateway.supervise.instance import all_ports, is_running, read_instance
 from gateway.supervise.prepare import tiers_setting
 from gateway.supervise.triton_server import SHM_DIR
 from gateway.tier_config import UpstreamTier, api_key, configured_tiers, generate_tiers, upstream_tiers
-from gateway.tiering.tiers import BUILTIN_TIERS, auto_names
+from gateway.tiering.tiers import BUILTIN_TIERS, names_in
 
 MIN_FREE_BYTES = 500 * 2**20
 SHM_BYTES = (
@@ -194,6 +194,11 @@ def check_tiers(settings: Settings, running: bool = False) -> list[Check]:
             )
             continue
         taken_bytes += needed
+        if tier.is_on_gpu:
+            checks.append(
+                Check(name, True, f"{checkpoint.model_type} in {tier.checkpoint}, for {tier.engine}")
+            )
+            continue
         state = "to be converted" if is_due else "converted"
         checks.append(Check(name, True, f"{checkpoint.model_type} in {tier.checkpoint}, {state}"))
     return [*checks, *(_check_upstream(tier) for tier in upstream_tiers(settings))]
@@ -225,7 +230,8 @@ def check_auto(settings: Settings) -> list[Check]:
     except SettingsError:
         return []
     try:
-        names = auto_names(settings.auto_tiers, [*BUILTIN_TIERS, *tiers])
+        names_in("TIDEGATE_ADAPTIVE_TIERS", settings.adaptive_tiers, [*BUILTIN_TIERS, *tiers])
+        names = names_in("TIDEGATE_AUTO_TIERS", settings.auto_tiers, [*BUILTIN_TIERS, *tiers])
     except SettingsError as error:
         return [Check("auto", False, str(error).rstrip("."), "correct TIDEGATE_AUTO_TIERS")]
     return [Check("auto", True, f"chooses among {', '.join(names)}")] if names else []

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.settings import Settings, SettingsError
-from gateway.supervise import credentials, render
+from gateway.supervise import credentials, render, watching
 from gateway.supervise.assets import Assets
 from gateway.supervise.triton_server import remove_leftovers
 from gateway.tier_config import generate_tiers
@@ -160,6 +160,9 @@ def _prepare_database(settings: Settings) -> str:
         database.migrate()
         with database.write() as conn:
             create_key(conn, tenant=DEFAULT_TENANT, name="development", key=dev_key)
+            if watching.is_watched(settings):
+                alerts_key = credentials.secret(settings, credentials.ALERTS_KEY)
+                create_key(conn, tenant="operator", name="alertmanager", key=alerts_key, is_admin=True)
     finally:
         database.close()
     return dev_key
@@ -172,6 +175,7 @@ def _write_configuration(settings: Settings, assets: Assets) -> str:
         **{f"{name}.yaml": render.render_envoy(settings, assets, index) for index, name in envoys},
         "redis.conf": render.render_redis(settings, credentials.secret(settings, "redis")),
         "supervisord.conf": render.render_supervisor(settings, password),
+        **watching.configuration(settings, assets),
     }
     for name, text in files.items():
         credentials.write_private(settings.run_dir / name, text)

@@ -127,6 +127,10 @@ def parts_of(settings: Settings, supervisor: Supervisor) -> list[Part]:
             probe = http_probe(settings.edge_admin_port(int(index or 0)), "/ready")
         elif kind == "gateway":
             probe = http_probe(settings.worker_port(int(index)), "/health/ready")
+        elif kind == "prometheus":
+            probe = http_probe(settings.prometheus_port, "/-/ready")
+        elif kind == "alertmanager":
+            probe = http_probe(settings.alertmanager_port, "/-/ready")
         else:
             probe = running(program.name)
         parts.append(Part(program.name, probe))

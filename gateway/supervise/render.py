@@ -9,17 +9,19 @@ import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 
 from gateway import errors
 from gateway.api.grpc_errors import to_status, too_large
 from gateway.settings import Settings
+from gateway.supervise import watching
 from gateway.supervise.assets import Assets, package_parent
 from gateway.supervise.binaries import find_envoy, find_redis
 from gateway.supervise.triton_server import leash
 from gateway.tier_config import generate_tiers, upstream_tiers
+from gateway.triton import MODEL_HEADER, PIN_HEADER
 
 MIB = 2**20
 FILLS_PER_S = 10  # of the token bucket at the edge
@@ -118,26 +120,71 @@ def max_calls(settings: Settings) -> int:
     return max(1024, 2 * (tiers + settings.retrieval_slots * settings.num_workers))
 
 
-def render_envoy(settings: Settings, assets: Assets, index: int = 0) -> str:
-    """Envoy's bootstrap as YAML. index: which of the processes; the first one has the balancer over Triton too."""
+Role = Literal["both", "edge", "balancer"]
+STDOUT = "/dev/stdout"  # of an Envoy that runs in a container: whoever runs it keeps its log
+
+
+def triton_groups(settings: Settings) -> list[dict[str, object]]:
+    """The clusters of Triton replicas. model: whose calls go there, "" = everybody else's. host: "" = this machine."""
+    hosts = settings.hosts_of_triton
+    if not hosts:
+        ports = [settings.triton_ports(index) for index in range(settings.triton_replicas)]
+        here = [{"host": "127.0.0.1", "grpc_port": each[0], "guard_port": each[3]} for each in ports]
+        return [{"name": "triton", "model": "", "host": "", "canary_host": "", "replicas": here}]
+    groups: list[dict[str, object]] = []
+    grpc_port, _, _, guard_port = settings.triton_ports(0)
+    for tier, host in hosts.items():
+        name, canary = f"triton_{tier}" if tier else "triton", settings.hosts_of_canaries.get(tier, "")
+        sides = [(name, tier, host, canary)]
+        if canary:  # no route of its own: it is reached through its share
+            sides.append((f"{name}_canary", "", canary, ""))
+        for cluster, model, address, canary_host in sides:
+            replica = {"host": address, "grpc_port": grpc_port, "guard_port": guard_port}
+            groups.append(
+                {
+                    "name": cluster,
+                    "model": model,
+                    "host": address,
+                    "canary_host": canary_host,
+                    "replicas": [replica],
+                }
+            )
+    return groups
+
+
+def render_envoy(settings: Settings, assets: Assets, index: int = 0, role: Role = "both") -> str:
+    """Envoy's bootstrap as YAML. index: which of the processes; the first one has the balancer over Triton too.
+
+    role: what one in a container of its own does; it logs to standard output and tells its metrics.
+    """
     environment = jinja2.Environment(  # noqa: S701 - this is YAML, and every text goes through tojson
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     template = environment.from_string(assets.envoy_template.read_text())
-    replicas = [settings.triton_ports(index) for index in range(settings.triton_replicas)]
+    workers = range(1 if settings.gateway_host else settings.num_workers)
     return template.render(
         public_host="127.0.0.1" if settings.host == "localhost" else settings.host,
         public_port=settings.port,
         inner_port=int(settings.triton_target.rpartition(":")[2]),
         admin_port=settings.edge_admin_port(index),
         shares_port=settings.edge_processes > 1,
-        has_balancer=index == 0,
+        has_edge=role != "balancer",
+        has_balancer=index == 0 and role != "edge",
+        stats_port=0 if role == "both" else settings.envoy_stats_port,
+        gateway_host=settings.gateway_host,
         workers=[
-            {"port": settings.worker_port(index), "grpc_port": settings.worker_grpc_port(index)}
-            for index in range(settings.num_workers)
+            {
+                "host": settings.gateway_host or "127.0.0.1",
+                "port": settings.worker_port(index),
+                "grpc_port": settings.worker_grpc_port(index),
+            }
+            for index in workers
         ],
-        replicas=[{"grpc_port": ports[0], "guard_port": ports[3]} for ports in replicas],
-        access_log=str(settings.edge_access_log(index)),
+        tritons=triton_groups(settings),
+        model_header=MODEL_HEADER,
+        pin_header=PIN_HEADER,
+        canary_percent=settings.canary_percent,
+        access_log=STDOUT if role != "both" else str(settings.edge_access_log(index)),
         keepalive_s=f"{settings.keepalive_s:g}",
         chat_idle_s=int(settings.request_timeout_s) + 60,
         slow_reader_s=f"{settings.slow_reader_s:g}",
@@ -156,13 +203,14 @@ def envoy_names(settings: Settings) -> list[str]:
     return [f"envoy-{index}" if index else "envoy" for index in range(settings.edge_processes)]
 
 
-def envoy_command(settings: Settings, config: Path) -> list[str]:
+def envoy_command(settings: Settings, config: Path, role: Role = "both") -> list[str]:
+    threads = max(1, (os.cpu_count() or 2) // 2 // settings.edge_processes)
     return [
         str(find_envoy(settings)),
         "--config-path",
         str(config),
-        "--concurrency",
-        str(max(1, (os.cpu_count() or 2) // 2 // settings.edge_processes)),
+        # Alone in a container it may use all that the container has, which Envoy finds out by itself.
+        *(["--concurrency", str(threads)] if role == "both" else []),
         "--disable-hot-restart",
         "--log-level",
         "debug" if settings.log_level == "debug" else "warning",
@@ -220,6 +268,7 @@ def programs(settings: Settings) -> list[Program]:
     for index in range(settings.num_workers):
         out.append(Program(f"gateway-{index}", [*python, "gateway.app", str(index)], 40, grace_s, "gateway"))
     out.append(Program("ingest", [*python, "gateway.ingest_app"], 50, grace_s))
+    out += [Program(name, argv, 60, 10) for name, argv in watching.commands(settings).items()]
     return out
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.settings import Settings
+from gateway.settings import Settings, SettingsError
 from gateway.supervise.assets import Assets, package_parent
 from gateway.supervise.binaries import (
     BinaryMissing,
@@ -31,6 +31,7 @@ from gateway.tier_config import GenerateTier, generate_tiers
 SHM_DIR = Path("/dev/shm")  # noqa: S108 - where the python backend keeps its regions
 CLOSED_APIS = "model-repository,shared-memory,trace,logging"
 SCRATCH_ROOT = "/tmp"  # noqa: S108 - built into Triton, whatever TMPDIR says
+RETRIEVAL = "retrieval"  # in TIDEGATE_TRITON_SERVES
 CHECKPOINTS, TIERS_FILE = "checkpoints", "tiers.toml"
 SCRATCH_NOTE = "triton-{}.scratch"
 STUB_NAME = "triton_python_backend_stub"
@@ -146,7 +147,7 @@ def make_links(settings: Settings, replica: int, assets: Assets) -> Path:
         if file.name != STUB_NAME:
             (backend / file.name).symlink_to(file)
     (backend / STUB_NAME).symlink_to(find_stub(home))
-    for repository in assets.model_repositories:
+    for repository in served_repositories(settings, assets):
         (links / repository.name).symlink_to(repository)
     _link_tiers(settings, links, assets)
     settings.var.mkdir(
@@ -162,7 +163,7 @@ def _link_tiers(settings: Settings, links: Path, assets: Assets) -> None:
 
     That file names links too, for the checkpoints' paths may not be ASCII either.
     """
-    tiers = generate_tiers(settings)
+    tiers = served_tiers(settings)
     if not tiers:
         return
     tables = []
@@ -189,11 +190,38 @@ def as_table(tier: GenerateTier) -> str:
 
 def start_limit_s(settings: Settings) -> float:
     """How long a replica may take until it is ready."""
-    return START_LIMIT_S + TIER_LOAD_LIMIT_S * len(generate_tiers(settings))
+    return START_LIMIT_S + TIER_LOAD_LIMIT_S * len(served_tiers(settings))
+
+
+def serves_retrieval(settings: Settings) -> bool:
+    """Whether this Triton searches and quotes. Raises: SettingsError for a name that is no tier."""
+    names = _served(settings)
+    return not names or RETRIEVAL in names
+
+
+def served_tiers(settings: Settings) -> list[GenerateTier]:
+    """Generative tiers that this Triton loads. Raises: SettingsError for a name that is no tier."""
+    names = _served(settings)
+    return [tier for tier in generate_tiers(settings) if not names or tier.name in names]
+
+
+def served_repositories(settings: Settings, assets: Assets) -> list[Path]:
+    """Of the fixed ones: all that search and quote, or none."""
+    return assets.model_repositories if serves_retrieval(settings) else []
+
+
+def _served(settings: Settings) -> set[str]:
+    names = set(filter(None, settings.triton_serves.split(",")))
+    unknown = names - {RETRIEVAL} - {tier.name for tier in generate_tiers(settings)}
+    if unknown:
+        raise SettingsError(
+            f"TIDEGATE_TRITON_SERVES names {min(unknown)!r}, which is no generative tier here."
+        )
+    return names
 
 
 def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCommand:
-    """How to start one replica. Everything listens on loopback; models are loaded once, at start.
+    """How to start one replica. Its HTTP listens on loopback; models are loaded once, at start.
 
     Raises: BinaryMissing.
     """
@@ -204,7 +232,7 @@ def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCo
         "id": f"triton-{replica}",
         "backend-directory": links / "backends",
         "model-control-mode": "none",
-        "grpc-address": "127.0.0.1",
+        "grpc-address": settings.part_host,
         "grpc-port": grpc_port,
         # Envoy may ping an idle connection without being told off with GOAWAY too_many_pings.
         "grpc-http2-min-recv-ping-interval-without-data": 5000,
@@ -214,7 +242,7 @@ def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCo
         "http-address": "127.0.0.1",
         "http-port": http_port,
         "http-thread-count": 2,
-        "metrics-address": "127.0.0.1",
+        "metrics-address": settings.part_host,
         "metrics-port": metrics_port,
         "allow-gpu-metrics": "false",
         "allow-cpu-metrics": "false",
@@ -226,8 +254,8 @@ def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCo
     argv += [f"--{name}={value}" for name, value in flags.items()]
     # Our configurations are whole. To ask each model for more, Triton would start its process twice.
     argv.append("--disable-auto-complete-config")
-    argv += [f"--model-repository={links / path.name}" for path in assets.model_repositories]
-    if generate_tiers(settings):
+    argv += [f"--model-repository={links / path.name}" for path in served_repositories(settings, assets)]
+    if served_tiers(settings):
         argv.append(f"--model-repository={links / TIERS_REPOSITORY}")
     # Not even a local caller may change models, map memory or move logs: the key is known to nobody.
     key = f"{CLOSED_APIS}:tidegate-closed={uuid.uuid4().hex}"
@@ -256,6 +284,6 @@ def triton_environment(settings: Settings, home: Path, links: Path) -> dict[str,
     # NVIDIA's container runtime and the tuning of OpenMP, where an operator has set them.
     env |= {k: v for k, v in os.environ.items() if k.startswith(("CUDA_", "NVIDIA_", "OMP_", "LC_", "LANG"))}
     inside = replace(settings, var=links / "var")
-    if generate_tiers(settings):
+    if served_tiers(settings):
         inside = replace(inside, checkpoint="", tiers_file=str(links / TIERS_FILE))
     return env | inside.environment()

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from gateway.cli.client import Target
 from gateway.settings import Settings
-from gateway.supervise import render
+from gateway.supervise import render, watching
 from gateway.supervise.assets import Assets, find_assets
 from gateway.supervise.edge import Edge, EdgeSilent
 from gateway.supervise.instance import InstanceLock, write_instance
@@ -104,6 +104,8 @@ class Up:
             dev_key, password = prepare(self.settings, self.assets, self._tell_unless_over)
             if self._is_over():
                 return self._ended()
+            if self.settings.watch and (absent := watching.missing()):
+                self.echo(absent)
             self._start()
             supervisor = Supervisor(self.settings, password)
             if not wait_until_ready(self.settings, supervisor, self.echo, self._is_over):
@@ -192,13 +194,19 @@ class Up:
 tidegate is ready after {took_s:.1f} s.
 
   Page  {url}/
-  Key   {dev_key}
+  Key   {dev_key}{self._watch_lines()}
 
   curl -N {url}/v1/chat/completions -H 'Authorization: Bearer {dev_key}' \\
        -H 'Content-Type: application/json' -d '{body}'
 
 Ctrl-C stops it; open answers may finish."""
         )
+
+    def _watch_lines(self) -> str:
+        if not watching.is_watched(self.settings):
+            return ""
+        prometheus, alertmanager = self.settings.prometheus_port, self.settings.alertmanager_port
+        return f"\n  Watch http://127.0.0.1:{prometheus}/alerts and http://127.0.0.1:{alertmanager}/"
 
     # After
 
@@ -252,4 +260,7 @@ Ctrl-C stops it; open answers may finish."""
             socket.create_connection(("127.0.0.1", self.settings.supervisor_port), timeout=0.2).close()
 
 
-RUN_FILES = ("instance.json", "supervisord.pid", "supervisord.conf", "redis.conf")
+RUN_FILES = (
+    *("instance.json", "supervisord.pid", "supervisord.conf", "redis.conf"),
+    *("prometheus.yml", "alertmanager.yml"),
+)

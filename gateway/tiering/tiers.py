@@ -42,7 +42,7 @@ class TierBook:
     """The tiers on offer, cheapest first.
 
     auto: names of those that `auto` may take; empty = those that quote. Unknown ones must be refused before
-    (`auto_names`).
+    (`names_in`).
     """
 
     def __init__(self, tiers: Sequence[Tier], auto: Sequence[str] = ()) -> None:
@@ -73,14 +73,12 @@ class TierBook:
         return next((tier for tier in self.offered(tenant) if not tier.is_generative), None)
 
 
-def auto_names(setting: str, known: Sequence[str]) -> list[str]:
-    """TIDEGATE_AUTO_TIERS as names; empty = not set. Raises: SettingsError for a tier that is not there."""
-    names = [name.strip() for name in setting.split(",") if name.strip()]
+def names_in(setting: str, value: str, known: Sequence[str]) -> list[str]:
+    """The tiers that a setting names; empty = not set. Raises: SettingsError for a tier that is not there."""
+    names = [name.strip() for name in value.split(",") if name.strip()]
     for name in names:
         if name not in known:
-            raise SettingsError(
-                f"TIDEGATE_AUTO_TIERS names {name!r}, which is no tier; there are: {', '.join(known)}."
-            )
+            raise SettingsError(f"{setting} names {name!r}, which is no tier; there are: {', '.join(known)}.")
     return names
 
 

@@ -16,10 +16,12 @@ PACKAGE = Path(gateway.__file__).parent
 # Imports point down only, and never to a sibling on the same level 3.
 LAYERS = {
     "types": 1, "errors": 1, "settings": 1, "priority": 1,
-    "ports": 2, "tensors": 2, "metrics": 2, "lifecycle": 2, "triton": 2, "tier_config": 2, "storage": 2, "embedding": 2,
+    "ports": 2, "tensors": 2, "metrics": 2, "lifecycle": 2, "triton": 2, "tier_config": 2, "storage": 2,
+    "embedding": 2,
+    "genai_metrics": 2, "logs": 2, "request_id": 1,
     "listener": 2, "lag": 2, "memory": 2,
     "checkpoint": 2, "proto": 2, "language": 2, "filters": 1,
-    "admission": 3, "retrieval": 3, "generation": 3, "ingest": 3, "tiering": 3,
+    "admission": 3, "caching": 3, "retrieval": 3, "generation": 3, "ingest": 3, "tiering": 3,
     "pipeline": 3.4, "chat": 3.5, "api": 4,
     "supervise": 5, "cli": 5, "app": 5, "ingest_app": 5, "__main__": 5,
 }  # fmt: skip

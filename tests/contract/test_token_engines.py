@@ -1,10 +1,13 @@
-"""What every engine that yields tokens keeps: the scripted one, and OpenVINO on checkpoints of two architectures."""
+"""What every engine that yields tokens keeps: the scripted one, OpenVINO on checkpoints of two architectures, and the
+adapters of the GPU libraries over stand-ins that take the published arguments alone."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,11 @@ import pytest_asyncio
 from gateway.checkpoint.prepare import prepared_folder
 from gateway.errors import EngineFull, InvalidRequest, PromptTooLong
 from gateway.generation.openvino_engine import OpenVinoEngine
+from gateway.generation.trtllm_engine import open_trtllm
+from gateway.generation.vllm_engine import open_vllm
 from gateway.ports import Engine, GenerationParams, TokenStep
+from gateway.tier_config import GenerateTier
+from tests.fakes import trtllm_library, vllm_library
 from tests.fakes.checkpoints import ARCHITECTURES, MAKING_S, TinyCheckpoint, tiny_checkpoints
 from tests.fakes.token_engine import ScriptedEngine
 
@@ -25,10 +32,20 @@ PROMPT = [5, 6, 7, 8]
 END = 2
 
 
-@pytest_asyncio.fixture(params=["scripted", *ARCHITECTURES])
-async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+def gpu_engine(kind: str, folder: Path) -> Engine:
+    (folder / "config.json").write_text(json.dumps({"vocab_size": 768}))
+    tier = GenerateTier(checkpoint=str(folder), slots=SLOTS, context_tokens=CONTEXT_TOKENS, engine=kind)  # type: ignore[arg-type]
+    if kind == "vllm":
+        return open_vllm(folder, tier, {END}, vllm_library.library()[0])
+    return open_trtllm(folder, tier, {END}, trtllm_library.library())
+
+
+@pytest_asyncio.fixture(params=["scripted", *ARCHITECTURES, "tensorrt_llm", "vllm"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
     if request.param == "scripted":
         made: Engine = ScriptedEngine(slots=SLOTS, context_tokens=CONTEXT_TOKENS, end_id=END)
+    elif request.param in {"tensorrt_llm", "vllm"}:
+        made = gpu_engine(request.param, tmp_path)
     else:
         tiny: TinyCheckpoint = request.getfixturevalue("tiny_checkpoints")[request.param]
         tier = tiny.tier(slots=SLOTS, context_tokens=CONTEXT_TOKENS)

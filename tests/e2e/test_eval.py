@@ -43,7 +43,6 @@ XQUAD_FLOORS = {
     "citation_precision": 0.93,
 }
 XQUAD_CEILINGS = {"refused": 0.07, "refused_kept": 0.08}
-NUM_DEEP = 60  # questions that `deep` gets: it takes its time
 
 
 def run_eval(service: Any, *args: str, out: Path) -> dict[str, Any]:
@@ -71,23 +70,28 @@ def beyond(result: dict[str, Any], floors: Floors, ceilings: Floors) -> dict[str
     return low | {name: found[name] for name, ceiling in ceilings.items() if found[name] > ceiling}
 
 
-def test_the_documentation_is_answered_as_well_as_before(service: Any, tmp_path: Path) -> None:
-    result = run_eval(service, str(OWN), "-m", "fast", "--concurrency", "2", out=tmp_path / "result.json")
-    assert result["metrics"]["num_errors"] == 0
-    assert {row["tier"] for row in result["rows"]} == {"fast"}
-    assert beyond(result, OWN_FLOORS, OWN_CEILINGS) == {}
+@pytest.fixture(scope="module")
+def by_fast(service: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `fast` makes of the questions about the documentation."""
+    out = tmp_path_factory.mktemp("fast") / "result.json"
+    return run_eval(service, str(OWN), "-m", "fast", "--concurrency", "2", out=out)
 
 
-def test_deep_answers_no_worse_than_fast(service: Any, tmp_path: Path) -> None:
-    shares = {}
-    for model in ("fast", "deep"):
-        args = (str(OWN), "-m", model, "--limit", str(NUM_DEEP), "--concurrency", "2")
-        result = run_eval(service, *args, out=tmp_path / f"{model}.json")
-        assert result["metrics"]["num_errors"] == 0
-        assert {row["tier"] for row in result["rows"]} == {model}
-        shares[model] = result["metrics"]["answer_in_answer"]
-    # of so few questions two or three are chance
-    assert shares["deep"] >= shares["fast"] - 0.05
+def test_the_documentation_is_answered_as_well_as_before(by_fast: dict[str, Any]) -> None:
+    assert by_fast["metrics"]["num_errors"] == 0
+    assert {row["tier"] for row in by_fast["rows"]} == {"fast"}
+    assert beyond(by_fast, OWN_FLOORS, OWN_CEILINGS) == {}
+
+
+def test_deep_answers_no_worse_than_fast(service: Any, by_fast: dict[str, Any], tmp_path: Path) -> None:
+    args = (str(OWN), "-m", "deep", "--concurrency", "2")
+    by_deep = run_eval(service, *args, out=tmp_path / "result.json")
+    assert by_deep["metrics"]["num_errors"] == 0
+    assert {row["tier"] for row in by_deep["rows"]} == {"deep"}
+    # Of all questions: among a few dozen of them the two differ by two or three either way, and which ones these are
+    # changes with every page of the documentation.
+    share = "answer_in_answer"
+    assert by_deep["metrics"][share] >= by_fast["metrics"][share] - 0.05
 
 
 @pytest.mark.skipif(not XQUAD.is_file(), reason="the labelled set ../shared/eval/xquad_dev.json is not there")

@@ -1,7 +1,7 @@
 """The request path through the real edge: leaving at any stage, what a stream carries, bounds, keys.
 
-A stage is held open by stopping (SIGSTOP) the stub of the model that the stage waits for, for a moment only: after
-three seconds the guard would call the replica sick.
+A stage is held open by making the model that the stage waits for stand still, for a moment only: after three seconds
+the guard would call the replica sick.
 """
 
 from __future__ import annotations
@@ -10,41 +10,45 @@ import asyncio
 import json
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
+from gateway.supervise.edge import Edge
 from tests.e2e.conftest import wait_for
+from tests.e2e.standing_still import standing_still
 
 STOP_WITHIN_S = 0.1
-BODY = {"model": "fast", "stream": True, "messages": [{"role": "user", "content": "What does Envoy do?"}]}
+# The same question again and again, to see the work: no answer from memory.
+BODY = {
+    "model": "fast",
+    "stream": True,
+    "messages": [{"role": "user", "content": "What does Envoy do?"}],
+    "tidegate": {"cache": "off"},
+}
 
 
 @contextmanager
 def frozen(service: Any, model: str) -> Iterator[None]:
-    """The model's stub stands still inside the block."""
+    """The model works on nothing inside the block."""
     stubs = [
         child
         for child in service.triton(0).children(recursive=True)
         if "stub" in child.name() and f"/{model}/" in " ".join(child.cmdline())
     ]
     assert stubs, f"no stub of {model}"
-    for stub in stubs:
-        stub.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
+    with ExitStack() as held:
         for stub in stubs:
-            stub.send_signal(signal.SIGCONT)
+            held.enter_context(standing_still(stub.pid))  # its main thread takes the requests
+        yield
 
 
 def gateway_metric(service: Any, name: str, label: str = "") -> float:
@@ -53,45 +57,70 @@ def gateway_metric(service: Any, name: str, label: str = "") -> float:
     return float(found[1]) if found else 0.0
 
 
-def pending(service: Any, model: str) -> float:
-    """Requests that wait or run for a model inside Triton."""
+def is_retrieving(service: Any) -> bool:
+    """Whether a request of ours stands at the frozen model `embed`.
+
+    The guard's canary, which takes no way through Envoy, waits there too: one of both runs and the other is pending.
+    """
     text = httpx.get(f"http://127.0.0.1:{service.settings.triton_ports(0)[2]}/metrics").text
-    found = re.search(
-        rf'^nv_inference_pending_request_count{{model="{model}"[^}}]*}} (\S+)$', text, re.MULTILINE
-    )
-    return float(found[1]) if found else 0.0
+    found = re.search(r'^nv_inference_pending_request_count{model="embed"[^}]*} (\S+)$', text, re.MULTILINE)
+    is_pending = found is not None and float(found[1]) > 0
+    return is_pending and Edge(service.settings).num_open_calls(service.settings.triton_ports(0)[0]) > 0
 
 
-def receipts(service: Any) -> list[dict[str, Any]]:
-    """All receipts in SQL, newest last."""
+def receipts(service: Any, after: int = 0) -> list[dict[str, Any]]:
+    """Receipts in SQL behind this row, newest last."""
     with sqlite3.connect(f"file:{service.var / 'tidegate.db'}?mode=ro", uri=True) as conn:
-        rows = [json.loads(row) for (row,) in conn.execute("SELECT body FROM receipts ORDER BY rowid")]
+        found = conn.execute("SELECT body FROM receipts WHERE rowid > ? ORDER BY rowid", (after,))
+        rows = [json.loads(row) for (row,) in found]
     conn.close()
     return rows
 
 
-async def leave(service: Any, *, http2: bool, held: Any) -> tuple[dict[str, Any], float]:
-    """Ask through the edge, wait until `held()`, leave. Returns the receipt and the seconds until leaving."""
-    before = len(receipts(service))
-    start = time.monotonic()
+def last_receipt(service: Any) -> int:
+    """The newest row of receipts, once there is one of every request so far.
+
+    They are written a moment after the answer, in order: one more request comes behind all others.
+    """
+    reply = httpx.post(f"{service.base_url}/v1/chat/completions", json={**BODY, "stream": False}, timeout=30)
+    reply.raise_for_status()
+    wait_for(lambda: receipt_row(service, reply.json()["id"]), 5, "the receipt of one more request")
+    return receipt_row(service, reply.json()["id"])
+
+
+def receipt_row(service: Any, name: str) -> int:
+    """0 while it is not there."""
+    with sqlite3.connect(f"file:{service.var / 'tidegate.db'}?mode=ro", uri=True) as conn:
+        found = conn.execute("SELECT rowid FROM receipts WHERE id = ?", (name,)).fetchone()
+    conn.close()
+    return int(found[0]) if found else 0
+
+
+async def leave(service: Any, after: int, *, http2: bool, held: Any) -> tuple[dict[str, Any], float]:
+    """Ask through the edge, wait until `held()`, leave. Returns the receipt and the seconds until leaving.
+
+    after: the newest receipt before.
+    """
     async with httpx.AsyncClient(http1=not http2, http2=http2, timeout=30) as client:
+        start = time.monotonic()
         task = asyncio.create_task(client.post(f"{service.base_url}/v1/chat/completions", json=BODY))
         while not await asyncio.to_thread(held):
             assert not task.done(), task.result().text
             assert time.monotonic() - start < 2.5
             await asyncio.sleep(0.01)
-        left = time.monotonic() - start
+        left_s = time.monotonic() - start
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    await asyncio.to_thread(wait_for, lambda: len(receipts(service)) > before, 5, "the receipt")
-    return receipts(service)[-1], left
+    await asyncio.to_thread(wait_for, lambda: receipts(service, after), 5, "the receipt")
+    return receipts(service, after)[-1], left_s
 
 
 @pytest.mark.parametrize("http2", [False, True], ids=["http1", "http2"])
 async def test_leaving_while_retrieving_stops_the_work_in_time(service: Any, http2: bool) -> None:
+    after = last_receipt(service)
     with frozen(service, "embed"):
-        receipt, left_s = await leave(service, http2=http2, held=lambda: pending(service, "embed") > 0)
+        receipt, left_s = await leave(service, after, http2=http2, held=lambda: is_retrieving(service))
     assert (receipt["outcome"], receipt["cause"], receipt["stage"]) == (
         "evicted",
         "client_gone",
@@ -102,10 +131,10 @@ async def test_leaving_while_retrieving_stops_the_work_in_time(service: Any, htt
 
 @pytest.mark.parametrize("http2", [False, True], ids=["http1", "http2"])
 async def test_leaving_before_the_first_token_frees_the_slot_in_time(service: Any, http2: bool) -> None:
-    inflight = "tidegate_inflight"
+    inflight, after = "tidegate_inflight", last_receipt(service)
     with frozen(service, "reader"):
         receipt, left_s = await leave(
-            service, http2=http2, held=lambda: gateway_metric(service, inflight, "fast") > 0
+            service, after, http2=http2, held=lambda: gateway_metric(service, inflight, "fast") > 0
         )
         assert gateway_metric(service, inflight, "fast") == 0
     assert (receipt["outcome"], receipt["cause"], receipt["stage"]) == (
@@ -117,7 +146,7 @@ async def test_leaving_before_the_first_token_frees_the_slot_in_time(service: An
 
 
 async def test_leaving_the_queue_gives_the_place_up_and_the_others_are_served(service: Any) -> None:
-    slots = service.settings.fast_slots
+    slots, after = service.settings.fast_slots, last_receipt(service)
     async with httpx.AsyncClient(timeout=30) as client:
         with frozen(service, "reader"):
             url = f"{service.base_url}/v1/chat/completions"
@@ -130,7 +159,10 @@ async def test_leaving_the_queue_gives_the_place_up_and_the_others_are_served(se
             )
             await full
             receipt, left_s = await leave(
-                service, http2=False, held=lambda: gateway_metric(service, "tidegate_waiting", "fast") == 1
+                service,
+                after,
+                http2=False,
+                held=lambda: gateway_metric(service, "tidegate_waiting", "fast") == 1,
             )
         replies = await asyncio.gather(*served)
     assert (receipt["outcome"], receipt["cause"], receipt["stage"]) == ("evicted", "client_gone", "queued")
@@ -140,14 +172,14 @@ async def test_leaving_the_queue_gives_the_place_up_and_the_others_are_served(se
 
 async def test_a_silent_stream_speaks_within_a_second_and_carries_ids(service: Any) -> None:
     lines: list[tuple[float, str]] = []
-    start = time.monotonic()
     async with httpx.AsyncClient(timeout=30) as client:
-        with frozen(service, "reader"):
+        with ExitStack() as hold:
+            hold.enter_context(frozen(service, "reader"))
+            start = time.monotonic()
             async with client.stream("POST", f"{service.base_url}/v1/chat/completions", json=BODY) as reply:
                 iterator = reply.aiter_lines()
                 lines.append((time.monotonic() - start, await anext(iterator)))
-                for pid in [c for c in service.triton(0).children(recursive=True) if "stub" in c.name()]:
-                    pid.send_signal(signal.SIGCONT)
+                hold.close()
                 lines += [(time.monotonic() - start, line) async for line in iterator]
     assert lines[0][1].startswith(":")
     assert lines[0][0] < 1.0

@@ -55,8 +55,10 @@ def embed(client: httpx.Client) -> httpx.Response:
 
 
 def ask(client: httpx.Client) -> httpx.Response:
+    """A question that the parts have to answer, not the memory."""
     messages = [{"role": "user", "content": "What does tidegate balance?"}]
-    return client.post("/v1/chat/completions", json={"model": "auto", "messages": messages})
+    body = {"model": "auto", "messages": messages, "tidegate": {"cache": "off"}}
+    return client.post("/v1/chat/completions", json=body)
 
 
 @contextmanager
@@ -304,7 +306,8 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(launch: Launch, second: Service
 
 def cancel_streams(service: Service) -> None:
     """Leave streams in the middle: Triton 2.51 may then wait for its decoupled model for ever when it ends."""
-    body = {"model": "fast", "stream": True, "messages": [{"role": "user", "content": "What is tidegate?"}]}
+    messages = [{"role": "user", "content": "What is tidegate?"}]
+    body = {"model": "fast", "stream": True, "messages": messages, "tidegate": {"cache": "off"}}
     with service.client() as client:
         for _ in range(30):
             with client.stream("POST", "/v1/chat/completions", json=body) as answer:

@@ -56,6 +56,7 @@ class ScriptedRetriever:
     fail_with: Exception | None = None
     scopes: list[Scope] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)  # what was searched for
+    epoch: int = 1  # of the corpus, as it says
     started: int = 0
     cancelled: int = 0
 
@@ -70,7 +71,7 @@ class ScriptedRetriever:
             raise
         if self.fail_with is not None:
             raise self.fail_with
-        return Retrieved(vectors([text])[0], self.passages[: scope.k], 1.5, 0.5)
+        return Retrieved(vectors([text])[0], self.passages[: scope.k], 1.5, 0.5, self.epoch)
 
 
 @dataclass

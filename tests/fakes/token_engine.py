@@ -31,6 +31,7 @@ class ScriptedEngine:
     _num_running: int = 0
     _num_tokens: int = 0
     _is_closed: bool = False
+    is_broken: bool = False
 
     async def generate(self, prompt_ids: Sequence[int], params: GenerationParams) -> AsyncIterator[TokenStep]:
         self._check(prompt_ids)
@@ -78,15 +79,16 @@ class ScriptedEngine:
         if self.script is not None:
             made = self.script
         else:
-            seed = (
-                0
-                if not params.temperature
-                else secrets.randbits(32)
-                if params.seed is None
-                else params.seed + 1
-            )
-            chance = random.Random(f"{seed} {list(prompt_ids)}")
-            made = [chance.randrange(self.vocab_size) for _ in range(most)]
+            seed = None if not params.temperature else params.seed
+            if params.temperature and seed is None:
+                seed = secrets.randbits(32)
+            made = random_tokens(prompt_ids, seed, most, self.vocab_size)
         if not params.ignore_eos and self.end_id in made[:most]:
             return made[: made.index(self.end_id) + 1]
         return made[:most]
+
+
+def random_tokens(prompt_ids: Sequence[int], seed: int | None, count: int, vocab_size: int) -> list[int]:
+    """Equal for equal prompts and seeds. seed: None = greedy."""
+    chance = random.Random(f"{seed} {list(prompt_ids)}")
+    return [chance.randrange(vocab_size) for _ in range(count)]

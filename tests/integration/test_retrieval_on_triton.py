@@ -65,7 +65,7 @@ async def search(client: TritonClient, vector: np.ndarray, scope: Scope | bytes)
     encoded = scope if isinstance(scope, bytes) else msgspec.json.encode(scope)
     inputs = {"embedding": vector[None], "text": "", "scope": encoded}
     outputs = await client.infer(SEARCH, inputs, timeout_s=5)
-    assert outputs["search_ms"].shape == (1, 1)
+    assert outputs["search_ms"].shape == outputs["epoch"].shape == (1, 1)
     return msgspec.json.decode(outputs["passages"][0], type=list[Passage])
 
 

@@ -62,3 +62,16 @@ def test_a_child_process_rebuilds_the_same_settings_from_the_environment(tmp_pat
 def test_every_setting_has_a_help_that_ends_in_a_full_stop() -> None:
     for spec in fields(Settings):
         assert spec.metadata["help"].endswith("."), spec.name
+
+
+def test_a_secret_may_lie_in_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "redis_url"
+    secret.write_text("redis://:hunter2@h/0\n")
+    assert load_settings({"TIDEGATE_REDIS_URL_FILE": str(secret)}).redis_url == "redis://:hunter2@h/0"
+    for environ, says in (
+        ({"TIDEGATE_REDIS_URL_FILE": str(secret), "TIDEGATE_REDIS_URL": "redis://h"}, "are both set"),
+        ({"TIDEGATE_REDIS_URL_FILE": str(tmp_path / "gone")}, "TIDEGATE_REDIS_URL_FILE=.* cannot be read"),
+        ({"TIDEGATE_PORT_FILE": str(secret)}, "TIDEGATE_PORT_FILE is not a setting"),
+    ):
+        with pytest.raises(SettingsError, match=says):
+            load_settings(environ)

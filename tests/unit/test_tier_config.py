@@ -115,3 +115,29 @@ def test_a_missing_file_and_two_settings_at_once_are_told(tmp_path: Path) -> Non
         generate_tiers(load_settings({"TIDEGATE_TIERS_FILE": "/none"}))
     with pytest.raises(SettingsError, match="are both set"):
         generate_tiers(load_settings({"TIDEGATE_TIERS_FILE": "/none", "TIDEGATE_CHECKPOINT": "/m"}))
+
+
+def test_the_example_of_a_gpu_box_is_a_tiers_file(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "examples" / "tiers-gpu.toml"
+    settings = load_settings({}, var=tmp_path, tiers_file=str(path), gateway_workers=1)
+    small, large = generate_tiers(settings)
+    assert (small.name, small.engine, small.tensor_parallel) == ("small", "tensorrt_llm", 1)
+    assert (large.name, large.tensor_parallel, large.kv_cache) == ("large", 2, "fp8")
+    assert large.fallback[0] == "small"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ("tensor_parallel = 2", "tensor_parallel does not go with engine 'openvino'"),
+        ('kv_cache = "fp8"', "kv_cache does not go with engine 'openvino'"),
+        ('engine = "vllm"\nweights = "int4"', "weights does not go with engine 'vllm', a GPU engine takes"),
+        ('engine = "vllm"\nnum_threads = 4', "num_threads does not go with engine 'vllm'"),
+        ('engine = "exllama"', "Invalid enum value 'exllama'"),
+        ('engine = "vllm"\ngpu_memory = 1.0', "`float` < 1.0"),
+    ],
+)
+def test_a_field_of_the_other_kind_of_engine_is_refused(tmp_path: Path, fields: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=r"TIDEGATE_TIERS_FILE=.*\[small\]") as caught:
+        tiers(tmp_path, f'[small]\ncheckpoint = "a"\n{fields}\n')
+    assert sentence in str(caught.value)

@@ -185,3 +185,13 @@ def test_a_broken_limit_is_told_with_its_number() -> None:
     assert told[0] == "answer_in_first is 0.500, below 0.6"
     assert told[1].startswith("abstained was not measured; this run has recall_at_1, ")
     assert told[2] == "refused is 0.500, above 0.4"
+
+
+def test_what_was_lost_beyond_its_margin_is_told() -> None:
+    old = result([row("a", in_answer=True), row("b", in_answer=True)])
+    new = result([row("a", in_answer=True), row("b", in_answer=False)])
+    assert report.lost(old, new, {"answer_in_answer": 0.5}) == []
+    assert report.lost(old, new, {"answer_in_answer": 0.4}) == ["answer_in_answer went from 1.000 to 0.500"]
+    assert report.lost(new, old, {"answer_in_answer": 0.0}) == []
+    (told,) = report.lost(old, new, {"speed": 0.1})
+    assert told.startswith("speed cannot be compared; these runs have ")

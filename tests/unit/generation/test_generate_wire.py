@@ -90,3 +90,30 @@ def test_bad_input_is_one_sentence_that_names_the_tensor(values: dict[str, Any],
         decode(**values)
     assert sentence in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_a_schema_and_a_priority_are_taken() -> None:
+    params = decode(
+        prompt=text(b"hello"), json_schema=text(b'{"type":"object"}'), priority=np.array([2], np.int32)
+    ).params
+    assert (params.json_schema, params.priority) == ('{"type":"object"}', 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"json_schema": text(b"[1]")}, "json_schema: Expected `object`"),
+        ({"json_schema": text(b"{")}, "json_schema: "),
+        ({"json_schema": text(b'"' + b"x" * 70_000 + b'"')}, "json_schema: 70002 bytes; the most is 65536"),
+        ({"priority": np.array([-1], np.int32)}, "priority: -1 is not at least 0"),
+        ({"priority": np.array([101], np.int32)}, "priority: 101 is not at least 0 and at most 100"),
+        (
+            {"json_schema": text(b"{}"), "continuation_ids": np.array([1], np.int32)},
+            "json_schema: an output cannot be continued",
+        ),
+    ],
+)
+def test_schemas_and_priorities_that_are_none_are_refused(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=r"^(json_schema|priority): ") as caught:
+        decode(prompt=text(b"hello"), **values)
+    assert sentence in str(caught.value)

@@ -114,6 +114,7 @@ def test_damaged_snapshot_is_refused_with_one_line_and_rebuilt(
     (line,) = warnings(caplog)
     assert "read from SQL" in line
     assert "texts.bin has changed" in line
+    assert store.has_refused_snapshot
     assert store.save_snapshot()
     caplog.clear()
     assert texts(opened()) == {"a", "b"}

@@ -51,6 +51,7 @@ class Index:
             "embedding": np.ones((1, 4), np.float32),
             "passages": [msgspec.json.encode(self.held.get(embedder, []))],
             "search_ms": np.ones((1, 1), np.float32),
+            "epoch": np.ones((1, 1), np.int64),
             "embedders": [msgspec.json.encode(others)],
         }
 

@@ -29,6 +29,7 @@ GOOD: dict[str, Any] = {
     "passages": [json.dumps([{name: getattr(PASSAGE, name) for name in PASSAGE.__struct_fields__}]).encode()],
     "search_ms": np.array([[2.5]], np.float32),
     "embedders": [b"[]"],
+    "epoch": np.array([[7]], np.int64),
 }
 
 
@@ -53,6 +54,7 @@ async def test_answer_becomes_passages_and_times() -> None:
     found = await retriever().retrieve("q", Scope(tenant_id="t"), timeout_s=1)
     assert found.passages == [PASSAGE]
     assert found.search_ms == 2.5
+    assert found.epoch == 7
     assert found.embed_ms == 0.0  # the call took less than it says the search took
     assert found.embedding.shape == (EMBEDDING_DIM,)
 

@@ -133,8 +133,8 @@ class Held(threading.Event):
 def held(monkeypatch: pytest.MonkeyPatch) -> Held:
     build, held = Table.refitted, Held()
 
-    def slow(self: Table, num_threads: int) -> Table:
-        refitted = build(self, num_threads)
+    def slow(self: Table, num_threads: int, gpu: None = None) -> Table:
+        refitted = build(self, num_threads, gpu)
         held.begun.set()
         assert held.wait(10)
         return refitted

@@ -7,7 +7,7 @@ import pytest
 from gateway.errors import NotFound
 from gateway.settings import SettingsError
 from gateway.tier_config import GenerateTier
-from gateway.tiering.tiers import TierBook, auto_names, builtin_tiers, generative_tiers
+from gateway.tiering.tiers import TierBook, builtin_tiers, generative_tiers, names_in
 from gateway.types import Tenant
 
 ANY = Tenant("t")
@@ -57,7 +57,7 @@ def test_a_tier_that_writes_has_slots_on_every_replica() -> None:
 
 
 def test_the_setting_may_name_only_tiers_that_are_there() -> None:
-    assert auto_names(" fast, small ,", NAMES) == ["fast", "small"]
-    assert auto_names("", NAMES) == []
+    assert names_in("TIDEGATE_AUTO_TIERS", " fast, small ,", NAMES) == ["fast", "small"]
+    assert names_in("TIDEGATE_AUTO_TIERS", "", NAMES) == []
     with pytest.raises(SettingsError, match=r"TIDEGATE_AUTO_TIERS names 'large'.* fast, deep, small"):
-        auto_names("fast,large", NAMES)
+        names_in("TIDEGATE_AUTO_TIERS", "fast,large", NAMES)

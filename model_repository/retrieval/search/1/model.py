@@ -2,7 +2,8 @@
 
 Shapes: embedding FP32[D], text BYTES[1], scope BYTES[1] (JSON of types.Scope)
 -> passages BYTES[1] (JSON list of types.Passage, best first), search_ms FP32[1] (time of the whole batch),
-embedders BYTES[1] (JSON list of the other embedders in the scope's collections).
+embedders BYTES[1] (JSON list of the other embedders in the scope's collections), epoch INT64[1] (of the corpus; at
+least so new is what was searched).
 A bad request gets an error of its own; its batch goes on. A store that is away fails the batch as unavailable.
 """
 
@@ -43,11 +44,13 @@ class TritonPythonModel:
         self._database = Database(settings.sql_url)
         self._store = open_store(settings, self._database)
         self._store.start(DATABASE_WAIT_S)
+        self._metrics = _show_refusal(args["model_name"], self._store.has_refused_snapshot)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         started = time.perf_counter()
         jobs: list[SearchRequest] = []
         plans = [self._plan(request, jobs) for request in requests]
+        epoch = self._store.epoch  # before the search, which may see a newer one
         try:
             answers = self._store.search(jobs)
             embedders = [self._store.embedders(job.scope) for job in jobs]
@@ -56,7 +59,7 @@ class TritonPythonModel:
             return [_error(away, is_away=True) for _ in requests]
         elapsed_ms = (time.perf_counter() - started) * 1000.0
         found = [Answer(answer, others) for job, answer, others in zip(jobs, answers, embedders, strict=True)]
-        return [self._respond(plan, found, elapsed_ms) for plan in plans]
+        return [self._respond(plan, found, elapsed_ms, epoch) for plan in plans]
 
     def finalize(self) -> None:
         self._store.close()
@@ -77,7 +80,7 @@ class TritonPythonModel:
         jobs += rows
         return range(len(jobs) - len(rows), len(jobs))
 
-    def _respond(self, plan: range | str, answers: list[Answer], elapsed_ms: float) -> Any:
+    def _respond(self, plan: range | str, answers: list[Answer], elapsed_ms: float, epoch: int) -> Any:
         if isinstance(plan, str):
             return _error(plan)
         passages, embedders = np.empty((2, len(plan), 1), object)
@@ -92,8 +95,21 @@ class TritonPythonModel:
                 pb_utils.Tensor("passages", passages),
                 pb_utils.Tensor("search_ms", np.full((len(plan), 1), elapsed_ms, np.float32)),
                 pb_utils.Tensor("embedders", embedders),
+                pb_utils.Tensor("epoch", np.full((len(plan), 1), epoch, np.int64)),
             ]
         )
+
+
+def _show_refusal(model: str, is_refused: bool) -> tuple[Any, Any]:
+    """In Triton's own metrics, until the next start. Returns what must be kept for as long as it is to be seen."""
+    family = pb_utils.MetricFamily(
+        name="tidegate_search_snapshot_refused",
+        description="Whether the last start found a snapshot that was no good (1), so that SQL was read (0 = no).",
+        kind=pb_utils.MetricFamily.GAUGE,
+    )
+    gauge = family.Metric(labels={"model": model})
+    gauge.set(float(is_refused))
+    return family, gauge
 
 
 def _error(message: str, *, is_away: bool = False) -> Any:

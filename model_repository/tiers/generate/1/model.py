@@ -21,8 +21,8 @@ from gateway.checkpoint.chat_format import ChatFormat
 from gateway.checkpoint.prepare import prepared_folder
 from gateway.errors import EngineFull, InvalidRequest, PromptTooLong, TidegateError
 from gateway.generation.answer_stream import AnswerStream
+from gateway.generation.engines import open_engine
 from gateway.generation.generate_wire import decode_generate
-from gateway.generation.openvino_engine import OpenVinoEngine
 from gateway.settings import load_settings
 from gateway.tensors import stream_error
 from gateway.tier_config import generate_tiers
@@ -41,7 +41,7 @@ class TritonPythonModel:
         self._tier = next(tier for tier in generate_tiers(settings) if tier.name == args["model_name"])
         folder = prepared_folder(self._tier, settings.models_dir)
         self._chat = ChatFormat.load(folder)
-        self._engine = OpenVinoEngine(folder, self._tier, self._chat.end_ids)
+        self._engine = open_engine(folder, self._tier, self._chat.end_ids)
         self._gauges = Gauges(self._tier.name)
         self._streams = {}
         self._loop = asyncio.new_event_loop()

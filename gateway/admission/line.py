@@ -1,0 +1,245 @@
+"""The order of those who wait for a tier's slots: the pure maths, with ids and milliseconds as arguments.
+
+Bands go strictly one before the other. Inside a band tenants share by tokens: start-time fair queueing. Every tenant
+has a finish tag, the band a virtual time that follows the start tags of what was let in. A newcomer starts at the later
+of the two, so an idle tenant gets no credit, and its tenant's finish tag moves on by what the request will cost.
+
+The line is bounded. Whoever would stand before the last one takes that one's place, so a tenant that floods pushes out
+only itself. `queue.lua` is the same maths inside Redis; a test holds the two to each other.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+BANDS = ("interactive", "standard", "batch")
+BAND_STEP = 2**50  # tags are tokens; three bands of them fit the 53 bits of a sorted set's score
+MAX_TENANTS = 100_000  # whose tags are remembered at most; then all begin again
+_NEWEST_SHARE = 0.05  # what the newest hold counts in the mean, once there are enough of them
+
+Status = Literal["granted", "waiting", "full", "too_long", "infeasible"]
+
+
+class Ask(NamedTuple):
+    """One request for a slot. cost: tokens. size: bytes that the wait keeps in memory. until_ms: leaves the line then.
+
+    finish_ms: the caller's own deadline for the answer, 0 = none. tag: that of a ticket, -1 = none.
+    """
+
+    tenant: str
+    band: int
+    cost: int
+    size: int
+    until_ms: int
+    finish_ms: int = 0
+    tag: int = -1
+
+
+class Entered(NamedTuple):
+    """position: 1-based place in line, 0 with a slot. eta_ms: expected wait, -1 before anything was measured.
+
+    tag: its place; for one that was refused, the place that a ticket would keep.
+    """
+
+    status: Status
+    position: int
+    eta_ms: float
+    tag: int
+
+
+class Moves(NamedTuple):
+    """Whose wait has ended: with a slot, or because somebody else took the place."""
+
+    granted: list[str]
+    displaced: list[str]
+
+
+@dataclass
+class Entry:
+    ask: Ask
+    tag: int
+    score: int
+
+
+@dataclass
+class FairLine:
+    """limit: slots. max_waiting and max_bytes: bounds of the line. Ids sort by their age among equals."""
+
+    limit: int
+    max_waiting: int
+    max_bytes: int
+    held: set[str] = field(default_factory=set)
+    hold_ms: float = -1.0  # of recent slots, in the mean: the line drains by limit / this
+    num_holds: int = 0
+    num_bytes: int = 0
+    _entries: dict[str, Entry] = field(default_factory=dict)
+    _order: list[tuple[int, str]] = field(default_factory=list)
+    _time: list[int] = field(default_factory=lambda: [0] * len(BANDS))  # virtual, of each band
+    _finish: dict[tuple[int, str], int] = field(default_factory=dict)
+    _promised: dict[tuple[int, str], int] = field(default_factory=dict)  # the same for tickets that are out
+    _granted: list[str] = field(default_factory=list)
+    _displaced: list[str] = field(default_factory=list)
+
+    def enter(self, name: str, ask: Ask, now_ms: int) -> Entered:
+        """A slot, a place in line, or a refusal. Collect `moves` after it."""
+        self._grant(now_ms)
+        tag = (
+            ask.tag
+            if ask.tag >= 0
+            else max(self._time[ask.band], self._finish.get((ask.band, ask.tenant), 0))
+        )
+        if len(self.held) < self.limit and not self._order:
+            self._let_in(name, ask.band, tag)
+            self._charge(ask, tag)
+            return Entered("granted", 0, 0.0, tag)
+        score = ask.band * BAND_STEP + tag
+        position = bisect_right(self._order, (score, name)) + 1
+        eta_ms = self.eta_ms(position)
+        refusal = self._refusal(ask, score, eta_ms, now_ms)
+        if refusal is not None:
+            return Entered(refusal, position, eta_ms, self._promise(ask, tag))
+        self._entries[name] = Entry(ask, tag, score)
+        insort(self._order, (score, name))
+        self.num_bytes += ask.size
+        self._charge(ask, tag)
+        return Entered("waiting", position, eta_ms, tag)
+
+    def is_closed(self, band: int, tenant: str) -> bool:
+        """Whether a newcomer without a ticket would find the line full."""
+        if len(self.held) < self.limit or len(self._order) < self.max_waiting:
+            return False
+        tag = max(self._time[band], self._finish.get((band, tenant), 0))
+        return not self._order or self._order[-1][0] <= band * BAND_STEP + tag
+
+    def _refusal(self, ask: Ask, score: int, eta_ms: float, now_ms: int) -> Status | None:
+        if eta_ms >= 0 and ask.finish_ms and now_ms + eta_ms + self.hold_ms > ask.finish_ms:
+            return "infeasible"
+        if eta_ms >= 0 and now_ms + eta_ms > ask.until_ms:
+            return "too_long"
+        if ask.size > self.max_bytes or self.max_waiting < 1:
+            return "full"
+        while len(self._order) >= self.max_waiting or self.num_bytes + ask.size > self.max_bytes:
+            worst_score, worst = self._order[-1]
+            if worst_score <= score:
+                return "full"
+            self._remove(worst)
+            self._displaced.append(worst)
+        return None
+
+    def _promise(self, ask: Ask, tag: int) -> int:
+        """The tag of a ticket: behind those of the same tenant that are out already."""
+        if ask.tag >= 0:
+            return ask.tag  # it comes again with the place that it has
+        key = (ask.band, ask.tenant)
+        tag = max(tag, self._promised.get(key, 0))
+        self._promised[key] = tag + ask.cost
+        return tag
+
+    def _charge(self, ask: Ask, tag: int) -> None:
+        key = (ask.band, ask.tenant)
+        self._finish[key] = max(self._finish.get(key, 0), tag) + ask.cost
+        if len(self._finish) > MAX_TENANTS:
+            self._finish.clear()
+
+    def _let_in(self, name: str, band: int, tag: int) -> None:
+        self.held.add(name)
+        self._time[band] = max(self._time[band], tag)
+
+    def leave(self, name: str, now_ms: int) -> None:
+        """Give up a place, or a slot that came in the same instant."""
+        if name in self._entries:
+            self._remove(name)
+        elif name in self.held:
+            self.held.discard(name)
+            self._grant(now_ms)
+        self.rest()
+
+    def release(self, name: str, held_ms: float, now_ms: int) -> None:
+        """A slot is free again; once each."""
+        if name not in self.held:
+            return
+        self.held.discard(name)
+        self.num_holds += 1
+        share = max(_NEWEST_SHARE, 1 / self.num_holds)
+        self.hold_ms = held_ms if self.hold_ms < 0 else self.hold_ms + share * (held_ms - self.hold_ms)
+        self._grant(now_ms)
+        self.rest()
+
+    def settle(self, tenant: str, band: int, difference: int) -> None:
+        """What the request really cost, less what was thought (tokens)."""
+        key = (band, tenant)
+        if key in self._finish:
+            self._finish[key] = max(0, self._finish[key] + difference)
+
+    def resize(self, limit: int, now_ms: int) -> None:
+        self.limit = limit
+        self._grant(now_ms)
+
+    def moves(self) -> Moves:
+        """What happened to those in line since the last call."""
+        moves = Moves(self._granted, self._displaced)
+        self._granted, self._displaced = [], []
+        return moves
+
+    def _remove(self, name: str) -> Entry:
+        entry = self._entries.pop(name)
+        del self._order[bisect_left(self._order, (entry.score, name))]
+        self._forget(entry)
+        key = (entry.ask.band, entry.ask.tenant)
+        if key in self._finish:  # it was not served
+            self._finish[key] = max(0, self._finish[key] - entry.ask.cost)
+        return entry
+
+    def _forget(self, entry: Entry) -> None:
+        self.num_bytes -= entry.ask.size
+
+    def _grant(self, now_ms: int) -> None:
+        while self._order and len(self.held) < self.limit:
+            _, name = self._order[0]
+            entry = self._entries[name]
+            if entry.ask.until_ms < now_ms:
+                self._remove(name)  # its wait is over, and it knows that by itself
+                continue
+            del self._order[0], self._entries[name]
+            self._forget(entry)
+            self._let_in(name, entry.ask.band, entry.tag)
+            self._granted.append(name)
+
+    def rest(self) -> None:
+        """With nobody here, nobody is ahead of anybody."""
+        if not self.held and not self._order:
+            self._time = [
+                max([at, *(tag for (band, _), tag in self._finish.items() if band == number)])
+                for number, at in enumerate(self._time)
+            ]
+            self._finish.clear()
+            self._promised.clear()
+
+    def position(self, name: str) -> int:
+        """1-based; 0 when not in line."""
+        entry = self._entries.get(name)
+        return 0 if entry is None else bisect_left(self._order, (entry.score, name)) + 1
+
+    def num_ahead(self, band: int) -> int:
+        """Waiters of this band and of those before it."""
+        return bisect_left(self._order, ((band + 1) * BAND_STEP, ""))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def eta_ms(self, position: int) -> float:
+        return expected_ms(position, self.hold_ms, self.limit)
+
+    def waiting_names(self) -> Sequence[str]:
+        return [name for _, name in self._order]
+
+
+def expected_ms(position: int, hold_ms: float, limit: int) -> float:
+    """Expected wait at a position; -1 when nothing was measured yet."""
+    return -1.0 if hold_ms < 0 else position * hold_ms / max(limit, 1)

@@ -1,0 +1,144 @@
+"""What both queues share: the permit, what a request claims, the wait itself, and how a refusal is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+from gateway.admission.line import Status
+from gateway.errors import DeadlineExceeded, Evicted, Rejected, TidegateError
+
+TELL_EVERY_S = 1.0  # how often a waiter hears its position
+OnWait = Callable[[int, float], object]  # position (1-based), expected wait in seconds
+
+
+class Moved(Exception):
+    """The line that one stood in was dissolved; ask again."""
+
+
+class Claim(NamedTuple):
+    """cost: tokens, what is written counted double. size: bytes kept while it waits.
+
+    has_own_deadline: the deadline is the caller's, who would rather hear now that it cannot be met.
+    """
+
+    tenant: str = ""
+    cost: int = 1
+    size: int = 0
+    has_own_deadline: bool = False
+    ticket: str = ""
+
+
+NO_CLAIM = Claim()
+
+
+class Permit:
+    """The right to have one request in flight. Release it exactly once; a context manager does.
+
+    difference: tokens that it really cost, less its claim's; set it before the release.
+    """
+
+    def __init__(self, release: Callable[[int], None]) -> None:
+        self._release: Callable[[int], None] | None = release
+        self.difference = 0
+
+    def release(self) -> None:
+        if self._release is not None:
+            release, self._release = self._release, None
+            release(self.difference)
+
+    def __enter__(self) -> Permit:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.release()
+
+
+class Queue(Protocol):
+    """The slots of a tier and the line in front of them."""
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def inflight(self) -> int: ...
+
+    @property
+    def num_waiting(self) -> int: ...
+
+    @property
+    def is_crowded(self) -> bool: ...
+
+    def num_ahead(self, band: str) -> int: ...
+
+    def eta_s(self, position: int) -> float: ...
+
+    def resize(self, limit: int) -> None: ...
+
+    def check(self, band: str = "interactive", claim: Claim = NO_CLAIM) -> None: ...
+
+    async def acquire(
+        self, *, band: str, deadline: float, on_wait: OnWait | None = None, claim: Claim = NO_CLAIM
+    ) -> Permit: ...
+
+
+async def stand(
+    future: asyncio.Future[str],
+    *,
+    until: float,
+    clock: Callable[[], float],
+    where: Callable[[], tuple[int, float]],
+    on_wait: OnWait | None,
+) -> str:
+    """Wait for what the future says, telling the place once a second. Raises: TimeoutError at `until`."""
+    while not future.done():
+        if on_wait is not None:
+            on_wait(*where())
+        left_s = until - clock()
+        if left_s <= 0:
+            raise TimeoutError
+        await asyncio.wait((future,), timeout=min(left_s, TELL_EVERY_S))
+    return future.result()
+
+
+def refused(status: Status, eta_s: float, ticket: str = "") -> TidegateError:
+    """The error of a place that was not given. eta_s: the expected wait of that place."""
+    retry_after_s = max(0.05, eta_s)
+    if status == "infeasible":
+        return Rejected(
+            f"The deadline cannot be met: the expected wait is {retry_after_s:.1f} s.",
+            code="deadline_infeasible",
+            param="tidegate.deadline_ms",
+            retry_after_s=retry_after_s,
+            ticket=ticket,
+        )
+    if status == "too_long":
+        return Rejected(
+            f"The service is at capacity: the expected wait of {retry_after_s:.0f} s is longer than it keeps a request "
+            "waiting.",
+            retry_after_s=retry_after_s,
+            ticket=ticket,
+        )
+    return Rejected(
+        "The service is at capacity and its queue is full; try again later.",
+        retry_after_s=retry_after_s,
+        ticket=ticket,
+    )
+
+
+def displaced(eta_s: float) -> Evicted:
+    return Evicted(
+        "The queue is full, and a request with a better right took this one's place.",
+        code="displaced",
+        retry_after_s=max(0.05, eta_s),
+    )
+
+
+def waited_too_long(*, by_deadline: bool, ttl_s: float, eta_s: float) -> TidegateError:
+    if by_deadline:
+        return DeadlineExceeded("The request's deadline passed while it waited in the queue.")
+    return Evicted(
+        f"The request waited {ttl_s:g} s in the queue without getting a slot.", retry_after_s=eta_s
+    )

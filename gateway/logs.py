@@ -1,0 +1,44 @@
+"""Log lines of our processes: JSON objects, one a line, or plain text (TIDEGATE_LOG_FORMAT)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import TextIO
+
+from gateway import request_id
+from gateway.settings import Settings
+
+TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+class JsonFormatter(logging.Formatter):
+    """time (UTC), level, logger, message; request_id where the line belongs to one; error with its traceback."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self._part = part
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "part": self._part,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if current := request_id.current():
+            line["request_id"] = current
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def set_up_logging(settings: Settings, part: str, stream: TextIO) -> None:
+    """Of a whole process. part: what it is, as in gateway-0."""
+    handler = logging.StreamHandler(stream)
+    is_json = settings.log_format == "json"
+    handler.setFormatter(JsonFormatter(part) if is_json else logging.Formatter(TEXT))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])

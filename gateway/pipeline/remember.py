@@ -1,0 +1,392 @@
+"""The answer memory in the life of a request: what may be remembered, when it may be given again, what is kept.
+
+An answer is given again only with its evidence: unseen while nothing in its collections has changed since, else after
+retrieval has found the same passages once more. A near question's answer needs that too, and every guard's consent.
+Identical questions under way share one piece of work. Knows the pipeline's nouns; the stores know none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from gateway.caching.answers import Answers
+from gateway.caching.corpus_watch import CorpusWatch
+from gateway.caching.entry import Entry, Piece, agreement, chunk_ids, same_evidence
+from gateway.caching.flight import Reader
+from gateway.caching.guards import objection
+from gateway.caching.key import Key, Setting, key_of
+from gateway.caching.threshold import Thresholds
+from gateway.errors import DeadlineExceeded, TidegateError, UpstreamTimeout
+from gateway.metrics import Metrics
+from gateway.pipeline.account import shown
+from gateway.pipeline.deadline import over
+from gateway.pipeline.hit_check import KeptAnswer, is_same_answer
+from gateway.pipeline.request import ChatRequest, Evidence, Sink
+from gateway.pipeline.route import Route
+from gateway.pipeline.shared_work import Chosen, Sent, SharedWork, Step, Told, Waiting, take_over
+from gateway.types import Outcome, Receipt, Sampling, Usage
+
+log = logging.getLogger("tidegate.cache")
+
+HITS = ("exact", "semantic", "joined")
+SAME_EVIDENCE = 0.5  # share of chunks that a near question's retrieval must have in common with the answer's
+EARLY_SHARE = 0.1  # of its life, at whose end a hot answer is made anew by one request in EARLY_ODDS
+EARLY_ODDS = 20
+TTL_SPREAD = 0.1  # so that what was made at once does not run out at once
+CHECKED_SHARE = (
+    0.05  # of the hits by similarity: answered anew, when nobody waits, to see whether they were right
+)
+
+Work = Callable[[Sink, Receipt], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Edition:
+    """What a tier's answers depend on beyond the request. temperature: of a request that names none; None = unknown."""
+
+    name: str
+    temperature: float | None = 0.0
+
+
+@dataclass
+class Recall:
+    """What is remembered for one request, and what its own work found out meanwhile.
+
+    entry: the answer to exactly this question, if there is one. is_certain: nothing has changed since it was made.
+    tier, evidence: of the work that was done for this request.
+    """
+
+    key: Key
+    request: ChatRequest
+    edition: str
+    reads: bool
+    entry: Entry | None = None
+    is_certain: bool = False
+    is_under_way: bool = False
+    tier: str = ""
+    evidence: Evidence | None = None
+    near: Entry | None = None  # what was given for another wording
+
+    @property
+    def needs_no_slot(self) -> bool:
+        return self.is_certain or self.is_under_way
+
+
+class AnswerMemory:
+    """editions: by tier; a tier without one is not remembered. ttl_s: life of an answer. weight: what a hit is billed,
+    as a share of what the answer was. opted_out: tenants of whom nothing is kept.
+
+    clock: monotonic seconds, wall: unix seconds, chance: uniform in 0..1.
+    """
+
+    def __init__(
+        self,
+        answers: Answers,
+        watch: CorpusWatch,
+        thresholds: Thresholds,
+        metrics: Metrics,
+        *,
+        editions: Mapping[str, Edition],
+        ttl_s: float = 86_400.0,
+        weight: float = 0.1,
+        opted_out: frozenset[str] = frozenset(),
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.answers, self.watch, self.thresholds = answers, watch, thresholds
+        self._metrics, self._editions, self._ttl_s, self._weight = metrics, editions, ttl_s, weight
+        self._opted_out = opted_out
+        self._clock, self._wall, self._chance = clock, wall, chance
+        self._under_way: dict[tuple[Key, str], SharedWork] = {}
+        self._checks: set[asyncio.Task[None]] = set()  # one at a time
+        self.is_idle: Callable[[str], bool] = lambda _tier: True  # whether nobody waits for the tier
+
+    async def recall(self, request: ChatRequest, route: Route) -> Recall | None:
+        """What is remembered; None where this request may neither take nor leave anything."""
+        edition = self._editions.get(route.tier.name)
+        is_out = request.cache == "off" or request.tenant.tenant_id in self._opted_out
+        if edition is None or is_out or not _is_deterministic(request, route, edition):
+            self._metrics.cache_verdicts.labels("off").inc()
+            return None
+        written = request.written if route.tier.is_generative else ""
+        key = key_of(_setting(request, route, edition), request.question, written)
+        recall = Recall(key, request, edition.name, reads=request.cache != "refresh")
+        if recall.reads:
+            entry = await self.answers.find(key) if self._work_of(recall) is None else None
+            if entry is not None and not self._is_due(entry):
+                self._take(recall, entry)
+            recall.is_under_way = self._work_of(recall) is not None
+        return recall
+
+    async def answer(self, recall: Recall, sink: Sink, receipt: Receipt, work: Work) -> None:
+        """Give the remembered answer, the one that is under way, or a new one, which is then remembered."""
+        try:
+            if recall.is_under_way and self._work_of(recall) is None:  # done meanwhile
+                entry = self.answers.held(recall.key.tenant_id, recall.key.digest)
+                self._take(recall, entry)
+            if recall.entry is not None and recall.is_certain:
+                receipt.cache, receipt.cache_similarity = "exact", 1.0
+                await self._give(recall.entry, recall.request, sink, receipt)
+                return
+            shared = self._work_of(recall)
+            if shared is None or not await self._join(shared, recall, sink, receipt):
+                await self._lead(recall, sink, receipt, work)
+        finally:
+            self._metrics.cache_verdicts.labels(receipt.cache).inc()
+
+    async def by_evidence(
+        self, recall: Recall, route: Route, evidence: Evidence, sink: Sink, receipt: Receipt
+    ) -> bool:
+        """After retrieval: whether a remembered answer stands on just this; then it has been given."""
+        recall.evidence, recall.tier = evidence, route.tier.name
+        if not recall.reads:
+            return False
+        entry = recall.entry
+        if entry is None:
+            return await self._near(recall, evidence, sink, receipt)
+        if not same_evidence(entry.passages, evidence.passages) or entry.tier != recall.tier:
+            self._metrics.cache_stale.inc()
+            self.answers.drop(recall.key)
+            return False
+        receipt.cache, receipt.cache_similarity, receipt.cache_agreement = "exact", 1.0, 1.0
+        await self._give(entry, recall.request, sink, receipt)
+        if evidence.epoch > entry.epoch:
+            self.answers.keep(recall.key, msgspec.structs.replace(entry, epoch=evidence.epoch))
+        return True
+
+    def _take(self, recall: Recall, entry: Entry | None) -> None:
+        recall.entry, collections = entry, recall.request.collections
+        if entry is not None:
+            recall.is_certain = self.watch.is_current(recall.key.tenant_id, collections, entry.epoch)
+
+    def _is_due(self, entry: Entry) -> bool:
+        """Whether a hot answer is made anew before it runs out, so that not everybody misses it at once."""
+        left = (entry.expires - self._wall()) / max(entry.expires - entry.created, 1e-9)
+        return left < EARLY_SHARE and self._chance() < 1 / EARLY_ODDS
+
+    async def _near(self, recall: Recall, evidence: Evidence, sink: Sink, receipt: Receipt) -> bool:
+        """The answer to the nearest question that asks the same and stands on the same evidence."""
+        key = recall.key
+        if evidence.embedding is None:
+            return False
+        for neighbour in self.answers.nearest(key.scope, evidence.embedding, self.thresholds.of(key.scope)):
+            entry = self.answers.held(key.tenant_id, neighbour.digest)
+            if entry is None or neighbour.digest == key.digest or entry.tier != recall.tier:
+                continue
+            objects = objection(entry.question, recall.request.question)
+            if objects is None and not stands_on(entry, evidence):
+                objects = "evidence"
+            if objects is not None:
+                self._metrics.cache_objections.labels(objects).inc()
+                continue
+            receipt.cache, receipt.cache_similarity = "semantic", round(min(neighbour.similarity, 1.0), 4)
+            receipt.cache_agreement = round(agreement(entry.passages, evidence.passages), 4)
+            await self._give(entry, recall.request, sink, receipt)
+            recall.near = entry
+            return True
+        return False
+
+    def _check_later(self, recall: Recall, made: Receipt, work: Work) -> None:
+        """Now and then, while nobody waits: see whether the answer to another wording was right for this one."""
+        entry = recall.near
+        if entry is None or self._checks or self._chance() >= CHECKED_SHARE or not self.is_idle(entry.tier):
+            return
+        recall.reads = False  # this time its own answer
+        task = asyncio.get_running_loop().create_task(self._check(recall, entry, made.cache_similarity, work))
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)
+
+    async def _check(self, recall: Recall, entry: Entry, similarity: float, work: Work) -> None:
+        kept = KeptAnswer()
+        receipt = Receipt(id=recall.request.id, created=recall.request.created, outcome=Outcome.FAILED)
+        try:
+            await work(kept, receipt)
+        except TidegateError as error:
+            log.debug("a hit was not checked: %s", error)
+            return
+        was_right = is_same_answer(entry, kept)
+        self.thresholds.observe(recall.key.scope, similarity, was_right=was_right)
+        self._metrics.cache_checked.labels("right" if was_right else "wrong").inc()
+        if not was_right:
+            log.warning("an answer was wrong for another wording, at similarity %.3f", similarity)
+
+    async def _give(self, entry: Entry, request: ChatRequest, sink: Sink, receipt: Receipt) -> None:
+        """Send a remembered answer as it was sent, and write down what it is."""
+        receipt.cache_age_s = round(max(0.0, self._wall() - entry.created), 3)
+        if entry.tier != receipt.tier:
+            receipt.tier = entry.tier
+            receipt.tier_reason += f"; {entry.tier} had answered it"
+            sink.chosen(entry.tier)
+        receipt.passages = [shown(number, passage) for number, passage in enumerate(entry.passages, 1)]
+        for passage in receipt.passages:
+            passage["in_prompt"] = passage["n"] in entry.in_prompt
+            passage["cited"] = passage["n"] in entry.cited
+        receipt.hops, receipt.unsupported_citations = entry.hops, entry.unsupported_citations
+        receipt.degraded = list(entry.degraded)
+        for piece in entry.pieces:
+            if receipt.ttft_ms < 0:
+                receipt.ttft_ms = self._since(request.received)
+            await sink.delta(piece.text, piece.citations, entry.passages)
+        receipt.finish_reason = entry.finish_reason
+        receipt.usage = self._weighed(Usage(entry.prompt_tokens, entry.completion_tokens))
+
+    async def _lead(self, recall: Recall, sink: Sink, receipt: Receipt, work: Work) -> None:
+        """Begin the work, and be its first reader."""
+        made = Receipt(id=receipt.id, created=receipt.created, outcome=Outcome.FAILED, stage=receipt.stage)
+        made.tier, made.tier_reason, made.degraded = receipt.tier, receipt.tier_reason, list(receipt.degraded)
+        made.cache = "miss" if recall.reads else "refresh"
+        shared, place = SharedWork(made), (recall.key, recall.request.priority)
+        async with shared.flight.reader() as reader:
+            if recall.reads:
+                self._under_way[place] = shared
+
+            async def run() -> None:
+                try:
+                    await work(shared, made)
+                    self._keep(recall, shared)
+                    self._check_later(recall, made, work)
+                finally:
+                    if self._under_way.get(place) is shared:
+                        del self._under_way[place]
+
+            shared.flight.start(run)
+            try:
+                await self._read(reader, recall.request, sink, receipt)
+            finally:
+                receipt.usage = shared.used_by(reader)
+                take_over(receipt, made)
+
+    async def _join(self, shared: SharedWork, recall: Recall, sink: Sink, receipt: Receipt) -> bool:
+        """Read the work of another. False = that one's time ran out before its first text, and this one's has not."""
+        request, made = recall.request, shared.made
+        async with shared.flight.reader() as reader:
+            try:
+                async with asyncio.timeout(max(0.0, request.deadline - self._clock())):
+                    await self._read(reader, request, sink, receipt)
+            except TimeoutError:
+                raise over(request) from None
+            except (DeadlineExceeded, UpstreamTimeout):
+                if receipt.ttft_ms < 0 and self._clock() < request.deadline:
+                    return False
+                raise
+            finally:
+                used, own_ms = shared.used_by(reader), receipt.queue_ms
+                take_over(receipt, made)
+                receipt.embed_ms = receipt.search_ms = -1.0  # another's
+                receipt.queue_ms = own_ms
+                receipt.usage = used
+                if made.cache not in HITS:
+                    receipt.cache, receipt.usage = "joined", self._weighed(used)
+        return True
+
+    async def _read(self, reader: Reader[Step], request: ChatRequest, sink: Sink, receipt: Receipt) -> None:
+        """All steps of the work into the request's own sink, at its own pace."""
+        while (step := await reader.next()) is not None:
+            match step:
+                case Sent():
+                    if receipt.ttft_ms < 0:
+                        receipt.ttft_ms = self._since(request.received)
+                    await sink.delta(step.text, step.citations, step.passages)
+                case Told():
+                    receipt.stage = step.stage
+                    await sink.stage(step.stage)
+                case Chosen():
+                    sink.chosen(step.tier)
+                case Waiting() if reader.is_live:  # of old, it says nothing any more
+                    sink.waiting(step.position, step.eta_s)
+
+    def _work_of(self, recall: Recall) -> SharedWork | None:
+        """The same question's, where it is under way in the same band and may be read."""
+        shared = self._under_way.get((recall.key, recall.request.priority)) if recall.reads else None
+        return shared if shared is not None and shared.flight.is_open else None
+
+    def _keep(self, recall: Recall, shared: SharedWork) -> None:
+        """Remember an answer that was made whole, by the tier that the request was for, on evidence that is known."""
+        made, evidence, now = shared.made, recall.evidence, self._wall()
+        if made.cache in HITS or evidence is None or made.tier != recall.tier or not made.finish_reason:
+            return
+        sent = [step for step in shared.flight.log if isinstance(step, Sent)]
+        vector = b"" if evidence.embedding is None else np.asarray(evidence.embedding, np.float32).tobytes()
+        spread = 1 + TTL_SPREAD * (2 * self._chance() - 1)
+        entry = Entry(
+            tenant_id=recall.key.tenant_id,
+            scope=recall.key.scope,
+            digest=recall.key.digest,
+            question=recall.request.question,
+            pieces=[Piece(step.text, step.citations) for step in sent],
+            passages=evidence.passages,
+            tier=made.tier,
+            edition=recall.edition,
+            finish_reason=made.finish_reason,
+            prompt_tokens=made.usage.prompt_tokens,
+            completion_tokens=made.usage.completion_tokens,
+            unsupported_citations=made.unsupported_citations,
+            hops=made.hops,
+            in_prompt=[int(str(passage["n"])) for passage in made.passages if passage["in_prompt"]],
+            degraded=list(made.degraded),
+            epoch=evidence.epoch,
+            created=now,
+            expires=now + self._ttl_s * spread,
+            vector=vector,
+        )
+        self.answers.keep(recall.key, entry)
+
+    def _weighed(self, usage: Usage) -> Usage:
+        """What a hit is billed."""
+        return Usage(
+            math.ceil(self._weight * usage.prompt_tokens), math.ceil(self._weight * usage.completion_tokens)
+        )
+
+    def _since(self, start: float) -> float:
+        return round((self._clock() - start) * 1000, 2)
+
+
+def stands_on(entry: Entry, evidence: Evidence) -> bool:
+    """Whether a retrieval for another wording bears the answer: every passage that it quotes was found again at its
+    version, the best one found was known to the answer, and most of the rest is the same."""
+    found = chunk_ids(evidence.passages)
+    quoted = chunk_ids([entry.passages[number - 1] for number in entry.cited])
+    if not evidence.passages or not entry.passages or not quoted <= found:
+        return not evidence.passages and not entry.passages
+    best = chunk_ids(evidence.passages[:1])
+    return (
+        bool(best & chunk_ids(entry.passages))
+        and agreement(entry.passages, evidence.passages) >= SAME_EVIDENCE
+    )
+
+
+def _is_deterministic(request: ChatRequest, route: Route, edition: Edition) -> bool:
+    """Whether the same request gets the same answer: a tier that quotes, greedy sampling, or a seed."""
+    if not route.tier.is_generative:
+        return True
+    asked = request.sampling
+    temperature = edition.temperature if asked.temperature is None else asked.temperature
+    return temperature == 0 or (temperature is not None and asked.seed is not None)
+
+
+def _setting(request: ChatRequest, route: Route, edition: Edition) -> Setting:
+    """A tier that quotes reads neither the conversation nor how words would be chosen."""
+    is_generative = route.tier.is_generative
+    return Setting(
+        tenant_id=request.tenant.tenant_id,
+        tier=route.tier.name,
+        edition=edition.name,
+        collections=request.collections,
+        filters=request.filters,
+        num_passages=request.top_k or 0,
+        max_hops=route.max_hops,
+        steps=sorted(route.steps),
+        may_escalate=route.is_auto,
+        sampling=request.sampling if is_generative else Sampling(max_tokens=request.sampling.max_tokens),
+        history=request.history if is_generative else (),
+    )

@@ -1,0 +1,172 @@
+"""The answer cache in the whole service: what is given again, and what a change, an order or a revoked key ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.storage import keys
+from gateway.storage.database import Database
+from tests.e2e.conftest import Service, wait_for
+
+NUM_DOCUMENTS = 30  # of which one is edited
+FORGOTTEN_WITHIN_S = 1.0
+
+
+def ask(client: httpx.Client, question: str, store: str, **ours: Any) -> dict[str, Any]:
+    body = {
+        "model": "fast",
+        "messages": [{"role": "user", "content": question}],
+        "tidegate": {"collections": [store], "top_k": 1, **ours},
+    }
+    reply = client.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+def verdict(reply: dict[str, Any]) -> str:
+    return str(reply["tidegate"]["receipt"]["cache"])
+
+
+def upload(client: httpx.Client, store: str, name: str, text: str) -> str:
+    files = {"file": (name, text.encode())}
+    file_id = client.post("/v1/files", data={"purpose": "assistants"}, files=files).json()["id"]
+    client.post(f"/v1/vector_stores/{store}/files", json={"file_id": file_id})
+    return str(file_id)
+
+
+def all_ingested(client: httpx.Client, store: str) -> None:
+    def is_done() -> bool:
+        counts = client.get(f"/v1/vector_stores/{store}").json()["file_counts"]
+        return bool(counts["completed"] == counts["total"])
+
+    wait_for(is_done, 60, "all files are ingested")
+
+
+def question_about(number: int) -> str:
+    return f"How tall is the beacon of harbour Alba{number}?"
+
+
+@pytest.fixture(scope="module")
+def beacons(service: Service) -> tuple[str, list[str]]:
+    """A collection, and the ids of its files."""
+    with service.client() as client:
+        store = str(client.post("/v1/vector_stores", json={"name": "beacons"}).json()["id"])
+        files = [
+            upload(
+                client,
+                store,
+                f"b{n}.md",
+                f"# Alba{n}\n\nThe beacon of harbour Alba{n} is {n + 20} metres tall.\n",
+            )
+            for n in range(NUM_DOCUMENTS)
+        ]
+        all_ingested(client, store)
+    return store, files
+
+
+def test_a_question_is_answered_once_and_then_remembered(
+    service: Service, beacons: tuple[str, list[str]]
+) -> None:
+    store, _ = beacons
+    with service.client() as client:
+        first, second = (ask(client, "Which harbour has a beacon of 25 metres?", store) for _ in range(2))
+        off = ask(client, "Which harbour has a beacon of 25 metres?", store, cache="off")
+        anew = ask(client, "Which harbour has a beacon of 25 metres?", store, cache="refresh")
+    assert [verdict(each) for each in (first, second, off, anew)] == ["miss", "exact", "off", "refresh"]
+    assert first["choices"][0]["message"] == second["choices"][0]["message"] == off["choices"][0]["message"]
+    receipt = second["tidegate"]["receipt"]
+    assert receipt["outcome"] == "cached"
+    assert receipt["queue_ms"] < 0
+    assert second["usage"]["total_tokens"] < first["usage"]["total_tokens"]
+
+
+def test_an_edited_document_ends_its_answers_and_no_others(
+    service: Service, beacons: tuple[str, list[str]]
+) -> None:
+    store, files = beacons
+    edited = 7
+    with service.client() as client:
+        for number in range(NUM_DOCUMENTS):
+            ask(client, question_about(number), store)
+        assert {verdict(ask(client, question_about(n), store)) for n in range(NUM_DOCUMENTS)} == {"exact"}
+        name = f"b{edited}.md"
+        upload(
+            client, store, name, f"# Alba{edited}\n\nThe beacon of harbour Alba{edited} is 99 metres tall.\n"
+        )
+        all_ingested(client, store)
+        client.delete(f"/v1/vector_stores/{store}/files/{files[edited]}")
+        since = time.monotonic()
+
+        def is_new() -> bool:
+            return "99" in ask(client, question_about(edited), store)["choices"][0]["message"]["content"]
+
+        wait_for(is_new, FORGOTTEN_WITHIN_S, "the new text is quoted")
+        assert time.monotonic() - since < FORGOTTEN_WITHIN_S
+        others = [n for n in range(NUM_DOCUMENTS) if n != edited]
+        kept = [verdict(ask(client, question_about(n), store)) for n in others]
+    assert kept == ["exact"] * len(others)
+
+
+def test_many_who_ask_the_same_at_once_are_one_piece_of_work(
+    service: Service, beacons: tuple[str, list[str]]
+) -> None:
+    store, _ = beacons
+    with service.client() as client, ThreadPoolExecutor(40) as pool:
+        replies = list(pool.map(lambda _: ask(client, "Who paints the beacons of Alba?", store), range(120)))
+    told = [verdict(reply) for reply in replies]
+    assert told.count("miss") == 1
+    assert set(told) <= {"miss", "joined", "exact"}
+    assert len({reply["choices"][0]["message"]["content"] for reply in replies}) == 1
+
+
+def test_an_operator_purges_a_file(service: Service, beacons: tuple[str, list[str]]) -> None:
+    store, files = beacons
+    with service.client() as client:
+        for number in (1, 2):
+            ask(client, question_about(number), store)
+        command = [
+            sys.executable,
+            "-m",
+            "gateway",
+            "cache",
+            "purge",
+            "--tenant",
+            "default",
+            "--file",
+            files[1],
+        ]
+        done = subprocess.run(
+            [*command, "--var", str(service.var)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        told = [verdict(ask(client, question_about(number), store)) for number in (1, 2)]
+    assert told == ["miss", "exact"]
+    command = [sys.executable, "-m", "gateway", "cache", "stats", "--json", "--var", str(service.var)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert '"default"' in shown.stdout
+
+
+def test_a_revoked_key_and_another_tenant_get_nothing(
+    service: Service, beacons: tuple[str, list[str]]
+) -> None:
+    store, _ = beacons
+    database = Database(service.settings.sql_url)
+    with database.write() as conn:
+        _, rival = keys.create_key(conn, tenant="rival", name="test")
+    database.close()
+    with service.client() as client:
+        ask(client, question_about(3), store)
+        headers = {"authorization": f"Bearer {rival}"}
+        body = {"model": "fast", "messages": [{"role": "user", "content": question_about(3)}]}
+        foreign = client.post("/v1/chat/completions", json=body, headers=headers).json()
+        assert verdict(foreign) == "miss"
+        assert foreign["tidegate"]["receipt"]["passages"] == []
+        headers = {"authorization": "Bearer tg-" + "A" * 43}
+        assert client.post("/v1/chat/completions", json=body, headers=headers).status_code == 401

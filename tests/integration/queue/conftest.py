@@ -1,0 +1,80 @@
+"""Queues over a real redis-server: as many workers as a test wants, each with its connections and its own tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from gateway.admission.redis_queue import RedisQueue
+from tests.fakes.redis_process import RedisMissing, RedisProcess, running_redis
+
+
+class Workers:
+    """Makes workers of one tier's queue, and ends them."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._parts: list[tuple[Redis, RedisQueue, asyncio.Task[None]]] = []
+
+    async def start(
+        self,
+        *,
+        limit: int = 2,
+        max_waiting: int = 10,
+        ttl_s: float = 30.0,
+        max_bytes: int = 10_000,
+        share: int = 1,
+    ) -> RedisQueue:
+        redis = Redis.from_url(self._url, protocol=3)
+        queue = RedisQueue(
+            "fast",
+            redis,
+            limit=limit,
+            max_waiting=max_waiting,
+            max_bytes=max_bytes,
+            ttl_s=ttl_s,
+            share=share,
+        )
+        await queue.connect()
+        self._parts.append((redis, queue, asyncio.create_task(queue.run())))
+        return queue
+
+    async def kill(self, queue: RedisQueue) -> None:
+        """The worker falls silent: no more beats, nothing given back."""
+        for redis, each, task in self._parts:
+            if each is queue:
+                await _end(task)
+                await redis.aclose()
+
+    async def close(self) -> None:
+        for redis, _, task in self._parts:
+            await _end(task)
+            await redis.aclose()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.fixture(scope="module")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    try:
+        with running_redis(tmp_path_factory.mktemp("redis")) as server:
+            yield server
+    except RedisMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest_asyncio.fixture
+async def workers(redis_process: RedisProcess) -> AsyncIterator[Workers]:
+    redis_process.command("FLUSHALL")
+    made = Workers(redis_process.url)
+    yield made
+    await made.close()

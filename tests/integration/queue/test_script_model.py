@@ -1,0 +1,162 @@
+"""The script inside Redis and the pure maths say the same, whatever happens in whatever order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from redis import Redis
+
+from gateway.admission.line import Ask, FairLine
+from gateway.admission.redis_queue import SCRIPT
+from tests.fakes.redis_process import RedisProcess
+
+WORKER, MAX_WAITING, MAX_BYTES = "w", 5, 1000
+KEYS = [f"q:{part}" for part in ("held", "line", "entries", "tenants", "state", "workers")]
+TENANTS = st.sampled_from(["a", "b", "c"])
+
+
+def machine(redis: Redis) -> type[RuleBasedStateMachine]:
+    script = redis.register_script(SCRIPT)
+
+    class Both(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            redis.flushall()
+            self.now, self.limit, self.count = 1_000_000, 2, 0
+            self.model = FairLine(self.limit, MAX_WAITING, MAX_BYTES)
+            self.waiting: set[str] = set()
+            self.asks: dict[str, Ask] = {}
+            self.run("beat", WORKER, "00")
+
+        def run(self, operation: str, *args: Any) -> Any:
+            return script(keys=KEYS, args=[operation, self.now, self.limit, "mail:", *args])
+
+        def settle(self) -> None:
+            """Whose wait ended is the same in both, by kind; each is told once."""
+            moves = self.model.moves()
+            told = [letter.decode() for letter in redis.lpop("mail:" + WORKER, 1000) or []]
+            assert sorted(told) == sorted(
+                ["g" + name for name in moves.granted] + ["d" + name for name in moves.displaced]
+            )
+            ended = {*moves.granted, *moves.displaced}
+            assert ended <= self.waiting
+            self.waiting -= ended
+
+        @rule(
+            tenant=TENANTS,
+            band=st.integers(0, 2),
+            cost=st.integers(1, 500),
+            size=st.sampled_from([0, 10, 400, 2000]),
+            wait_ms=st.sampled_from([50, 1000, 100_000]),
+            finish_ms=st.sampled_from([0, 0, 200, 100_000]),
+        )
+        def enter(self, tenant: str, band: int, cost: int, size: int, wait_ms: int, finish_ms: int) -> None:
+            self.count += 1
+            name = f"{self.count:06d}"
+            until, finish = self.now + wait_ms, self.now + finish_ms if finish_ms else 0
+            ask = Ask(tenant, band, cost, size, until, finish)
+            self.waiting.add(name)  # moved by its own arrival, at the earliest
+            entered = self.model.enter(name, ask, self.now)
+            reply = self.run(
+                "enter",
+                name,
+                WORKER,
+                tenant,
+                band,
+                cost,
+                size,
+                wait_ms,
+                finish_ms,
+                -1,
+                MAX_WAITING,
+                MAX_BYTES,
+                "",
+                1,
+            )
+            assert reply[0].decode() == entered.status
+            assert int(reply[3]) == entered.tag
+            if entered.status != "granted":
+                assert int(reply[1]) == entered.position
+                assert float(reply[2]) == pytest.approx(entered.eta_ms)
+            if entered.status != "waiting":
+                self.waiting.discard(name)
+            self.asks[name] = ask
+            self.settle()
+
+        @precondition(lambda self: self.model.held)
+        @rule(data=st.data(), held_ms=st.integers(1, 5000), difference=st.integers(-200, 200))
+        def release(self, data: st.DataObject, held_ms: int, difference: int) -> None:
+            name = data.draw(st.sampled_from(sorted(self.model.held)))
+            ask = self.asks[name]
+            self.model.settle(ask.tenant, ask.band, difference)
+            self.model.release(name, held_ms, self.now)
+            self.give_back(name, held_ms, ask, difference)
+            self.settle()
+
+        @precondition(lambda self: self.waiting)
+        @rule(data=st.data())
+        def leave(self, data: st.DataObject) -> None:
+            name = data.draw(st.sampled_from(sorted(self.waiting)))
+            self.waiting.discard(name)
+            self.model.leave(name, self.now)
+            self.give_back(name, -1, self.asks[name], 0)
+            self.settle()
+
+        def give_back(self, name: str, held_ms: float, ask: Ask, difference: int) -> None:
+            rows = f'[["{name}",{held_ms},"{ask.tenant}",{ask.band},{difference}]]'
+            self.run("release", rows)
+
+        @rule(ms=st.sampled_from([1, 100, 1500]))
+        def time_passes(self, ms: int) -> None:
+            self.now += ms
+            self.run("beat", WORKER, "00")
+            self.model.resize(self.limit, self.now)
+            self.model.rest()
+            self.settle()
+
+        @rule(limit=st.integers(1, 4))
+        def resize(self, limit: int) -> None:
+            self.limit = limit
+            self.model.resize(limit, self.now)
+            self.run("beat", WORKER, "00")
+            self.model.rest()
+            self.settle()
+
+        @invariant()
+        def same_state(self) -> None:
+            assert redis.hlen("q:held") == len(self.model.held)
+            names = list(self.model.waiting_names())
+            assert [name.decode() for name in redis.zrange("q:line", 0, -1)] == names
+            assert redis.hlen("q:entries") == len(names)
+            assert int(redis.hget("q:state", "bytes") or 0) == self.model.num_bytes
+            if names:
+                _, held, waiting, places = self.run("look", *names)
+                assert places == [self.model.position(name) for name in names]
+                assert (held, waiting) == (len(self.model.held), len(names))
+            assert len(self.model) <= MAX_WAITING
+            assert self.model.num_bytes <= MAX_BYTES
+
+    return Both
+
+
+def test_the_script_and_the_maths_agree(redis_process: RedisProcess) -> None:
+    with Redis.from_url(redis_process.url, protocol=3) as redis:
+        run_state_machine_as_test(
+            machine(redis),
+            settings=settings(
+                max_examples=60,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )

@@ -1,0 +1,170 @@
+"""Several workers on one queue in Redis: what they share, and what happens when one of them, or Redis, goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.admission.redis_queue import CALL_S, RedisQueue
+from gateway.admission.waiting import Claim, Permit
+from tests.fakes.redis_process import RedisProcess
+from tests.integration.queue.conftest import Workers
+
+
+async def take(queue: RedisQueue, tenant: str = "a", *, within_s: float = 10.0) -> Permit:
+    return await queue.acquire(
+        band="interactive", deadline=time.monotonic() + within_s, claim=Claim(tenant=tenant)
+    )
+
+
+async def until(what: object, *, within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not what():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it never came to that"
+        await asyncio.sleep(0.01)
+
+
+async def waiting(queue: RedisQueue, tenant: str = "a") -> asyncio.Task[Permit]:
+    """A waiter that stands in line."""
+    stands = asyncio.Event()
+    task = asyncio.create_task(
+        queue.acquire(
+            band="interactive",
+            deadline=time.monotonic() + 30,
+            on_wait=lambda *_: stands.set(),
+            claim=Claim(tenant=tenant),
+        )
+    )
+    await asyncio.wait_for(stands.wait(), 5)
+    return task
+
+
+async def test_slots_are_one_number_for_all_workers(workers: Workers) -> None:
+    first, second = await workers.start(limit=3), await workers.start(limit=3)
+    permits = [await take(first), await take(second), await take(first)]
+    fourth = await waiting(second)
+    assert not fourth.done()
+    permits[0].release()
+    (await asyncio.wait_for(fourth, 5)).release()
+    for permit in permits[1:]:
+        permit.release()
+    await until(lambda: first.inflight == second.inflight == 0)
+
+
+async def test_the_line_is_in_order_over_all_workers(workers: Workers) -> None:
+    first, second = await workers.start(limit=1), await workers.start(limit=1)
+    held = await take(first)
+    order: list[int] = []
+    tasks = []
+    for number in range(6):
+        task = await waiting((first, second)[number % 2])
+        task.add_done_callback(lambda _, number=number: order.append(number))
+        tasks.append(task)
+    held.release()
+    for task in tasks:
+        (await asyncio.wait_for(task, 5)).release()
+    assert order == list(range(6))
+
+
+async def test_a_worker_that_dies_gives_its_slots_back_within_three_seconds(workers: Workers) -> None:
+    first, second = await workers.start(limit=2), await workers.start(limit=2)
+    await take(first)
+    await take(first)
+    await waiting(first, "gone")  # and whoever waits there is skipped
+    task = await waiting(second)
+    died = time.monotonic()
+    await workers.kill(first)
+    (await asyncio.wait_for(task, 5)).release()
+    assert time.monotonic() - died <= 3.0
+    await until(lambda: second.num_waiting == 0)
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_without_redis_each_goes_by_its_share_and_nobody_hangs(
+    workers: Workers, redis_process: RedisProcess, how: str
+) -> None:
+    queue = await workers.start(limit=4, share=2, max_waiting=4)
+    held = [await take(queue) for _ in range(4)]
+    waits = [await waiting(queue) for _ in range(2)]
+    redis_process.kill() if how == "killed" else redis_process.freeze()
+    try:
+        await until(lambda: not queue.is_shared)
+        assert queue.limit == 2
+        began = time.monotonic()
+        third = await waiting(queue)
+        assert time.monotonic() - began < CALL_S  # nobody waits for Redis now
+        for permit in held:  # four are out where two are ours: two come back before another goes out
+            permit.release()
+        permits = [await asyncio.wait_for(task, 5) for task in waits]
+        assert not third.done()
+    finally:
+        redis_process.start() if how == "killed" else redis_process.thaw()
+    await until(lambda: queue.is_shared)
+    assert queue.limit == 4
+    permits[0].release()
+    (await asyncio.wait_for(third, 5)).release()
+    await until(lambda: queue.inflight == 1)  # what went out meanwhile is known there now
+    fresh = [await take(queue) for _ in range(3)]
+    full = await waiting(queue)
+    assert not full.done()
+    for permit in (permits[1], *fresh):
+        permit.release()
+    (await asyncio.wait_for(full, 5)).release()
+    await until(lambda: queue.inflight == 0)
+
+
+async def test_a_redis_that_lost_everything_is_told_again(
+    workers: Workers, redis_process: RedisProcess
+) -> None:
+    queue = await workers.start(limit=2)
+    held = [await take(queue), await take(queue)]
+    redis_process.command("FLUSHALL")
+    await until(lambda: redis_process.command("HLEN", "tidegate:queue:{fast}:held").strip() == b":2")
+    task = await waiting(queue)
+    held[0].release()
+    (await asyncio.wait_for(task, 5)).release()
+    held[1].release()
+    await until(lambda: queue.inflight == 0)
+
+
+async def test_a_place_that_redis_lost_is_taken_again(workers: Workers, redis_process: RedisProcess) -> None:
+    queue = await workers.start(limit=1)
+    held = await take(queue)
+    task = await waiting(queue)
+    redis_process.command("FLUSHALL")
+    held.release()
+    (await asyncio.wait_for(task, 8)).release()
+
+
+async def test_whoever_is_cancelled_at_any_moment_leaves_nothing_behind(workers: Workers) -> None:
+    """400 visits, cancelled at random moments: in the end every slot is free and the line is empty."""
+    first, second = await workers.start(limit=3, max_waiting=50), await workers.start(limit=3, max_waiting=50)
+    most = 0
+
+    async def visit(number: int) -> None:
+        nonlocal most
+        with await take((first, second)[number % 2], f"tenant{number % 5}"):
+            most = max(most, first.inflight)
+            await asyncio.sleep(0.002 * (number % 4))
+
+    tasks = []
+    for number in range(400):
+        tasks.append(asyncio.create_task(visit(number)))
+        await asyncio.sleep(0.001)
+        if number % 3 == 0:
+            tasks[number // 2].cancel()
+    await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+    assert most <= 3
+    await until(lambda: first.inflight == first.num_waiting == 0, within_s=10)
+    assert len([task for task in tasks if not task.cancelled() and task.exception() is None]) > 100
+
+
+async def test_shutting_down_gives_the_slots_back_at_once(workers: Workers) -> None:
+    first, second = await workers.start(limit=1), await workers.start(limit=1)
+    permit = await take(first)
+    task = await waiting(second)
+    permit.release()
+    await first.close()
+    (await asyncio.wait_for(task, 1)).release()

@@ -1,0 +1,106 @@
+"""Searching on a GPU, with a stand-in for FAISS's own: what goes there, what does not, and what is said without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from gateway.retrieval import table as tables
+from gateway.retrieval.gpu_search import MAX_K, GpuSearch
+from gateway.retrieval.nearest import VectorRows
+from gateway.retrieval.table import new_table
+from gateway.settings import SettingsError
+
+DIM = 16
+
+
+class OnGpu:
+    """An index that counts what it is asked."""
+
+    def __init__(self, resources: object, device: int, index: Any) -> None:
+        assert device == 0
+        self._index = index
+        self.num_searches = 0
+        seen.append(self)
+
+    def search(self, queries: Any, k: int) -> Any:
+        self.num_searches += 1
+        assert k <= MAX_K
+        return self._index.search(queries, k)
+
+
+seen: list[OnGpu] = []
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> GpuSearch:
+    seen.clear()
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", OnGpu, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    return GpuSearch()
+
+
+def vectors(count: int, seed: int = 0) -> Any:
+    made = np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+def rows(count: int) -> VectorRows:
+    return VectorRows(None, vectors(count), count)
+
+
+def test_whole_searches_go_to_the_gpu_and_find_what_an_exact_search_finds(gpu: GpuSearch) -> None:
+    plain, placed = rows(500), rows(500).in_graph(1, gpu)
+    queries = vectors(7, seed=1)
+    found = placed.nearest(queries, 10, None)
+    assert seen[-1].num_searches == 1
+    assert found.rows.tolist() == plain.nearest(queries, 10, None).rows.tolist()
+
+
+def test_filtered_searches_and_very_many_results_stay_on_the_processor(gpu: GpuSearch) -> None:
+    placed = rows(5000).in_graph(1, gpu)
+    mask = np.arange(5000) % 3 == 0
+    assert (placed.nearest(vectors(1, seed=1), 5, mask).rows % 3 == 0).all()
+    assert placed.nearest(vectors(1, seed=1), MAX_K + 1, None).rows.shape == (1, MAX_K + 1)
+    assert seen[-1].num_searches == 0
+
+
+def test_rows_that_come_later_are_searched_beside_and_then_taken_in(gpu: GpuSearch) -> None:
+    placed = rows(500).in_graph(1, gpu)
+    late = vectors(3, seed=9)
+    grown = placed.with_added(late)
+    assert grown.nearest(late, 1, None).rows.ravel().tolist() == [500, 501, 502]
+    again = grown.in_graph(1, gpu)
+    assert again.nearest(late, 1, None).rows.ravel().tolist() == [500, 501, 502]
+    assert len(seen) == 2
+
+
+def test_a_graph_without_its_copy_gets_one_and_is_not_built_anew(
+    gpu: GpuSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MIN_GRAPH", 100)
+    made = new_table(0, DIM)
+    made = tables.replace(made, vectors=rows(500).in_graph(1))
+    assert made.is_off_gpu()
+    refitted = made.refitted(1, gpu)
+    assert not refitted.is_off_gpu()
+    assert refitted.vectors.graph is not None
+    assert made.vectors.graph is not None
+    assert refitted.vectors.graph.index is made.vectors.graph.index
+
+
+def test_a_faiss_without_gpus_is_said_with_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    if hasattr(faiss, "StandardGpuResources"):
+        monkeypatch.delattr(faiss, "StandardGpuResources")
+    with pytest.raises(SettingsError, match=r"TIDEGATE_SEARCH_DEVICE=gpu: this FAISS was built without GPUs"):
+        GpuSearch()
+
+
+def test_a_machine_without_a_gpu_is_said_too(gpu: GpuSearch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    with pytest.raises(SettingsError, match=r"FAISS sees no GPU"):
+        GpuSearch()
