@@ -66,6 +66,14 @@ class SlotQueue:
             self._tell()
 
     @property
+    def max_waiting(self) -> int:
+        return self._line.max_waiting
+
+    @max_waiting.setter
+    def max_waiting(self, number: int) -> None:
+        self._line.max_waiting = number
+
+    @property
     def inflight(self) -> int:
         return len(self._line.held)
 

@@ -78,5 +78,5 @@ def test_hosts_of_another_shape_are_refused(hosts: str) -> None:
 
 
 def test_parts_that_leave_loopback_need_keys() -> None:
-    with pytest.raises(SettingsError, match="TIDEGATE_PART_HOST=0.0.0.0 is not loopback"):
+    with pytest.raises(SettingsError, match=r"TIDEGATE_PART_HOST=0\.0\.0\.0 is not loopback"):
         load_settings({}, part_host="0.0.0.0")

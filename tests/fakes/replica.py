@@ -34,14 +34,15 @@ class Replica:
     num_calls: int = 0
     num_open: int = 0
     is_healthy: bool = True
+    host: str = "127.0.0.1"
     _servers: list[asyncio.Server] = field(default_factory=list)
     _connections: set[asyncio.StreamWriter] = field(default_factory=set)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self) -> None:
         self._servers = [
-            await asyncio.start_server(self._serve, "127.0.0.1", self.port),
-            await asyncio.start_server(self._health, "127.0.0.1", self.guard_port),
+            await asyncio.start_server(self._serve, self.host, self.port),
+            await asyncio.start_server(self._health, self.host, self.guard_port),
         ]
 
     async def stop_serving(self) -> None:

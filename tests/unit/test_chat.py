@@ -150,7 +150,8 @@ async def test_the_tier_is_asked_with_the_conversation_and_the_sampling() -> Non
     bench = Bench()
     history, sampling = [Turn("user", "Hi"), Turn("assistant", "Hello")], Sampling(temperature=0.5, seed=7)
     await bench.run(history=history, sampling=sampling)
-    assert bench.answerer.inquiries == [Inquiry(question="what?", history=history, sampling=sampling)]
+    (asked,) = bench.answerer.inquiries
+    assert asked == Inquiry(question="what?", history=history, sampling=sampling, pin=asked.pin)
 
 
 TALK = [Turn("user", "What is a tide gate?"), Turn("assistant", "A tide gate lets water through. [1]")]
@@ -170,9 +171,9 @@ async def test_who_writes_is_asked_in_the_callers_own_words_and_has_the_conversa
     bench = Bench(tiers=[*builtin_tiers(2, 2), Tier("small", "Writes.", 5, 2, context_tokens=4096)])
     receipt = await bench.run(model="small", question="How does it work?", history=TALK)
     assert bench.retriever.texts == ["How does a tide gate work?"]
-    assert bench.answerer.inquiries == [
-        Inquiry(question="How does it work?", meant="How does a tide gate work?", history=TALK)
-    ]
+    (asked,) = bench.answerer.inquiries
+    meant = "How does a tide gate work?"
+    assert asked == Inquiry(question="How does it work?", meant=meant, history=TALK, pin=asked.pin)
     assert receipt.question == "How does a tide gate work?"
 
 

@@ -231,7 +231,7 @@ async def test_text_that_comes_slowly_is_sent_at_once(gateway: Gateway, door: Gr
 
 async def test_readers_that_take_nothing_hold_little_memory(gateway: Gateway, door: GrpcDoor) -> None:
     """Windows of 64 KiB, as Envoy has; the engine would give 20 MB to each."""
-    gateway.queue.limit = 40
+    gateway.queue.resize(40)
     gateway.fast.texts = ["x" * 10_000] * 2000
     process = psutil.Process()
     options = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import socket
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -52,14 +53,13 @@ class EventServer:
         writer.close()
 
 
-@pytest_asyncio.fixture
-async def front(tmp_path: Path) -> AsyncIterator[tuple[EventServer, str, Path]]:
+@contextlib.contextmanager
+def nginx_before(inner: int, folder: Path) -> Iterator[int]:
+    """A running nginx with the example's configuration; yields its port."""
     assert NGINX is not None
-    port, inner = free_port(), free_port()
-    events = EventServer()
-    server = await asyncio.start_server(events.serve, "127.0.0.1", inner)
+    port = free_port()
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", str(tmp_path / "tls.key"), "-out", str(tmp_path / "tls.crt")]
+    files = ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject, *files],
         check=True,
@@ -67,31 +67,39 @@ async def front(tmp_path: Path) -> AsyncIterator[tuple[EventServer, str, Path]]:
     )
     site = (ROOT / "examples" / "front" / "nginx.conf").read_text()
     site = site.replace("127.0.0.1:8080", f"127.0.0.1:{inner}").replace("8443 ssl", f"127.0.0.1:{port} ssl")
-    site = site.replace("/etc/nginx/tls", str(tmp_path))
-    folders = "".join(
-        f"{kind}_temp_path {tmp_path}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    config = tmp_path / "nginx.conf"
+    site = site.replace("/etc/nginx/tls", str(folder))
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    folders = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
+    log = folder / "error.log"
+    config = folder / "nginx.conf"
     config.write_text(
-        f"daemon off;\nmaster_process off;\npid {tmp_path}/pid;\nerror_log {tmp_path}/error.log;\nevents {{}}\n"
+        f"daemon off;\nmaster_process off;\npid {folder}/pid;\nerror_log {log};\nevents {{}}\n"
         f"http {{\naccess_log off;\n{folders}{site}\n}}\n"
     )
-    nginx = subprocess.Popen([NGINX, "-e", str(tmp_path / "error.log"), "-c", str(config)])
+    nginx = subprocess.Popen([NGINX, "-e", str(log), "-c", str(config)])
     try:
         deadline_s = time.monotonic() + 10
         while True:
             with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.close()
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 break
-            assert nginx.poll() is None, (tmp_path / "error.log").read_text()
+            assert nginx.poll() is None, log.read_text()
             assert time.monotonic() < deadline_s
-            await asyncio.sleep(0.02)
-        yield events, f"https://localhost:{port}/v1/chat/completions", tmp_path / "tls.crt"
+            time.sleep(0.02)
+        yield port
     finally:
         nginx.terminate()
         nginx.wait(10)
+
+
+@pytest_asyncio.fixture
+async def front(tmp_path: Path) -> AsyncIterator[tuple[EventServer, str, Path]]:
+    events, inner = EventServer(), free_port()
+    server = await asyncio.start_server(events.serve, "127.0.0.1", inner)
+    try:
+        with nginx_before(inner, tmp_path) as port:
+            yield events, f"https://localhost:{port}/v1/chat/completions", tmp_path / "tls.crt"
+    finally:
         server.close()
 
 

@@ -188,8 +188,8 @@ def test_a_broken_limit_is_told_with_its_number() -> None:
 
 
 def test_what_was_lost_beyond_its_margin_is_told() -> None:
-    old = result([row("a", in_answer=True), row("b", in_answer=True)])
-    new = result([row("a", in_answer=True), row("b", in_answer=False)])
+    old = result(row("a", in_answer=True), row("b", in_answer=True))
+    new = result(row("a", in_answer=True), row("b", in_answer=False))
     assert report.lost(old, new, {"answer_in_answer": 0.5}) == []
     assert report.lost(old, new, {"answer_in_answer": 0.4}) == ["answer_in_answer went from 1.000 to 0.500"]
     assert report.lost(new, old, {"answer_in_answer": 0.0}) == []
