@@ -102,6 +102,7 @@ local function rest()
     end
   end
   redis.call('DEL', TENANTS)
+  redis.call('HSET', STATE, 'bytes', 0)
 end
 
 local function stay()
@@ -114,6 +115,9 @@ local function enter()
   local wait_ms, finish_ms, ticket = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
   local max_waiting, max_bytes, ticket_id = tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16]
   grant()
+  if redis.call('HEXISTS', HELD, id) == 1 then return {'granted', 0, '0', '0', num_held(), num_waiting()} end
+  local earlier = entry_of(id) -- the same call, sent again because its reply was lost
+  if earlier then remove(id, earlier) end
   if ticket >= 0 then -- good for one place, not for one after the other
     local used = HELD .. ':ticket:' .. ticket_id
     if redis.call('SET', used, '1', 'NX', 'PX', ARGV[17]) == false then ticket = -1 end

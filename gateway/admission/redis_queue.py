@@ -12,55 +12,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
 
-from gateway.admission.line import BANDS, Status, expected_ms
+from gateway.admission.line import BANDS, expected_ms
+from gateway.admission.queue_store import Away, QueueStore, State
+from gateway.admission.refusals import RecentRefusals, displaced, refused, waited_too_long
 from gateway.admission.slots import SlotQueue, milliseconds, seconds
-from gateway.admission.tickets import NO_PLACE, TICKET_LIFE_S, Place, Tickets
-from gateway.admission.waiting import (
-    NO_CLAIM,
-    Claim,
-    Moved,
-    OnWait,
-    Permit,
-    displaced,
-    refused,
-    stand,
-    waited_too_long,
-)
+from gateway.admission.tickets import TICKET_LIFE_S, Place, Tickets
+from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, stand
 
 log = logging.getLogger("tidegate.queue")
 
-SCRIPT = (Path(__file__).parent / "queue.lua").read_bytes()
-_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()  # what EVALSHA calls it by
-CALL_S = 0.5  # longest wait of a request for Redis, once: then all go by their own part
 BEAT_EVERY_S = 0.5
 LOOK_EVERY_S = 0.25
 LOOK_AT_MOST = 256  # places asked for in one call
-ENTER_AT_MOST = 128  # requests that ask in one go
 ODD_BEATS = 3  # in a row, before what this worker holds is told anew
-MAIL_BLOCK_S = 1
-MAIL_CALL_S = 3.0
-REFUSED_FOR_S = 0.05  # a tenant that was refused is so for this long, without another call
-MAX_REFUSED = 1024
 _encode = msgspec.json.Encoder().encode
-
-
-class _Away(Exception):
-    """Redis does not answer."""
 
 
 class _Lost(Exception):
@@ -73,18 +49,6 @@ class _Waiter:
     position: int = 1
     eta_s: float = 1.0
     missed: int = 0  # looks in a row that found no such place
-
-
-@dataclass
-class _State:
-    """What the last reply said about all workers together."""
-
-    inflight: int = 0
-    waiting: tuple[int, ...] = (0,) * len(BANDS)
-    hold_ms: float = -1.0
-    workers: int = 1
-    num_bytes: int = 0
-    is_line: bool = False  # by the newest reply
 
 
 class RedisQueue:
@@ -109,9 +73,8 @@ class RedisQueue:
     ) -> None:
         self.name, self.ttl_s = name, ttl_s
         self.worker = worker or secrets.token_hex(6)
-        self._redis: Any = redis
-        self._limit, self._max_waiting, self._max_bytes = limit, max_waiting, max_bytes
-        self._clock, self._now_ms = clock, now_ms
+        self._store = QueueStore(name, redis, self.worker, limit=limit, now_ms=now_ms)
+        self._max_waiting, self._max_bytes, self._clock = max_waiting, max_bytes, clock
         self._tickets = Tickets(secrets.token_bytes(16))
         self._own = SlotQueue(
             max(1, limit // share),
@@ -123,23 +86,16 @@ class RedisQueue:
             tickets=self._tickets,
         )
         self._share = share
-        self._state = _State()
+        self._state = State()
         self._waiters: dict[str, _Waiter] = {}
         self._entering: set[str] = set()
-        self._asking: list[tuple[list[Any], asyncio.Future[Any]]] = []
-        self._to_ask = asyncio.Event()
         self._held: set[str] = set()
         self._returned: list[tuple[str, float, str, int, int]] = []
-        self._refused: dict[tuple[str, str], tuple[float, float, Status]] = {}
+        self._refused = RecentRefusals(clock)
         self._numbers = itertools.count()
         self._work = asyncio.Event()
         self._is_here = False
         self._num_odd = 0  # beats in a row by which the store and this worker did not agree
-        self._keys = [
-            f"tidegate:queue:{{{name}}}:{part}"
-            for part in ("held", "line", "entries", "tenants", "state", "workers")
-        ]
-        self._mailboxes = f"tidegate:queue:{{{name}}}:mail:"
 
     @property
     def is_shared(self) -> bool:
@@ -148,15 +104,15 @@ class RedisQueue:
 
     @property
     def limit(self) -> int:
-        return self._limit if self._is_here else self._own.limit
+        return self._store.limit if self._is_here else self._own.limit
 
     def resize(self, limit: int) -> None:
         """As many slots from now on: replicas came or went."""
-        self._limit = limit
+        self._store.limit = limit
         self._own.resize(self._part(self._state.workers))
 
     def _part(self, workers: int) -> int:
-        return max(1, self._limit // max(self._share, workers))
+        return max(1, self._store.limit // max(self._share, workers))
 
     @property
     def inflight(self) -> int:
@@ -167,16 +123,11 @@ class RedisQueue:
         return sum(self._state.waiting) if self._is_here else self._own.num_waiting
 
     @property
-    def num_bytes(self) -> int:
-        """Of what waits, in all workers."""
-        return self._state.num_bytes if self._is_here else 0
-
-    @property
     def is_crowded(self) -> bool:
         """Whether whoever comes now would have to wait, as far as this worker knows."""
         if not self._is_here:
             return self._own.is_crowded
-        return self._state.is_line or self._state.inflight >= self._limit
+        return self._state.is_line or self._state.inflight >= self._store.limit
 
     def num_ahead(self, band: str) -> int:
         """Waiters that a newcomer of this band may stand behind."""
@@ -188,7 +139,7 @@ class RedisQueue:
         """Expected wait (seconds) at a position, from the measured drain rate; 1 s before anything was measured."""
         if not self._is_here:
             return self._own.eta_s(position)
-        return seconds(expected_ms(position, self._state.hold_ms, self._limit))
+        return seconds(expected_ms(position, self._state.hold_ms, self._store.limit))
 
     def check(self, band: str = "interactive", claim: Claim = NO_CLAIM) -> None:
         """Refuse what was refused to the same tenant a moment ago, without asking. Raises: Rejected."""
@@ -197,9 +148,7 @@ class RedisQueue:
         if not self._is_here:
             self._own.check(band, claim)
             return
-        known = self._refused.get((claim.tenant, band))
-        if known is not None and self._clock() < known[0]:
-            raise refused(known[2], known[1])
+        self._refused.check(claim.tenant, band)
 
     async def acquire(
         self, *, band: str, deadline: float, on_wait: OnWait | None = None, claim: Claim = NO_CLAIM
@@ -212,7 +161,7 @@ class RedisQueue:
                 if self._is_here:
                     return await self._acquire(band, until, deadline, on_wait, claim)
                 return await self._acquire_own(band, deadline, on_wait, claim)
-            except _Away as away:
+            except Away as away:
                 self._lose(away)
             except (_Lost, Moved):
                 continue
@@ -233,13 +182,15 @@ class RedisQueue:
         self, band: str, until: float, deadline: float, on_wait: OnWait | None, claim: Claim
     ) -> Permit:
         name, number = self._next_name(), BANDS.index(band)
-        place = self._read(claim, number)
+        place = self._tickets.read(
+            claim.ticket, tier=self.name, band=number, tenant=claim.tenant, now_s=time.time()
+        )
         waiter = _Waiter(asyncio.get_running_loop().create_future())
         self._waiters[name] = waiter  # before the call: what ends the wait may overtake the reply
         self._entering.add(name)
         try:
             try:
-                reply = await self._ask(
+                reply = await self._store.enter(
                     [name, self.worker, *self._terms(band, until, deadline, claim, place)]
                 )
             finally:
@@ -250,7 +201,8 @@ class RedisQueue:
                 return self._permit(name, claim, number)
             if status != "waiting":
                 ticket = self._ticket(band, claim, Place(int(reply[3]), place.id))
-                self._remember(status, band, claim, eta_s)
+                if status != "infeasible" and not claim.ticket:
+                    self._refused.note(claim.tenant, band, status, eta_s)
                 raise refused(status, eta_s, ticket)
             waiter.position, waiter.eta_s = int(reply[1]), eta_s
             said = await stand(
@@ -275,7 +227,7 @@ class RedisQueue:
             return self._permit(name, claim, number)
         if said == "displaced":
             raise displaced(self.eta_s(self.num_waiting + 1))
-        raise _Away if said == "away" else _Lost
+        raise Away if said == "away" else _Lost
 
     def _terms(self, band: str, until: float, deadline: float, claim: Claim, place: Place) -> list[Any]:
         now = self._clock()
@@ -293,14 +245,6 @@ class RedisQueue:
             int(TICKET_LIFE_S * 1000),
         ]
 
-    def _remember(self, status: Status, band: str, claim: Claim, eta_s: float) -> None:
-        """For `check`: the next ones of this tenant hear the same for a moment."""
-        if status == "infeasible" or claim.ticket:
-            return
-        if len(self._refused) >= MAX_REFUSED:
-            self._refused.clear()
-        self._refused[claim.tenant, band] = (self._clock() + REFUSED_FOR_S, eta_s, status)
-
     def _ticket(self, band: str, claim: Claim, place: Place) -> str:
         return self._tickets.issue(
             tier=self.name,
@@ -309,13 +253,6 @@ class RedisQueue:
             tag=place.tag,
             now_s=time.time(),
             id=place.id,
-        )
-
-    def _read(self, claim: Claim, band: int) -> Place:
-        if not claim.ticket:
-            return NO_PLACE
-        return self._tickets.read(
-            claim.ticket, tier=self.name, band=band, tenant=claim.tenant, now_s=time.time()
         )
 
     def _permit(self, name: str, claim: Claim, band: int) -> Permit:
@@ -341,28 +278,26 @@ class RedisQueue:
         """Sorts by age, over all workers as far as their clocks agree."""
         return f"{time.time_ns() // 1000:016d}/{self.worker}/{next(self._numbers)}"
 
-    # --- what runs behind the requests ---
-
     async def run(self) -> None:
         """Talk to the store until cancelled: slots that go back, beats, places, mail."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._serve())
-            tasks.create_task(self._send_asked())
-            tasks.create_task(self._look())
-            tasks.create_task(self._read_mail())
+        while True:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for work in (self._serve, self._store.send_entering, self._look, self._read_mail):
+                        tasks.create_task(work())
+            except Exception as error:  # ours: whoever waits must not wait for nobody
+                log.exception("queue %s: its work broke off and begins again", self.name)
+                self._lose(Away(repr(error)))
+                await asyncio.sleep(BEAT_EVERY_S)
 
     async def connect(self) -> None:
-        """The first beat. Where it fails, the worker begins with its own part.
-
-        It makes sure that the store has the script: `enter` goes by its name alone, and a store that lost it is away
-        until the next beat.
-        """
-        with contextlib.suppress(_Away):
+        """The first beat. Where it fails, the worker begins with its own part."""
+        with contextlib.suppress(Away):
             await self._beat()
 
     async def close(self) -> None:
         """Give back all that is left; what was held elsewhere ends with this worker's silence."""
-        with contextlib.suppress(_Away):
+        with contextlib.suppress(Away):
             await self._send_returned()
 
     async def _serve(self) -> None:
@@ -379,7 +314,7 @@ class RedisQueue:
                 if self._clock() >= next_beat:
                     next_beat = self._clock() + BEAT_EVERY_S
                     await self._beat()
-            except _Away as away:
+            except Away as away:
                 self._lose(away)
                 self._returned.clear()  # the store learns what is held when it is back
 
@@ -387,22 +322,18 @@ class RedisQueue:
         returned, self._returned = self._returned, []
         if not returned:
             return
-        inflight, num_waiting = await self._call("release", _encode(returned))
+        inflight, num_waiting = await self._store.call("release", _encode(returned))
         self._state.inflight, self._state.is_line = int(inflight), bool(num_waiting)
 
     async def _beat(self) -> None:
-        is_known, mine, inflight, waiting, hold, secret, workers, num_bytes = await self._call(
-            "beat", self.worker, self._tickets.secret.hex()
-        )
-        self._tickets.secret = bytes.fromhex(secret.decode())
-        self._state = _State(
-            int(inflight), tuple(map(int, waiting)), float(hold), int(workers), int(num_bytes), any(waiting)
-        )
-        self._own.resize(self._part(int(workers)))
+        beat = await self._store.beat(self.worker, self._tickets.secret)
+        self._tickets.secret = beat.secret
+        self._state = beat.state
+        self._own.resize(self._part(beat.state.workers))
         under_way = len(self._entering) + len(self._returned)
-        self._num_odd = self._num_odd + 1 if abs(int(mine) - len(self._held)) > under_way else 0
-        if not is_known or not self._is_here or self._num_odd >= ODD_BEATS:
-            await self._call(
+        self._num_odd = self._num_odd + 1 if abs(beat.num_held - len(self._held)) > under_way else 0
+        if not beat.is_known or not self._is_here or self._num_odd >= ODD_BEATS:
+            await self._store.call(
                 "restore", self.worker, _encode(sorted(self._held)), _encode(list(self._waiters))
             )
             self._num_odd = 0
@@ -411,7 +342,7 @@ class RedisQueue:
             log.info("queue %s: shared by all workers", self.name)
             self._own.dissolve()  # whoever waited here waits with the others
 
-    def _lose(self, why: _Away) -> None:
+    def _lose(self, why: Away) -> None:
         """The store does not answer: whoever waits there waits here instead."""
         if self._is_here:
             self._is_here = False
@@ -429,8 +360,8 @@ class RedisQueue:
             for at in range(0, len(names) if self._is_here else 0, LOOK_AT_MOST):
                 part = names[at : at + LOOK_AT_MOST]
                 try:
-                    hold, _, _, places = await self._call("look", *part)
-                except _Away:
+                    hold, _, _, places = await self._store.call("look", *part)
+                except Away:
                     break
                 for name, place in zip(part, places, strict=True):
                     self._place(name, int(place), float(hold))
@@ -441,27 +372,16 @@ class RedisQueue:
             return
         if position > 0:
             waiter.position, waiter.missed = position, 0
-            waiter.eta_s = seconds(expected_ms(position, hold_ms, self._limit))
+            waiter.eta_s = seconds(expected_ms(position, hold_ms, self._store.limit))
             return
         waiter.missed += 1
         if waiter.missed > 1:  # once may be mail that is on its way
             _say(waiter, "granted" if position == 0 else "lost")
 
     async def _read_mail(self) -> None:
-        box = self._mailboxes + self.worker
         while True:
-            try:
-                _heed_cancel()
-                async with asyncio.timeout(MAIL_CALL_S):
-                    first = await self._redis.blpop([box], timeout=MAIL_BLOCK_S)
-                    if first is None:
-                        continue
-                    letters = [first[1], *(await self._redis.lpop(box, 500) or [])]
-            except (RedisError, OSError, TimeoutError):
-                await asyncio.sleep(LOOK_EVERY_S)
-                continue
-            for letter in letters:
-                self._take(letter.decode())
+            for letter in await self._store.mail():
+                self._take(letter)
 
     def _take(self, letter: str) -> None:
         kind, name = letter[0], letter[1:]
@@ -470,78 +390,6 @@ class RedisQueue:
             _say(waiter, "granted" if kind == "g" else "displaced")
         elif kind == "g" and name not in self._held:
             self._return(name, -1.0, "", 0, 0)  # it has left in the same instant
-
-    async def _ask(self, terms: list[Any]) -> Any:
-        """The reply to `enter`; many that come at once share a trip. Raises: _Away."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._asking.append((terms, future))
-        self._to_ask.set()
-        return await future
-
-    async def _send_asked(self) -> None:
-        while True:
-            await self._to_ask.wait()
-            _heed_cancel()
-            batch = [each for each in self._asking[:ENTER_AT_MOST] if not each[1].done()]
-            del self._asking[:ENTER_AT_MOST]
-            if not self._asking:
-                self._to_ask.clear()
-            replies: Sequence[Any]
-            try:
-                replies = await self._call_many("enter", [terms for terms, _ in batch]) if batch else []
-            except _Away as away:
-                replies = [away] * len(batch)
-            for (_, future), reply in zip(batch, replies, strict=True):
-                if future.done():
-                    continue
-                if isinstance(reply, Exception):
-                    future.set_exception(_Away(repr(reply)))
-                else:
-                    future.set_result(reply)
-
-    async def _call(self, operation: str, *args: Any) -> Any:
-        """Raises: _Away."""
-        return await self._within(lambda: self._run(self._head(operation), args))
-
-    async def _call_many(self, operation: str, calls: Sequence[Sequence[Any]]) -> Sequence[Any]:
-        """Raises: _Away."""
-        return cast("Sequence[Any]", await self._within(lambda: self._run_many(self._head(operation), calls)))
-
-    def _head(self, operation: str) -> tuple[Any, ...]:
-        keys = self._keys
-        return (_SHA, len(keys), *keys, operation, self._now_ms(), self._limit, self._mailboxes)
-
-    async def _run(self, head: tuple[Any, ...], args: Sequence[Any]) -> Any:
-        try:
-            return await self._redis.evalsha(*head, *args)
-        except NoScriptError:  # a Redis that was started again has forgotten it
-            await self._redis.script_load(SCRIPT)
-            return await self._redis.evalsha(*head, *args)
-
-    async def _run_many(self, head: tuple[Any, ...], calls: Sequence[Sequence[Any]]) -> Any:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for args in calls:
-                pipe.evalsha(*head, *args)
-            return await pipe.execute(raise_on_error=False)
-
-    async def _within(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        try:
-            async with asyncio.timeout(CALL_S):
-                try:
-                    return await work()
-                except RedisConnectionError:  # of a pooled connection that had ended unseen
-                    return await work()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise _Away(repr(error)) from error
-        finally:
-            _heed_cancel()
-
-
-def _heed_cancel() -> None:
-    """The client may swallow a cancel that meets it in the middle of a command (redis-py 8.1 does)."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _say(waiter: _Waiter, word: str) -> None:

@@ -12,18 +12,9 @@ import secrets
 from collections.abc import Callable
 
 from gateway.admission.line import BANDS, Ask, FairLine
-from gateway.admission.tickets import NO_PLACE, Tickets
-from gateway.admission.waiting import (
-    NO_CLAIM,
-    Claim,
-    Moved,
-    OnWait,
-    Permit,
-    displaced,
-    refused,
-    stand,
-    waited_too_long,
-)
+from gateway.admission.refusals import displaced, refused, waited_too_long
+from gateway.admission.tickets import Tickets
+from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, stand
 
 __all__ = ["BANDS", "Permit", "SlotQueue"]
 
@@ -111,11 +102,7 @@ class SlotQueue:
         now = self._clock()
         until = min(now + self.ttl_s, deadline)
         number = BANDS.index(band)
-        place = NO_PLACE
-        if claim.ticket:
-            place = self._tickets.read(
-                claim.ticket, tier=self.name, band=number, tenant=claim.tenant, now_s=now
-            )
+        place = self._tickets.read(claim.ticket, tier=self.name, band=number, tenant=claim.tenant, now_s=now)
         ask = Ask(
             claim.tenant,
             number,

@@ -1,4 +1,4 @@
-"""What both queues share: the permit, what a request claims, the wait itself, and how a refusal is told."""
+"""What both queues share: the permit, what a request claims, and the wait itself."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Protocol
-
-from gateway.admission.line import Status
-from gateway.errors import DeadlineExceeded, Evicted, Rejected, TidegateError
 
 TELL_EVERY_S = 1.0  # how often a waiter hears its position
 OnWait = Callable[[int, float], object]  # position (1-based), expected wait in seconds
@@ -101,44 +98,3 @@ async def stand(
             raise TimeoutError
         await asyncio.wait((future,), timeout=min(left_s, TELL_EVERY_S))
     return future.result()
-
-
-def refused(status: Status, eta_s: float, ticket: str = "") -> TidegateError:
-    """The error of a place that was not given. eta_s: the expected wait of that place."""
-    retry_after_s = max(0.05, eta_s)
-    if status == "infeasible":
-        return Rejected(
-            f"The deadline cannot be met: the expected wait is {retry_after_s:.1f} s.",
-            code="deadline_infeasible",
-            param="tidegate.deadline_ms",
-            retry_after_s=retry_after_s,
-            ticket=ticket,
-        )
-    if status == "too_long":
-        return Rejected(
-            f"The service is at capacity: the expected wait of {retry_after_s:.0f} s is longer than it keeps a request "
-            "waiting.",
-            retry_after_s=retry_after_s,
-            ticket=ticket,
-        )
-    return Rejected(
-        "The service is at capacity and its queue is full; try again later.",
-        retry_after_s=retry_after_s,
-        ticket=ticket,
-    )
-
-
-def displaced(eta_s: float) -> Evicted:
-    return Evicted(
-        "The queue is full, and a request with a better right took this one's place.",
-        code="displaced",
-        retry_after_s=max(0.05, eta_s),
-    )
-
-
-def waited_too_long(*, by_deadline: bool, ttl_s: float, eta_s: float) -> TidegateError:
-    if by_deadline:
-        return DeadlineExceeded("The request's deadline passed while it waited in the queue.")
-    return Evicted(
-        f"The request waited {ttl_s:g} s in the queue without getting a slot.", retry_after_s=eta_s
-    )

@@ -11,6 +11,11 @@ from gateway.cli.terminal import CommandFailed, ExitCode, VarOption, settings_of
 from gateway.settings import Settings
 
 _RUN_EPILOG = """\b
+Examples:
+  tidegate run gateway
+  TIDEGATE_TRITON_SERVES=retrieval tidegate run triton
+
+\b
 Parts:
   gateway    one gateway worker
   ingest     one ingest worker

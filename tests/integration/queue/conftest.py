@@ -30,7 +30,7 @@ class Workers:
         max_bytes: int = 10_000,
         share: int = 1,
     ) -> RedisQueue:
-        redis = Redis.from_url(self._url, protocol=3)
+        redis = Redis.from_url(self._url, protocol=3, socket_timeout=None)  # as connect_redis has it
         queue = RedisQueue(
             "fast",
             redis,

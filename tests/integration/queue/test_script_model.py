@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from redis import Redis
 
 from gateway.admission.line import Ask, FairLine
-from gateway.admission.redis_queue import SCRIPT
+from gateway.admission.queue_store import SCRIPT
 from tests.fakes.redis_process import RedisProcess
 
 WORKER, MAX_WAITING, MAX_BYTES = "w", 5, 1000

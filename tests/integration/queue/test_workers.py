@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from gateway.admission.redis_queue import CALL_S, RedisQueue
+from gateway.admission.queue_store import CALL_S
+from gateway.admission.redis_queue import RedisQueue
 from gateway.admission.waiting import Claim, Permit
 from tests.fakes.redis_process import RedisProcess
 from tests.integration.queue.conftest import Workers

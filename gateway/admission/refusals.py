@@ -1,0 +1,71 @@
+"""How a refusal is told, and remembered for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.admission.line import Status
+from gateway.errors import DeadlineExceeded, Evicted, Rejected, TidegateError
+
+REFUSED_FOR_S = 0.05
+MAX_REFUSED = 1024
+
+
+class RecentRefusals:
+    """A tenant that was refused is so for a moment, without another look: a flood costs next to nothing."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._known: dict[tuple[str, str], tuple[float, Status, float]] = {}
+
+    def note(self, tenant: str, band: str, status: Status, eta_s: float) -> None:
+        if len(self._known) >= MAX_REFUSED:
+            self._known.clear()
+        self._known[tenant, band] = (self._clock() + REFUSED_FOR_S, status, eta_s)
+
+    def check(self, tenant: str, band: str) -> None:
+        """Raises: Rejected."""
+        until, status, eta_s = self._known.get((tenant, band), (0.0, "full", 0.0))
+        if self._clock() < until:
+            raise refused(status, eta_s)
+
+
+def refused(status: Status, eta_s: float, ticket: str = "") -> TidegateError:
+    """The error of a place that was not given. eta_s: the expected wait of that place."""
+    retry_after_s = max(0.05, eta_s)
+    if status == "infeasible":
+        return Rejected(
+            f"The deadline cannot be met: the expected wait is {retry_after_s:.1f} s.",
+            code="deadline_infeasible",
+            param="tidegate.deadline_ms",
+            retry_after_s=retry_after_s,
+            ticket=ticket,
+        )
+    if status == "too_long":
+        return Rejected(
+            f"The service is at capacity: the expected wait of {retry_after_s:.0f} s is longer than it keeps a request "
+            "waiting.",
+            retry_after_s=retry_after_s,
+            ticket=ticket,
+        )
+    return Rejected(
+        "The service is at capacity and its queue is full; try again later.",
+        retry_after_s=retry_after_s,
+        ticket=ticket,
+    )
+
+
+def displaced(eta_s: float) -> Evicted:
+    return Evicted(
+        "The queue is full, and a request with a better right took this one's place.",
+        code="displaced",
+        retry_after_s=max(0.05, eta_s),
+    )
+
+
+def waited_too_long(*, by_deadline: bool, ttl_s: float, eta_s: float) -> TidegateError:
+    if by_deadline:
+        return DeadlineExceeded("The request's deadline passed while it waited in the queue.")
+    return Evicted(
+        f"The request waited {ttl_s:g} s in the queue without getting a slot.", retry_after_s=eta_s
+    )
