@@ -107,7 +107,7 @@ class Settings:
     )
     canary_hosts: str = _setting(
         "",
-        "As TIER=HOST,TIER=HOST: where a tier's next version is tried. While it has replicas it gets the share of "
+        "As TIER=HOST,TIER=HOST: where a tier's canary runs. While it has replicas it gets the share of "
         "conversations that TIDEGATE_CANARY_PERCENT names; a conversation stays on one side.",
     )
     canary_percent: int = _setting(
@@ -229,8 +229,8 @@ class Settings:
     )
     adaptive_tiers: str = _setting(
         "",
-        "Tiers whose slots follow how late their first tokens come, as NAME,NAME, up to what their replicas have; "
-        "empty = every tier has as many as it was given.",
+        "Tiers with fewer slots while their engine is slow to begin, as NAME,NAME; empty = always as many as "
+        "configured (docs/queue.md).",
     )
     auto_tiers: str = _setting(
         "",
