@@ -28,6 +28,11 @@ MAIL_AT_MOST = 500
 PAUSE_S = 0.25
 
 
+def queue_key(tier: str, part: str) -> str:
+    """A key of the tier's queue. `line` is the sorted set of who waits: scalers in a cluster go by its length."""
+    return f"tidegate:queue:{{{tier}}}:{part}"
+
+
 class Away(Exception):
     """Redis does not answer."""
 
@@ -63,8 +68,8 @@ class QueueStore:
         self._redis: Any = redis
         self._now_ms = now_ms
         parts = ("held", "line", "entries", "tenants", "state", "workers")
-        self._keys = [f"tidegate:queue:{{{tier}}}:{part}" for part in parts]
-        self._mailboxes = f"tidegate:queue:{{{tier}}}:mail:"
+        self._keys = [queue_key(tier, part) for part in parts]
+        self._mailboxes = queue_key(tier, "mail:")
         self._mailbox = self._mailboxes + worker
         self._asking: list[tuple[Sequence[Any], asyncio.Future[Any]]] = []
         self._to_ask = asyncio.Event()
