@@ -21,7 +21,7 @@ from gateway.caching.shared import Purge, SharedStore, entry_name, index_name
 from gateway.settings import Settings
 from gateway.storage.redis_client import connect_redis
 from tests.fakes.engines import PASSAGES
-from tests.fakes.redis_process import RedisMissing, RedisProcess, running_redis
+from tests.fakes.redis_process import RedisProcess, running_redis
 
 
 def make(name: str, tenant: str = "acme", text: str = "An answer.") -> tuple[Key, Entry]:
@@ -47,11 +47,8 @@ def make(name: str, tenant: str = "acme", text: str = "An answer.") -> tuple[Key
 
 @pytest.fixture(scope="module")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    try:
-        with running_redis(tmp_path_factory.mktemp("redis")) as server:
-            yield server
-    except RedisMissing as missing:
-        pytest.skip(str(missing))
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -198,46 +195,40 @@ async def test_a_frozen_redis_costs_one_request_five_milliseconds_and_then_none_
 
 
 async def test_a_redis_that_is_gone_raises_nothing_and_comes_back(tmp_path: Path) -> None:
-    try:
-        with running_redis(tmp_path) as server:
-            client = connect_redis(Settings(var=tmp_path, redis_url=server.url))
-            key, entry = make("a")
-            calls = Calls()
-            store = store_over(client, calls)
-            server.kill()
-            assert await store.get(key) is None
-            store._rests_until = 0
-            store.put(entry)
-            await store.settle()
-            assert calls["write", "failed"] == 1
-            server.start()
-            store._rests_until = 0
-            store.put(entry)
-            await store.settle()
-            assert await store.get(key) == entry
-            await client.aclose()
-    except RedisMissing as missing:
-        pytest.skip(str(missing))
+    with running_redis(tmp_path) as server:
+        client = connect_redis(Settings(var=tmp_path, redis_url=server.url))
+        key, entry = make("a")
+        calls = Calls()
+        store = store_over(client, calls)
+        server.kill()
+        assert await store.get(key) is None
+        store._rests_until = 0
+        store.put(entry)
+        await store.settle()
+        assert calls["write", "failed"] == 1
+        server.start()
+        store._rests_until = 0
+        store.put(entry)
+        await store.settle()
+        assert await store.get(key) == entry
+        await client.aclose()
 
 
 async def test_a_full_redis_keeps_serving_what_it_has(tmp_path: Path) -> None:
-    try:
-        with running_redis(tmp_path) as server:
-            client = connect_redis(Settings(var=tmp_path, redis_url=server.url))
-            calls = Calls()
-            store = store_over(client, calls)
-            key, entry = make("a")
-            store.put(entry)
-            await store.settle()
-            await client.config_set("maxmemory", "1")
-            store.put(make("b")[1])
-            await store.settle()
-            assert calls["write", "failed"] == 1
-            store._rests_until = 0
-            assert await store.get(key) == entry
-            await client.aclose()
-    except RedisMissing as missing:
-        pytest.skip(str(missing))
+    with running_redis(tmp_path) as server:
+        client = connect_redis(Settings(var=tmp_path, redis_url=server.url))
+        calls = Calls()
+        store = store_over(client, calls)
+        key, entry = make("a")
+        store.put(entry)
+        await store.settle()
+        await client.config_set("maxmemory", "1")
+        store.put(make("b")[1])
+        await store.settle()
+        assert calls["write", "failed"] == 1
+        store._rests_until = 0
+        assert await store.get(key) == entry
+        await client.aclose()
 
 
 async def test_a_purge_means_what_stands_on_a_file() -> None:

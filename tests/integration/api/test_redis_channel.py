@@ -18,7 +18,7 @@ from gateway.storage import keys
 from gateway.storage.database import Database
 from gateway.storage.redis_channel import follow_channel
 from gateway.storage.redis_client import connect_redis
-from tests.fakes.redis_process import RedisMissing, RedisProcess, running_redis
+from tests.fakes.redis_process import RedisProcess, running_redis
 
 LIMIT_S = 8
 STEPS = 80  # of the event loop, more than a subscription takes
@@ -26,11 +26,8 @@ STEPS = 80  # of the event loop, more than a subscription takes
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisProcess]:
-    try:
-        with running_redis(tmp_path) as process:
-            yield process
-    except RedisMissing as error:
-        pytest.skip(str(error))
+    with running_redis(tmp_path) as process:
+        yield process
 
 
 @pytest_asyncio.fixture

@@ -16,7 +16,7 @@ from gateway.errors import UpstreamUnavailable
 from gateway.settings import Settings
 from gateway.storage.redis_client import connect_redis
 from gateway.storage.shared_note import SharedNote
-from tests.fakes.redis_process import RedisMissing, RedisProcess, running_redis
+from tests.fakes.redis_process import RedisProcess, running_redis
 from tests.integration.api.conftest import free_port
 
 LIMIT_S = 5
@@ -132,11 +132,8 @@ async def test_without_redis_a_change_is_refused() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisProcess]:
-    try:
-        with running_redis(tmp_path) as process:
-            yield process
-    except RedisMissing as error:
-        pytest.skip(str(error))
+    with running_redis(tmp_path) as process:
+        yield process
 
 
 def fill(server: RedisProcess) -> None:

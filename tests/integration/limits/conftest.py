@@ -15,7 +15,7 @@ from gateway.admission.redis_leases import RedisLeases
 from gateway.errors import RateLimited
 from gateway.metrics import Metrics
 from gateway.types import Limits, Tenant
-from tests.fakes.redis_process import RedisMissing, RedisProcess, running_redis
+from tests.fakes.redis_process import RedisProcess, running_redis
 
 START = 1_800_000_000.0
 
@@ -106,11 +106,8 @@ class Workers:
 
 @pytest.fixture(scope="module")
 def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    try:
-        with running_redis(tmp_path_factory.mktemp("redis")) as server:
-            yield server
-    except RedisMissing as missing:
-        pytest.skip(str(missing))
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest_asyncio.fixture

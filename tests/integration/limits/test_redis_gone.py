@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from gateway.admission.quota import PATIENCE_S
 from gateway.types import Limits, Tenant
-from tests.fakes.redis_process import RedisMissing, RedisProcess, running_redis
+from tests.fakes.redis_process import RedisProcess, running_redis
 from tests.integration.limits.conftest import Workers
 
 NUM_WORKERS = 2
@@ -43,14 +43,11 @@ async def stand(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stand]:
     """The parameter is the workers' patience (seconds)."""
-    try:
-        with running_redis(tmp_path_factory.mktemp("redis")) as server:
-            made = Stand(server, request.param)
-            await made.all_linked(True)
-            yield made
-            await made.close()
-    except RedisMissing as missing:
-        pytest.skip(str(missing))
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        made = Stand(server, request.param)
+        await made.all_linked(True)
+        yield made
+        await made.close()
 
 
 def freeze(server: RedisProcess) -> None:

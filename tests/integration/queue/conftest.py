@@ -11,7 +11,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from gateway.admission.redis_queue import RedisQueue
-from tests.fakes.redis_process import RedisMissing, RedisProcess, running_redis
+from tests.fakes.redis_process import RedisProcess, running_redis
 
 
 class Workers:
@@ -65,11 +65,8 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 @pytest.fixture(scope="module")
 def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    try:
-        with running_redis(tmp_path_factory.mktemp("redis")) as server:
-            yield server
-    except RedisMissing as missing:
-        pytest.skip(str(missing))
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest_asyncio.fixture
