@@ -64,6 +64,7 @@ from gateway.tier_config import GenerateTier, UpstreamTier, api_key, configured_
 from gateway.tiering.ladders import Ladders
 from gateway.tiering.pressure import Bearable
 from gateway.tiering.tiers import TierBook, builtin_tiers, generative_tiers, names_in
+from gateway.tracing.endpoint import make_tracer
 from gateway.triton import TritonClient
 
 log = logging.getLogger("tidegate.app")
@@ -72,6 +73,7 @@ WATCH_EVERY_S = 1.0
 LEAD_S = 1.0  # from not ready to refusing: balancers ask every 0.5 s (envoy/bootstrap.yaml.j2)
 GOODBYE_S = 0.5  # for clients to take the error that cuts them off
 CUT_OFF_S = 2.0
+LAST_SPANS_S = 2.0  # for the collector to take them
 LADDER_ORDERS = "tidegate:ladder"  # the key and the channel of what operators order
 NUM_THREADS = 32  # for SQL and files: they wait more than they compute
 
@@ -173,6 +175,7 @@ async def build(
         tokens=await asyncio.to_thread(SentenceTokenizer, model_dir / TOKENIZER_FILE),
         recorder=recorder,
         upstreams=upstreams,
+        tracer=make_tracer(settings, lambda result, number: metrics.trace_spans.labels(result).inc(number)),
         limits=limits,
         lag=lag,
         memory=memory,
@@ -366,6 +369,8 @@ async def _shut_down(services: Services, triton: TritonClient, server: Any, door
     for upstream in services.upstreams.values():
         await upstream.close()
     await triton.close()
+    if services.tracer is not None:
+        await asyncio.to_thread(services.tracer.close, LAST_SPANS_S)
     await services.redis.aclose()
     services.database.close()
     log.info("stopped")

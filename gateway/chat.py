@@ -21,10 +21,12 @@ from gateway.admission.waiting import Claim, Permit, Queue
 from gateway.errors import ClientGone, InternalError, TidegateError, UpstreamError, UpstreamTimeout
 from gateway.language.follow_up import resolve
 from gateway.metrics import Metrics
-from gateway.pipeline.account import BEFORE_QUEUE, account, billed_tokens, count, outcome_of
+from gateway.pipeline import traced
+from gateway.pipeline.account import BEFORE_QUEUE, account, billed_tokens, count, outcome_of, shown
 from gateway.pipeline.deadline import late, left_s
 from gateway.pipeline.detour import Detour
 from gateway.pipeline.gather import Gatherer
+from gateway.pipeline.handover import rest_of
 from gateway.pipeline.remember import HITS, AnswerMemory, Recall
 from gateway.pipeline.request import ChatRequest, Evidence, Record, Sink, pin_of
 from gateway.pipeline.route import Route, Router
@@ -32,6 +34,7 @@ from gateway.ports import Answerer, Gate, Retriever
 from gateway.request_id import working_for
 from gateway.tiering.ladders import BANDS, Ladders
 from gateway.tiering.tiers import TierBook
+from gateway.tracing import spans
 from gateway.types import Inquiry, Outcome, Receipt, Tenant, Usage
 
 __all__ = ["BEFORE_QUEUE", "ChatPipeline", "ChatRequest", "Sink"]
@@ -93,6 +96,9 @@ class ChatPipeline:
         receipt = Receipt(
             id=request.id, created=request.created, outcome=Outcome.FAILED, conversation=request.conversation
         )
+        receipt.trace_id = spans.trace_id()
+        if request.trail is not None:
+            request.trail.receipt = receipt
         with working_for(request.id):
             return await self._run(request, sink, receipt)
 
@@ -128,6 +134,7 @@ class ChatPipeline:
         else:
             receipt.outcome, receipt.cause = Outcome.FAILED, InternalError.code
         receipt.total_ms = self._since(received)
+        traced.told(receipt)
         count(self._metrics, receipt)
 
     def _cut_off(self) -> tuple[Outcome, str]:
@@ -139,7 +146,7 @@ class ChatPipeline:
     async def _answer(self, request: ChatRequest, sink: Sink, receipt: Receipt) -> None:
         route = self._router.choose(request, receipt)
         sink.chosen(route.tier.name)
-        recall = None if self.memory is None else await self.memory.recall(request, route)
+        recall = None if self.memory is None else await traced.lookup(self.memory.recall(request, route))
         detour = Detour(self._router, self._metrics, request, sink, receipt)
         if recall is None or not recall.needs_no_slot:
             chosen, route = route, self._taking(request, route, detour)
@@ -156,6 +163,7 @@ class ChatPipeline:
             else:
                 await self.memory.answer(recall, sink, receipt, work)
         finally:
+            receipt.usage = rest_of(receipt.usage, request.earlier)
             if held is not None:  # what was sent counts, the answer that broke off too
                 held.settle(billed_tokens(receipt))
 
@@ -246,12 +254,16 @@ class ChatPipeline:
         with self._metrics.inflight.labels(route.tier.name).track_inprogress():
             receipt.stage = "generating"
             await sink.stage(receipt.stage)
-            await self._generate(request, route, evidence, sink, receipt)
+            with traced.generation(request, route.tier, receipt):
+                await self._generate(request, route, evidence, sink, receipt)
 
     async def _gather(
         self, request: ChatRequest, route: Route, sink: Sink, receipt: Receipt
     ) -> tuple[Route, Evidence]:
         """The evidence; that of a better tier where `auto` took one that found too little."""
+        if request.earlier is not None and (found := request.earlier.left.evidence()) is not None:
+            receipt.passages = [shown(number, passage) for number, passage in enumerate(found.passages, 1)]
+            return route, found
         evidence = await self._gatherer.gather(request, route, receipt)
         better = self._router.better(request, route, evidence.passages)
         if better is None:
@@ -272,7 +284,7 @@ class ChatPipeline:
         left_s(request, self._clock)
         receipt.stage, tier = "queued", route.tier.name
         entered, claim = self._clock(), self._claim(request, route)
-        with self._metrics.waiting.labels(tier).track_inprogress():
+        with self._metrics.waiting.labels(tier).track_inprogress(), traced.admission(route.tier, request):
             permit = await self.queues[tier].acquire(
                 band=request.priority, deadline=request.deadline, on_wait=sink.waiting, claim=claim
             )
@@ -291,15 +303,22 @@ class ChatPipeline:
             is_short=route.is_short,
             pin=pin_of(request),
             priority=BANDS.index(request.priority),
+            ids=request.earlier.left.ids if request.earlier else b"",
+            said=request.earlier.left.said if request.earlier else "",
         )
+        if request.trail is not None:
+            request.trail.stands_on(tier.name, route.steps, evidence)
         if tier.is_generative and request.written:  # who writes has the conversation before it
             inquiry = msgspec.structs.replace(inquiry, question=request.written, meant=request.question)
         began = self._clock()
         answer = self._answerers[tier.name].answer(inquiry, passages, timeout_s=left_s(request, self._clock))
         try:
             async for delta in answer:
+                if request.trail is not None:
+                    request.trail.made(delta)
                 if delta.text and receipt.ttft_ms < 0:
                     receipt.ttft_ms = self._since(request.received)
+                    traced.first_text(receipt, self._clock() - began)
                     if tier.name in self.adaptive:
                         num_tokens = self._estimate(request, route).prompt
                         self.adaptive[tier.name].observe(self._clock() - began, num_tokens)
@@ -316,6 +335,7 @@ class ChatPipeline:
     def _finish(self, request: ChatRequest, receipt: Receipt) -> None:
         if receipt.outcome is Outcome.COMPLETED:
             self._router.learn(receipt)
+        traced.told(receipt)
         count(self._metrics, receipt, request.tenant.tenant_id)
         self._record.record(request.tenant, receipt)
 

@@ -58,6 +58,7 @@ class TidegateError(Exception):
         self.retry_after_s = retry_after_s
         self.detail = detail
         self.ticket = ticket  # keeps a refused request's place in line for a while
+        self.last_event_id = ""  # where the stream that it ends can be gone on with
 
     def delay_s(self) -> float | None:
         """When trying again may help (seconds); None = not by waiting."""
@@ -75,6 +76,8 @@ class TidegateError(Exception):
         }
         if self.ticket:
             body["ticket"] = self.ticket
+        if self.last_event_id:
+            body["last_event_id"] = self.last_event_id
         return body
 
 

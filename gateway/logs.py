@@ -9,12 +9,14 @@ from typing import TextIO
 
 from gateway import request_id
 from gateway.settings import Settings
+from gateway.tracing import spans
 
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 class JsonFormatter(logging.Formatter):
-    """time (UTC), level, logger, message; request_id where the line belongs to one; error with its traceback."""
+    """time (UTC), level, logger, message; request_id where the line belongs to one, trace_id and span_id where a trace
+    is kept of it; error with its traceback."""
 
     def __init__(self, part: str) -> None:
         super().__init__()
@@ -31,6 +33,8 @@ class JsonFormatter(logging.Formatter):
         }
         if current := request_id.current():
             line["request_id"] = current
+        if (span := spans.current()) is not None:
+            line["trace_id"], line["span_id"] = span.trace_id, span.span_id
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)

@@ -245,6 +245,17 @@ class Metrics:
             ["tenant", "tier", "direction"],
             registry=self.registry,
         )
+        self.trace_spans = Counter(
+            "tidegate_trace_spans",
+            "Spans of traces: sent, or dropped because the queue was full, the collector refused them or we stopped.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.handed_over = Counter(
+            "tidegate_handed_over",
+            "Streams that a drain had no time for, left for another worker to go on with.",
+            registry=self.registry,
+        )
         self.alert_actions = Counter(
             "tidegate_alert_actions",
             "What was done about alerts, by action and result.",

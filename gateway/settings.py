@@ -303,6 +303,11 @@ class Settings:
         False,
         "Start Prometheus and Alertmanager beside the service, where they are installed (docs/watching.md).",
     )
+    otlp_endpoint: str = _setting(
+        "",
+        "Base URL of an OpenTelemetry collector, which takes traces over HTTP, such as http://127.0.0.1:4318; empty = "
+        "what OTEL_EXPORTER_OTLP_ENDPOINT says, and no traces without it (docs/watching.md).",
+    )
     alert_actions: str = _setting(
         "on",
         "What is done about alerts that Alertmanager sends to /admin/alerts: `on` what they ask for; `dry_run` an "

@@ -13,6 +13,7 @@ import itertools
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import grpc
@@ -24,10 +25,12 @@ from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from gateway.request_id import HEADER as REQUEST_ID_HEADER
 from gateway.request_id import current as request_id_of_task
 from gateway.tensors import Model, Tensor, split_stream_error
+from gateway.tracing import spans
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 # By these the balancer finds the replicas that have a model, and the side of a conversation while a version is tried.
 MODEL_HEADER, PIN_HEADER = "x-tidegate-model", "x-tidegate-pin"
+INFER, STREAM = (f"inference.GRPCInferenceService/{name}" for name in ("ModelInfer", "ModelStreamInfer"))
 
 Value: TypeAlias = bytes | str | Sequence[bytes] | npt.NDArray[Any]
 Array: TypeAlias = npt.NDArray[Any]
@@ -179,7 +182,7 @@ class TritonClient:
         self._next_stream = itertools.cycle(
             [
                 channel.unary_stream(
-                    "/inference.GRPCInferenceService/ModelStreamInfer",
+                    f"/{STREAM}",
                     request_serializer=service_pb2.ModelInferRequest.SerializeToString,
                     response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
                 )
@@ -206,12 +209,13 @@ class TritonClient:
         return read_outputs(plan, answer)
 
     async def _call(self, model: Model, request: Any, timeout_s: float) -> Any:
-        try:
-            return await self._next_stub().ModelInfer(
-                request, timeout=timeout_s, metadata=_metadata(model.name)
-            )
-        except grpc.aio.AioRpcError as error:
-            raise map_status(error.code(), error.details() or "", model.name) from error
+        with spans.step(INFER, _about(model.name), is_call=True) as span:
+            try:
+                return await self._next_stub().ModelInfer(
+                    request, timeout=timeout_s, metadata=_metadata(model.name, span)
+                )
+            except grpc.aio.AioRpcError as error:
+                raise map_status(error.code(), error.details() or "", model.name) from error
 
     def stream(
         self, model: Model, inputs: Mapping[str, Value], *, timeout_s: float
@@ -242,10 +246,9 @@ class TritonClient:
         request.id = request_id
         deadline = time.monotonic() + timeout_s
         is_first_try, started = True, False
-        metadata = _metadata(model.name)
-        if pin is not None:
-            metadata.append((PIN_HEADER, str(pin)))
         while True:
+            span = spans.begin(STREAM, _about(model.name), is_call=True)
+            metadata = _metadata(model.name, span, pin)
             call = self._next_stream()(request, timeout=_left(deadline), metadata=metadata)
             try:
                 is_final = False
@@ -265,13 +268,19 @@ class TritonClient:
                 return
             except grpc.aio.AioRpcError as error:
                 failed = _stream_error(error, model.name, deadline)
+                if span is not None:
+                    spans.tell(span, failed)
                 if started or not is_first_try or not isinstance(failed, UpstreamUnavailable):
                     raise failed from error
-            except UpstreamUnavailable:
-                if started or not is_first_try:
+            except UpstreamError as error:
+                if span is not None:
+                    spans.tell(span, error)
+                if started or not is_first_try or not isinstance(error, UpstreamUnavailable):
                     raise
             finally:
                 call.cancel()
+                if span is not None:
+                    span.end()
             is_first_try = False
 
     async def ready(self, model_names: Iterable[str], *, timeout_s: float = 2.0) -> bool:
@@ -309,9 +318,18 @@ def _stream_error(error: grpc.aio.AioRpcError, model: str, deadline: float) -> U
     return map_status(code, error.details() or "", model)
 
 
-def _metadata(model: str) -> list[tuple[str, str]]:
-    """Of one call: where the balancer sends it, and the request that it is part of."""
+@cache
+def _about(model: str) -> spans.Attributes:
+    return {"rpc.system.name": "grpc", "tidegate.triton.model": model}
+
+
+def _metadata(model: str, span: spans.Span | None, pin: int | None = None) -> list[tuple[str, str]]:
+    """Of one call: where the balancer sends it, the request that it is part of, and its step in that one's trace."""
     found = [(MODEL_HEADER, model)]
+    if span is not None:
+        found += span.headers()
+    if pin is not None:
+        found.append((PIN_HEADER, str(pin)))
     if current := request_id_of_task():
         found.append((REQUEST_ID_HEADER, current))
     return found

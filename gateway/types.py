@@ -153,6 +153,8 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     is_short: one sentence, or one for each part, will do.
     pin: the same number for all of a conversation, which stays on one version of a model by it; None = no matter.
     priority: 0 comes first, larger ones give way, in an engine that has priorities.
+    ids, said: of an answer that another worker began, its tokens (little-endian INT32) and what they say; the tier goes
+    on after them, and gives all of the answer. Tiers that keep no tokens begin anew.
     """
 
     question: str
@@ -163,10 +165,13 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     pin: int | None = None
     priority: int = 0
+    ids: bytes = b""
+    said: str = ""
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of an answer as the engine gives it."""
+    """One step of an answer as the engine gives it. ids, said: what it was made of, where the tier can go on from there
+    (Inquiry)."""
 
     text: str = ""
     citations: list[Citation] = []
@@ -175,6 +180,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     num_output_tokens: int = 0  # so far
     num_passages: int = -1  # of the retrieved ones, how many the tier had room for; -1 = not said
     num_unsupported: int = 0  # [n] marks taken out since the delta before
+    ids: bytes = b""
+    said: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -212,3 +219,4 @@ class Receipt(msgspec.Struct, kw_only=True):
     cache_similarity: float = -1.0  # of the remembered question and this one, 0..1; -1 = none
     cache_agreement: float = -1.0  # share of the evidence that is the same as then; -1 = not looked for again
     cache_age_s: float = -1.0  # of the remembered answer
+    trace_id: str = ""  # of the trace that is kept of the request; empty = none is

@@ -4,6 +4,9 @@ Bands go strictly one before the other. Inside a band tenants share by tokens: s
 has a finish tag, the band a virtual time that follows the start tags of what was let in. A newcomer starts at the later
 of the two, so an idle tenant gets no credit, and its tenant's finish tag moves on by what the request will cost.
 
+Among one tenant's requests the first to come is the first to go, also when an earlier one turns out cheaper than
+thought and moves the tenant's finish tag back: a newcomer never starts before the last of its own that waits.
+
 The line is bounded. Whoever would stand before the last one takes that one's place, so a tenant that floods pushes out
 only itself. `queue.lua` is the same maths inside Redis; a test holds the two to each other.
 """
@@ -15,10 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from gateway.admission.drain import NUM_BANDS, Drain, Slot
+
 BANDS = ("interactive", "standard", "batch")
 BAND_STEP = 2**50  # tags are tokens; three bands of them fit the 53 bits of a sorted set's score
 MAX_TENANTS = 100_000  # whose tags are remembered at most; then all begin again
-_NEWEST_SHARE = 0.05  # what the newest hold counts in the mean, once there are enough of them
 
 Status = Literal["granted", "waiting", "full", "too_long", "infeasible"]
 
@@ -62,6 +66,7 @@ class Entry:
     ask: Ask
     tag: int
     score: int
+    before: int  # the tag of the same tenant's last waiter when this one came
 
 
 @dataclass
@@ -71,14 +76,14 @@ class FairLine:
     limit: int
     max_waiting: int
     max_bytes: int
-    held: set[str] = field(default_factory=set)
-    hold_ms: float = -1.0  # of recent slots, in the mean: the line drains by limit / this
-    num_holds: int = 0
+    held: dict[str, Slot] = field(default_factory=dict)
+    drain: Drain = field(default_factory=Drain)
     num_bytes: int = 0
     _entries: dict[str, Entry] = field(default_factory=dict)
     _order: list[tuple[int, str]] = field(default_factory=list)
     _time: list[int] = field(default_factory=lambda: [0] * len(BANDS))  # virtual, of each band
     _finish: dict[tuple[int, str], int] = field(default_factory=dict)
+    _last: dict[tuple[int, str], int] = field(default_factory=dict)  # tag of each tenant's last waiter
     _promised: dict[tuple[int, str], int] = field(default_factory=dict)  # the same for tickets that are out
     _granted: list[str] = field(default_factory=list)
     _displaced: list[str] = field(default_factory=list)
@@ -86,36 +91,37 @@ class FairLine:
     def enter(self, name: str, ask: Ask, now_ms: int) -> Entered:
         """A slot, a place in line, or a refusal. Collect `moves` after it."""
         self._grant(now_ms)
-        tag = (
-            ask.tag
-            if ask.tag >= 0
-            else max(self._time[ask.band], self._finish.get((ask.band, ask.tenant), 0))
-        )
+        key = (ask.band, ask.tenant)
+        tag = ask.tag if ask.tag >= 0 else self._newcomers_tag(key)
         if len(self.held) < self.limit and not self._order:
-            self._let_in(name, ask.band, tag)
-            self._charge(ask, tag)
+            self._let_in(name, ask.band, tag, now_ms)
+            self._charge(ask)
             return Entered("granted", 0, 0.0, tag)
         score = ask.band * BAND_STEP + tag
         position = bisect_right(self._order, (score, name)) + 1
-        eta_ms = self.eta_ms(position)
+        eta_ms = self.eta_ms(position, ask.band, now_ms)
         refusal = self._refusal(ask, score, eta_ms, now_ms)
         if refusal is not None:
             return Entered(refusal, position, eta_ms, self._promise(ask, tag))
-        self._entries[name] = Entry(ask, tag, score)
+        self._entries[name] = Entry(ask, tag, score, self._last.get(key, 0))
+        self._last[key] = max(self._last.get(key, 0), tag)
         insort(self._order, (score, name))
         self.num_bytes += ask.size
-        self._charge(ask, tag)
+        self._charge(ask)
         return Entered("waiting", position, eta_ms, tag)
 
     def is_closed(self, band: int, tenant: str) -> bool:
         """Whether a newcomer without a ticket would find the line full."""
         if len(self.held) < self.limit or len(self._order) < self.max_waiting:
             return False
-        tag = max(self._time[band], self._finish.get((band, tenant), 0))
+        tag = self._newcomers_tag((band, tenant))
         return not self._order or self._order[-1][0] <= band * BAND_STEP + tag
 
+    def _newcomers_tag(self, key: tuple[int, str]) -> int:
+        return max(self._time[key[0]], self._finish.get(key, 0), self._last.get(key, 0))
+
     def _refusal(self, ask: Ask, score: int, eta_ms: float, now_ms: int) -> Status | None:
-        if eta_ms >= 0 and ask.finish_ms and now_ms + eta_ms + self.hold_ms > ask.finish_ms:
+        if eta_ms >= 0 and ask.finish_ms and now_ms + eta_ms + self.drain.mean_ms(ask.band) > ask.finish_ms:
             return "infeasible"
         if eta_ms >= 0 and now_ms + eta_ms > ask.until_ms:
             return "too_long"
@@ -138,14 +144,16 @@ class FairLine:
         self._promised[key] = tag + ask.cost
         return tag
 
-    def _charge(self, ask: Ask, tag: int) -> None:
+    def _charge(self, ask: Ask) -> None:
+        """By cost alone: a place that is later than it had to be is no debt."""
         key = (ask.band, ask.tenant)
-        self._finish[key] = max(self._finish.get(key, 0), tag) + ask.cost
+        self._finish[key] = max(self._finish.get(key, 0), self._time[ask.band], ask.tag) + ask.cost
         if len(self._finish) > MAX_TENANTS:
             self._finish.clear()
+            self._last.clear()
 
-    def _let_in(self, name: str, band: int, tag: int) -> None:
-        self.held.add(name)
+    def _let_in(self, name: str, band: int, tag: int, now_ms: int) -> None:
+        self.held[name] = Slot(band, now_ms)
         self._time[band] = max(self._time[band], tag)
 
     def leave(self, name: str, now_ms: int) -> None:
@@ -153,18 +161,20 @@ class FairLine:
         if name in self._entries:
             self._remove(name)
         elif name in self.held:
-            self.held.discard(name)
+            del self.held[name]
             self._grant(now_ms)
         self.rest()
 
+    def hold(self, name: str, band: int, now_ms: int) -> None:
+        """Count a slot that was given elsewhere; `leave` ends it."""
+        self.held[name] = Slot(band, now_ms)
+
     def release(self, name: str, held_ms: float, now_ms: int) -> None:
         """A slot is free again; once each."""
-        if name not in self.held:
+        slot = self.held.pop(name, None)
+        if slot is None:
             return
-        self.held.discard(name)
-        self.num_holds += 1
-        share = max(_NEWEST_SHARE, 1 / self.num_holds)
-        self.hold_ms = held_ms if self.hold_ms < 0 else self.hold_ms + share * (held_ms - self.hold_ms)
+        self.drain.note(slot.band, held_ms, now_ms)
         self._grant(now_ms)
         self.rest()
 
@@ -191,6 +201,8 @@ class FairLine:
         key = (entry.ask.band, entry.ask.tenant)
         if key in self._finish:  # it was not served
             self._finish[key] = max(0, self._finish[key] - entry.ask.cost)
+        if self._last.get(key) == entry.tag:
+            self._last[key] = entry.before
         return entry
 
     def _forget(self, entry: Entry) -> None:
@@ -205,7 +217,7 @@ class FairLine:
                 continue
             del self._order[0], self._entries[name]
             self._forget(entry)
-            self._let_in(name, entry.ask.band, entry.tag)
+            self._let_in(name, entry.ask.band, entry.tag, now_ms)
             self._granted.append(name)
 
     def rest(self) -> None:
@@ -216,6 +228,7 @@ class FairLine:
                 for number, at in enumerate(self._time)
             ]
             self._finish.clear()
+            self._last.clear()
             self._promised.clear()
 
     def position(self, name: str) -> int:
@@ -233,13 +246,20 @@ class FairLine:
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
-    def eta_ms(self, position: int) -> float:
-        return expected_ms(position, self.hold_ms, self.limit)
+    def eta_ms(self, position: int, band: int, now_ms: int) -> float:
+        """Expected wait at a position, for one of this band; -1 when nothing was measured yet."""
+        ahead = [0] * NUM_BANDS
+        for score, _ in self._order[: position - 1]:
+            ahead[score // BAND_STEP] += 1
+        return self.drain.expected_ms(ahead, band, self.held.values(), self.limit, now_ms)
+
+    def where(self, name: str, now_ms: int) -> tuple[int, float]:
+        """Position and expected wait of one who waits; 0 and 0 when it does not."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return 0, 0.0
+        position = self.position(name)
+        return position, self.eta_ms(position, entry.ask.band, now_ms)
 
     def waiting_names(self) -> Sequence[str]:
         return [name for _, name in self._order]
-
-
-def expected_ms(position: int, hold_ms: float, limit: int) -> float:
-    """Expected wait at a position; -1 when nothing was measured yet."""
-    return -1.0 if hold_ms < 0 else position * hold_ms / max(limit, 1)

@@ -1,8 +1,8 @@
 -- The one line in front of a tier's slots: the maths of line.py, shared by all workers.
 --
--- KEYS: held (hash: id -> worker), line (sorted set: id -> band * 2^50 + tag), entries (hash: id -> what is known of it),
--- tenants (hash: 'f'|'p' band '|' tenant -> finish tag, promised tag), state (hash: 't<band>' virtual time, 'hold' mean
--- milliseconds, 'holds', 'bytes', 'epoch', 'secret'), workers (sorted set: worker -> last beat).
+-- KEYS: held (hash: id -> worker '|' since when, ms '|' band), line (sorted set: id -> band * 2^50 + tag), entries (hash: id -> what is known of it),
+-- tenants (hash: 'f'|'l'|'p' band '|' tenant -> finish tag, last waiter's tag, promised tag), state (hash: 't<band>'
+-- virtual time, 'drain' the measures of drain.py, 'bytes', 'secret'), workers (sorted set: worker -> last beat).
 -- ARGV: operation, now_ms (0 = this server's clock), limit, mailboxes' prefix, then the operation's own.
 -- A worker's mailbox is a list: 'g' id = has a slot, 'd' id = its place was taken by somebody with a better right.
 
@@ -11,7 +11,7 @@ local operation, now, limit, mailboxes = ARGV[1], tonumber(ARGV[2]), tonumber(AR
 local STEP = 1125899906842624
 local DEAD_MS, MAILBOX_MS, IDLE_MS = 2000, 30000, 86400000
 local MAX_TENANTS = 100000
-local NEWEST_SHARE = 0.05
+local NEWEST_SHARE, MEMORY_MS, MAX_TAKEN = 0.05, 10000, 0.9
 
 if now == 0 then
   local time = redis.call('TIME')
@@ -38,10 +38,86 @@ local function is_alive(worker)
   return beat and tonumber(beat) >= now - DEAD_MS
 end
 
-local function eta(position)
-  local hold = number_at(STATE, 'hold', -1)
-  if hold < 0 then return -1, hold end
-  return position * hold / math.max(limit, 1), hold
+-- The measures of drain.py; lists begin with band 0.
+local drain
+local function measured()
+  if not drain then
+    local raw = redis.call('HGET', STATE, 'drain')
+    drain = raw and cjson.decode(raw)
+      or {hold = -1, holds = 0, by_band = {-1, -1, -1}, counts = {0, 0, 0}, spread = 0, busy = {0, 0, 0}, at = 0}
+  end
+  return drain
+end
+
+local function moved(mean, newest, count)
+  if mean < 0 then return newest end
+  return mean + math.max(NEWEST_SHARE, 1 / count) * (newest - mean)
+end
+
+local function fade() return math.exp(0 - math.max(0, now - measured().at) / MEMORY_MS) end
+
+local function mean_of(band)
+  local own = measured().by_band[band + 1]
+  return own >= 0 and own or measured().hold
+end
+
+-- A slot came free after held_ms. `save` keeps it.
+local function note(band, held_ms)
+  local d, fading = measured(), fade()
+  d.holds = d.holds + 1
+  d.counts[band + 1] = d.counts[band + 1] + 1
+  d.hold = moved(d.hold, held_ms, d.holds)
+  local mean = d.by_band[band + 1]
+  if mean > 0 then
+    local off = math.min(1, ((held_ms - mean) / mean) ^ 2)
+    d.spread = d.spread + NEWEST_SHARE * (off - d.spread)
+  end
+  d.by_band[band + 1] = moved(mean, held_ms, d.counts[band + 1])
+  for at = 1, 3 do d.busy[at] = d.busy[at] * fading end
+  d.busy[band + 1] = d.busy[band + 1] + held_ms
+  d.at = now
+end
+
+local function save() if drain then redis.call('HSET', STATE, 'drain', cjson.encode(drain)) end end
+
+-- Milliseconds until each taken slot should come free, soonest first, and what its hold is in the mean. Changes with
+-- every grant; one call works it out once for all that it looks at.
+local function slots_left()
+  local left, typical = {}, 0
+  for _, holder in ipairs(redis.call('HVALS', HELD)) do
+    local since, band = string.match(holder, '|(%d+)|(%d)$')
+    local mean = mean_of(tonumber(band))
+    left[#left + 1] = math.max(0, mean - (now - tonumber(since)))
+    typical = typical + mean
+  end
+  table.sort(left)
+  if #left == 0 then return {0}, measured().hold end
+  return left, typical / #left
+end
+
+-- How many of those in line are of each band.
+local function by_band()
+  local counts = {}
+  for band = 0, 2 do
+    counts[band + 1] = redis.call('ZCOUNT', LINE, whole(band * STEP), '(' .. whole((band + 1) * STEP))
+  end
+  return counts
+end
+
+-- Expected wait behind so many, for one of this band.
+local function expected(num_ahead, band, counts, left, typical)
+  if measured().hold < 0 then return -1 end
+  local work, rest_ahead, slots, taken = 0, num_ahead, math.max(limit, 1), 0
+  for each = 0, band do
+    local number = math.min(rest_ahead, each < band and counts[each + 1] or rest_ahead)
+    work, rest_ahead = work + number * mean_of(each), rest_ahead - number
+    if each < band then taken = taken + measured().busy[each + 1] end
+  end
+  local rounds, at = math.floor(num_ahead / #left), num_ahead % #left
+  local by_slot = left[at + 1] + rounds * (num_ahead > 0 and work / num_ahead or typical)
+  local differ = math.min(1, math.sqrt(measured().spread))
+  taken = taken * fade() / (MEMORY_MS * slots)
+  return ((1 - differ) * by_slot + differ * (work + typical) / slots) / (1 - math.min(MAX_TAKEN, taken))
 end
 
 local function forget(id, entry)
@@ -56,6 +132,8 @@ local function remove(id, entry)
   local key = 'f' .. entry.band .. '|' .. entry.tenant
   local finish = redis.call('HGET', TENANTS, key)
   if finish then redis.call('HSET', TENANTS, key, whole(math.max(0, tonumber(finish) - entry.cost))) end
+  local last = 'l' .. entry.band .. '|' .. entry.tenant
+  if number_at(TENANTS, last, -1) == entry.tag then redis.call('HSET', TENANTS, last, whole(entry.before)) end
 end
 
 local function entry_of(id)
@@ -64,7 +142,7 @@ local function entry_of(id)
 end
 
 local function let_in(id, worker, band, tag)
-  redis.call('HSET', HELD, id, worker)
+  redis.call('HSET', HELD, id, worker .. '|' .. whole(now) .. '|' .. band)
   if tag > number_at(STATE, 't' .. band, 0) then redis.call('HSET', STATE, 't' .. band, whole(tag)) end
 end
 
@@ -85,10 +163,12 @@ local function grant()
   end
 end
 
-local function charge(band, tenant, tag, cost)
+-- By cost alone: a place that is later than it had to be is no debt. ticket: its tag, -1 = none.
+local function charge(band, tenant, ticket, cost)
   local key = 'f' .. band .. '|' .. tenant
-  redis.call('HSET', TENANTS, key, whole(math.max(number_at(TENANTS, key, 0), tag) + cost))
-  if redis.call('HLEN', TENANTS) > 2 * MAX_TENANTS then redis.call('DEL', TENANTS) end
+  local start = math.max(number_at(TENANTS, key, 0), number_at(STATE, 't' .. band, 0), ticket)
+  redis.call('HSET', TENANTS, key, whole(start + cost))
+  if redis.call('HLEN', TENANTS) > 3 * MAX_TENANTS then redis.call('DEL', TENANTS) end
 end
 
 -- With nobody here, nobody is ahead of anybody.
@@ -124,10 +204,13 @@ local function enter()
   end
   local key = band .. '|' .. tenant
   local tag = ticket
-  if ticket < 0 then tag = math.max(number_at(STATE, 't' .. band, 0), number_at(TENANTS, 'f' .. key, 0)) end
+  local last = number_at(TENANTS, 'l' .. key, 0)
+  if ticket < 0 then
+    tag = math.max(number_at(STATE, 't' .. band, 0), number_at(TENANTS, 'f' .. key, 0), last)
+  end
   if num_held() < limit and num_waiting() == 0 then
     let_in(id, worker, band, tag)
-    charge(band, tenant, tag, cost)
+    charge(band, tenant, ticket, cost)
     return {'granted', 0, '0', whole(tag), num_held(), 0}
   end
   local score = band * STEP + tag
@@ -136,9 +219,9 @@ local function enter()
     if other <= id then ahead = ahead + 1 end
   end
   local position = ahead + 1
-  local eta_ms, hold = eta(position)
+  local eta_ms = expected(ahead, band, by_band(), slots_left())
   local refusal
-  if eta_ms >= 0 and finish_ms > 0 and eta_ms + hold > finish_ms then
+  if eta_ms >= 0 and finish_ms > 0 and eta_ms + mean_of(band) > finish_ms then
     refusal = 'infeasible'
   elseif eta_ms >= 0 and eta_ms > wait_ms then
     refusal = 'too_long'
@@ -165,11 +248,13 @@ local function enter()
     end
     return {refusal, position, tostring(eta_ms), whole(tag), num_held(), num_waiting()}
   end
-  local entry = {tenant = tenant, band = band, cost = cost, size = size, till = now + wait_ms, tag = tag, worker = worker}
+  local entry = {tenant = tenant, band = band, cost = cost, size = size, till = now + wait_ms, tag = tag, worker = worker,
+    before = last}
   redis.call('ZADD', LINE, whole(score), id)
   redis.call('HSET', ENTRIES, id, cjson.encode(entry))
   redis.call('HINCRBY', STATE, 'bytes', whole(size))
-  charge(band, tenant, tag, cost)
+  redis.call('HSET', TENANTS, 'l' .. key, whole(math.max(last, tag)))
+  charge(band, tenant, ticket, cost)
   return {'waiting', position, tostring(eta_ms), whole(tag), num_held(), num_waiting()}
 end
 
@@ -181,25 +266,24 @@ local function release()
     if entry then
       remove(id, entry)
     elseif redis.call('HDEL', HELD, id) == 1 and held_ms >= 0 then
-      local holds = redis.call('HINCRBY', STATE, 'holds', 1)
-      local hold = number_at(STATE, 'hold', -1)
-      local share = math.max(NEWEST_SHARE, 1 / holds)
-      if hold < 0 then hold = held_ms else hold = hold + share * (held_ms - hold) end
-      redis.call('HSET', STATE, 'hold', string.format('%.17g', hold))
+      note(band, held_ms)
       local key = 'f' .. band .. '|' .. tenant
       local finish = difference ~= 0 and redis.call('HGET', TENANTS, key)
       if finish then redis.call('HSET', TENANTS, key, whole(math.max(0, tonumber(finish) + difference))) end
     end
   end
+  save()
   grant()
   rest()
   return {num_held(), num_waiting()}
 end
 
+local function worker_of(holder) return string.match(holder, '^(.-)|') end
+
 local function bury(worker)
   local held = redis.call('HGETALL', HELD)
   for at = 1, #held, 2 do
-    if held[at + 1] == worker then redis.call('HDEL', HELD, held[at]) end
+    if worker_of(held[at + 1]) == worker then redis.call('HDEL', HELD, held[at]) end
   end
   local waiting = redis.call('HGETALL', ENTRIES)
   for at = 1, #waiting, 2 do
@@ -222,13 +306,9 @@ local function beat()
   stay()
   local mine = 0
   for _, holder in ipairs(redis.call('HVALS', HELD)) do
-    if holder == worker then mine = mine + 1 end
+    if worker_of(holder) == worker then mine = mine + 1 end
   end
-  local waiting = {}
-  for band = 0, 2 do
-    waiting[band + 1] = redis.call('ZCOUNT', LINE, whole(band * STEP), '(' .. whole((band + 1) * STEP))
-  end
-  return {is_known, mine, num_held(), waiting, tostring(number_at(STATE, 'hold', -1)),
+  return {is_known, mine, num_held(), by_band(), tostring(measured().hold),
     redis.call('HGET', STATE, 'secret'), redis.call('ZCARD', WORKERS), number_at(STATE, 'bytes', 0)}
 end
 
@@ -239,25 +319,31 @@ local function restore()
   for _, id in ipairs(cjson.decode(ARGV[7])) do asked[id] = true end
   local held = redis.call('HGETALL', HELD)
   for at = 1, #held, 2 do
-    if held[at + 1] == worker and not holds[held[at]] and not asked[held[at]] then redis.call('HDEL', HELD, held[at]) end
+    if worker_of(held[at + 1]) == worker and not holds[held[at]] and not asked[held[at]] then
+      redis.call('HDEL', HELD, held[at])
+    end
   end
-  for id in pairs(holds) do redis.call('HSET', HELD, id, worker) end
+  for id in pairs(holds) do redis.call('HSETNX', HELD, id, worker .. '|' .. whole(now) .. '|0') end
   grant()
   return {num_held(), num_waiting()}
 end
 
--- ARGV from 5: ids. For each: its place; 0 = it has a slot; -1 = unknown.
+-- ARGV from 5: ids. For each: its place (0 = it has a slot, -1 = unknown), and its expected wait.
 local function look()
-  local places = {}
+  local places, etas, counts = {}, {}, by_band()
+  local left, typical = slots_left()
   for at = 5, #ARGV do
+    local place, eta_ms = -1, -1
     local rank = redis.call('ZRANK', LINE, ARGV[at])
     if rank then
-      places[at - 4] = rank + 1
-    else
-      places[at - 4] = redis.call('HEXISTS', HELD, ARGV[at]) == 1 and 0 or -1
+      local band = rank < counts[1] and 0 or rank < counts[1] + counts[2] and 1 or 2
+      place, eta_ms = rank + 1, expected(rank, band, counts, left, typical)
+    elseif redis.call('HEXISTS', HELD, ARGV[at]) == 1 then
+      place = 0
     end
+    places[at - 4], etas[at - 4] = place, tostring(eta_ms)
   end
-  return {tostring(number_at(STATE, 'hold', -1)), num_held(), num_waiting(), places}
+  return {num_held(), num_waiting(), places, etas}
 end
 
 local operations = {enter = enter, release = release, beat = beat, restore = restore, look = look}

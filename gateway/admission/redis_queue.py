@@ -23,7 +23,8 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from gateway.admission.line import BANDS, expected_ms
+from gateway.admission.drain import fluid_ms
+from gateway.admission.line import BANDS
 from gateway.admission.queue_store import Away, QueueStore, State
 from gateway.admission.refusals import RecentRefusals, displaced, refused, waited_too_long
 from gateway.admission.slots import SlotQueue, milliseconds, seconds
@@ -139,7 +140,7 @@ class RedisQueue:
         """Expected wait (seconds) at a position, from the measured drain rate; 1 s before anything was measured."""
         if not self._is_here:
             return self._own.eta_s(position)
-        return seconds(expected_ms(position, self._state.hold_ms, self._store.limit))
+        return seconds(fluid_ms(position, self._state.hold_ms, self._store.limit))
 
     def check(self, band: str = "interactive", claim: Claim = NO_CLAIM) -> None:
         """Refuse what was refused to the same tenant a moment ago, without asking. Raises: Rejected."""
@@ -258,7 +259,7 @@ class RedisQueue:
     def _permit(self, name: str, claim: Claim, band: int) -> Permit:
         granted = self._clock()
         self._held.add(name)
-        self._own.hold(name)
+        self._own.hold(name, band)
 
         def release(difference: int) -> None:
             self._own.drop(name)
@@ -360,19 +361,19 @@ class RedisQueue:
             for at in range(0, len(names) if self._is_here else 0, LOOK_AT_MOST):
                 part = names[at : at + LOOK_AT_MOST]
                 try:
-                    hold, _, _, places = await self._store.call("look", *part)
+                    _, _, places, etas_ms = await self._store.call("look", *part)
                 except Away:
                     break
-                for name, place in zip(part, places, strict=True):
-                    self._place(name, int(place), float(hold))
+                for name, place, eta_ms in zip(part, places, etas_ms, strict=True):
+                    self._place(name, int(place), float(eta_ms))
 
-    def _place(self, name: str, position: int, hold_ms: float) -> None:
+    def _place(self, name: str, position: int, eta_ms: float) -> None:
         waiter = self._waiters.get(name)
         if waiter is None or waiter.future.done():
             return
         if position > 0:
             waiter.position, waiter.missed = position, 0
-            waiter.eta_s = seconds(expected_ms(position, hold_ms, self._store.limit))
+            waiter.eta_s = seconds(eta_ms)
             return
         waiter.missed += 1
         if waiter.missed > 1:  # once may be mail that is on its way

@@ -11,6 +11,7 @@ import itertools
 import secrets
 from collections.abc import Callable
 
+from gateway.admission.drain import fluid_ms
 from gateway.admission.line import BANDS, Ask, FairLine
 from gateway.admission.refusals import displaced, refused, waited_too_long
 from gateway.admission.tickets import Tickets
@@ -83,7 +84,7 @@ class SlotQueue:
 
     def eta_s(self, position: int) -> float:
         """Expected wait (seconds) at a position, from the measured drain rate; 1 s before anything was measured."""
-        return seconds(self._line.eta_ms(position))
+        return seconds(fluid_ms(position, self._line.drain.hold_ms, self.limit))
 
     def check(self, band: str = "interactive", claim: Claim = NO_CLAIM) -> None:
         """Refuse now what would be refused later anyway. Raises: Rejected when the line is full."""
@@ -150,9 +151,9 @@ class SlotQueue:
             raise displaced(self.eta_s(self.num_waiting + 1))
         return self._permit(name, claim, number)
 
-    def hold(self, name: str) -> None:
+    def hold(self, name: str, band: int) -> None:
         """Count a permit that was given elsewhere."""
-        self._line.held.add(name)
+        self._line.hold(name, band, self._now_ms())
 
     def drop(self, name: str) -> None:
         """The end of `hold`."""
@@ -166,8 +167,8 @@ class SlotQueue:
                 future.set_result("moved")
 
     def _where(self, name: str) -> tuple[int, float]:
-        position = self._line.position(name)
-        return position, self.eta_s(position)
+        position, eta_ms = self._line.where(name, self._now_ms())
+        return position, seconds(eta_ms)
 
     def _permit(self, name: str, claim: Claim, band: int) -> Permit:
         granted = self._clock()

@@ -15,6 +15,8 @@ from gateway.api.decode import json_body, read_body, release
 from gateway.api.errors import to_response, to_tidegate
 from gateway.api.limits import headers_for
 from gateway.api.memory import is_kept, keep
+from gateway.api.resuming import HEADER as EVENT_HEADER
+from gateway.api.resuming import event_id, going_on, leave
 from gateway.api.schemas import ChatBody
 from gateway.api.services import Services
 from gateway.api.sse import DONE, EventStream
@@ -22,6 +24,7 @@ from gateway.api.validation import chat_request, check_takes_work, new_request_i
 from gateway.chat import ChatRequest
 from gateway.errors import ClientGone, TidegateError
 from gateway.lifecycle import State
+from gateway.pipeline.handover import AfterEarlier, Trail
 from gateway.types import Citation, Passage, Receipt
 
 _BODY = msgspec.json.Decoder(ChatBody)
@@ -39,7 +42,10 @@ async def completions(request: Request, services: Services) -> HTTPResponse | No
         tenant = await services.auth.tenant(http_caller(request))
         await read_body(request, services.settings.max_body_bytes)
         body = json_body(request, _BODY)
+        event = event_id(request.headers.get(EVENT_HEADER), is_stream=bool(body.stream))
         chat = await chat_request(body, tenant, services, received=received, request_id=request_id)
+        if body.stream:
+            chat = await going_on(services, chat, event)
         release(request)
     except (Exception, asyncio.CancelledError) as error:
         services.pipeline.refuse(request_id, received, error)
@@ -90,7 +96,8 @@ class _StreamSink:
         self._chat = chat
         self._events = events
         self._head = b""
-        self._length = 0
+        self._trail = chat.trail or Trail()
+        self._length = self._trail.num_chars
 
     def chosen(self, tier: str) -> None:
         chat = self._chat
@@ -122,6 +129,7 @@ class _StreamSink:
             notes = b',"annotations":' + _json(
                 [annotation(each, passages, self._length) for each in citations]
             )
+        self._trail.sent(self._stream.last_id + 1, text, len(citations))
         await self._stream.send(
             self.chunk(
                 b',"choices":[{"index":0,"delta":{%b"content":%b%b},"finish_reason":null}]'
@@ -156,9 +164,12 @@ async def _stream(
     )
     async with stream:
         sink = _StreamSink(stream, services, chat, events=body.tidegate.events)
-        answer = Transcript(sink)
+        rest = AfterEarlier(sink, chat.earlier) if chat.earlier else None
+        answer = Transcript(rest or sink)
         try:
-            receipt = await services.pipeline.run(chat, answer if is_kept(chat, body) else sink)
+            receipt = await services.pipeline.run(chat, answer if is_kept(chat, body) else rest or sink)
+            if rest is not None:
+                rest.check_whole()
             await keep(services, chat, body, receipt, answer)
             wants_usage = body.stream_options is not None and body.stream_options.include_usage
             await stream.write(sink.last(receipt, include_usage=wants_usage), is_last=True)
@@ -168,9 +179,10 @@ async def _stream(
             _go_on_if_stopping(services)
             if not stream.started:
                 return _refusal(stopping(), services, chat)
+            error = await leave(services, chat, stream.last_id)
             with contextlib.suppress(ClientGone, TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
-                    await stream.fail(stopping())
+                    await stream.fail(error)
         except Exception as error:  # noqa: BLE001  the edge: to_tidegate logs what is not ours
             ours = to_tidegate(error)
             if not stream.started:

@@ -33,6 +33,7 @@ from gateway.api.limits import headers_for
 from gateway.api.memory import is_kept, keep
 from gateway.api.search import SEARCH_TIMEOUT_S
 from gateway.api.services import Services
+from gateway.api.traced import traced_call
 from gateway.api.validation import chat_request, check_takes_work, new_request_id, query_text
 from gateway.errors import (
     ClientGone,
@@ -42,6 +43,7 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.lifecycle import State
+from gateway.pipeline import traced
 from gateway.proto import chat_pb2
 from gateway.types import Scope
 
@@ -82,7 +84,7 @@ class GrpcDoor:
                 ("grpc.so_reuseport", 0),  # a second process must not bind beside us
             )
         )
-        methods = {"Chat": _handler(self._chat), "Retrieve": _handler(self._retrieve)}
+        methods = {name: _handler(self._traced(name, method)) for name, method in self._methods().items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
@@ -92,6 +94,13 @@ class GrpcDoor:
         self._services.lifecycle.on_change(self._follow)
         await self._server.start()
         return bound
+
+    def _methods(self) -> dict[str, Method]:
+        return {"Chat": self._chat, "Retrieve": self._retrieve}
+
+    def _traced(self, name: str, method: Method) -> Method:
+        tracer = self._services.tracer
+        return method if tracer is None else traced_call(method, tracer, SERVICE, name)
 
     def retire(self, grace_s: float) -> None:
         """Send clients elsewhere: connections are told to end, calls that are open go on for grace_s at most."""
@@ -163,7 +172,9 @@ class GrpcDoor:
         timeout_s = SEARCH_TIMEOUT_S if left_s is None else min(SEARCH_TIMEOUT_S, left_s)
         with services.lifecycle:
             try:
-                found = await services.retriever.retrieve(query, scope, timeout_s=timeout_s)
+                with traced.retrieval(scope) as span:
+                    found = await services.retriever.retrieve(query, scope, timeout_s=timeout_s)
+                    traced.found(span, found)
             except UpstreamTimeout as error:
                 if timeout_s < SEARCH_TIMEOUT_S:
                     raise DeadlineExceeded("The request's deadline has passed.", param="deadline") from error

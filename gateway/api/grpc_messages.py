@@ -227,6 +227,7 @@ def receipt_message(receipt: Receipt) -> Any:
         cache_similarity=_reached(receipt.cache_similarity),
         cache_agreement=_reached(receipt.cache_agreement),
         cache_age_s=_reached(receipt.cache_age_s),
+        trace_id=receipt.trace_id,
     )
 
 

@@ -30,6 +30,7 @@ from gateway.api.decode import discard_body, read_body
 from gateway.api.errors import handle
 from gateway.api.services import Services
 from gateway.api.static import Pages
+from gateway.api.traced import traced_route
 from gateway.errors import TidegateError
 from gateway.lifecycle import State
 
@@ -178,4 +179,6 @@ def _add(
             raise
 
     name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
+    if services.tracer is not None and path.startswith("/v1/"):
+        route = traced_route(route, services.tracer, method, path)
     app.add_route(route, path, methods=[method], name=name, stream=has_body)

@@ -17,6 +17,7 @@ from gateway.api.schemas import RankingOptions, SearchBody
 from gateway.api.services import Services
 from gateway.api.validation import query_text
 from gateway.api.vector_stores import no_store, reading
+from gateway.pipeline import traced
 from gateway.storage import catalog
 from gateway.types import Passage, Scope
 
@@ -46,8 +47,9 @@ async def search(request: Request, services: Services, store_id: str) -> HTTPRes
         filters=body.filters,
         ranking=_ranking(options),
     )
-    with services.lifecycle:
+    with services.lifecycle, traced.retrieval(scope) as span:
         found = await services.retriever.retrieve(query, scope, timeout_s=SEARCH_TIMEOUT_S)
+        traced.found(span, found)
     kept = [each for each in found.passages if each.rank_score >= (options.score_threshold or 0.0)]
     attributes = await reading(services, lambda conn: _attributes(conn, tenant.tenant_id, kept))
     data = [_hit(passage, attributes[passage.collection_id, passage.file_id]) for passage in kept]

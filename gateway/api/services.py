@@ -26,8 +26,10 @@ from gateway.ports import Embedder, Retriever
 from gateway.settings import Settings
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
+from gateway.storage.handovers import Handovers
 from gateway.storage.recorder import Recorder
 from gateway.storage.shared_note import SharedNote
+from gateway.tracing.spans import Tracer
 
 log = logging.getLogger("tidegate.api")
 
@@ -55,10 +57,13 @@ class Services:
     shared_queues: dict[str, RedisQueue] = field(default_factory=dict)  # by tier
     parts: dict[str, str] = field(default_factory=dict)  # name -> ok / one sentence, for /health/ready
     collection_ids: dict[Any, tuple[float, list[str]]] = field(default_factory=dict)
+    tracer: Tracer | None = None  # None: traces are off
     part_orders: PartOrders | None = None  # None: somebody else starts and stops the processes
     alert_memory: AlertMemory = field(init=False)
+    handovers: Handovers = field(init=False)
 
     def __post_init__(self) -> None:
+        self.handovers = Handovers(self.redis)
         self.alert_memory = AlertMemory(self.redis)
 
     async def tell_keys_changed(self) -> None:

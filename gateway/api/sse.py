@@ -71,6 +71,11 @@ class EventStream:
     def started(self) -> bool:
         return self._response is not None
 
+    @property
+    def last_id(self) -> int:
+        """The number of the newest event."""
+        return self._next_id
+
     async def __aenter__(self) -> EventStream:
         self._timer = self._loop.call_later(FIRST_KEEPALIVE_S, self._tick)
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -35,6 +36,7 @@ class Answers:
         self._index = SemanticIndex()
         self._local: LocalStore[Entry] = LocalStore(max_bytes, tenant_share, self._index.remove)
         self._shared, self._wall = shared, wall
+        self._asking: dict[Key, asyncio.Task[Entry | None]] = {}
 
     @property
     def num_bytes(self) -> int:
@@ -48,10 +50,14 @@ class Answers:
         entry = self.held(key.tenant_id, key.digest)
         if entry is not None or self._shared is None:
             return entry
-        entry = await self._shared.get(key)
+        asking = self._asking.get(key)
+        if asking is None:  # those who want the same wait for one reply
+            asking = self._asking[key] = asyncio.get_running_loop().create_task(self._shared.get(key))
+            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+        entry = await asyncio.shield(asking)
         if entry is None or self._wall() >= entry.expires:
             return None
-        self._adopt(key, entry)
+        self.adopt(key, entry)
         return entry
 
     def held(self, tenant_id: str, digest: str) -> Entry | None:
@@ -65,10 +71,10 @@ class Answers:
     def nearest(self, scope: str, vector: Vector, floor: float) -> list[Neighbour]:
         return self._index.nearest(scope, vector, floor=floor)
 
-    def keep(self, key: Key, entry: Entry) -> None:
-        self._adopt(key, entry)
-        if self._shared is not None:
-            self._shared.put(entry)
+    def keep(self, key: Key, entry: Entry) -> asyncio.Task[None] | None:
+        """In both levels. Returns what writes to the shared one."""
+        self.adopt(key, entry)
+        return None if self._shared is None else self._shared.put(entry)
 
     def drop(self, key: Key) -> None:
         self._local.pop(key.tenant_id, key.digest)
@@ -87,7 +93,8 @@ class Answers:
         if self._shared is not None:
             await self._shared.settle()
 
-    def _adopt(self, key: Key, entry: Entry) -> None:
+    def adopt(self, key: Key, entry: Entry) -> None:
+        """In the worker's own level."""
         self._local.put(key.tenant_id, key.digest, entry, _weight(entry))
         if entry.vector and self._local.holds(key.tenant_id, key.digest):
             self._index.add(key, entry.embedding())

@@ -81,14 +81,19 @@ class Flight(Generic[Event]):
         return self.log[at]
 
     async def _leave(self, reader: Reader[Event]) -> None:
+        if self._drop(reader) and self._task is not None:
+            await asyncio.wait({self._task})  # what it held is given back before its last reader is gone
+
+    def _drop(self, reader: Reader[Event]) -> bool:
+        """True = that was the last one, and the work is cancelled."""
         self._readers.discard(reader)
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
         if self._readers or self._is_done or self._error is not None or self._task is None:
-            return
+            return False
         self._was_left = True
         self._task.cancel()
-        await asyncio.wait({self._task})  # what it held is given back before its last reader is gone
+        return True
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -115,6 +120,10 @@ class Reader(Generic[Event]):
         if event is not None:
             self.at += 1
         return event
+
+    def leave(self) -> None:
+        """Read no more, without waiting for what that ends. May be said twice."""
+        self._flight._drop(self)
 
     async def __aenter__(self) -> Reader[Event]:
         return self

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from gateway.caching.entry import Entry, EntryRefused, decode, encode
 from gateway.caching.key import Key
+from gateway.storage.redis_trips import Away, RedisTrips
 
 log = logging.getLogger("tidegate.cache")
 
@@ -56,23 +57,25 @@ def entry_name(tenant_id: str, digest: str) -> str:
 
 
 class SharedStore:
-    """max_entries: of one tenant. count: told how each call ended, by (operation, result)."""
+    """max_entries: of one tenant. trips: how it is read. count: told how each call ended, by (operation, result)."""
 
     def __init__(
         self,
         redis: Redis,
         *,
         max_entries: int,
+        trips: RedisTrips | None = None,
         count: Callable[[str, str], None] = lambda _operation, _result: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis, self._max_entries, self._count, self._clock = redis, max_entries, count, clock
+        self._trips = trips or RedisTrips(redis, clock=clock)
         self._rests_until = 0.0
         self._writes: set[asyncio.Task[None]] = set()
 
     @property
     def is_resting(self) -> bool:
-        return self._clock() < self._rests_until
+        return self._trips.is_resting or self._clock() < self._rests_until
 
     async def get(self, key: Key) -> Entry | None:
         """What is there, if it is what was asked for. Never raises, never waits longer than READ_LIMIT_S."""
@@ -80,9 +83,9 @@ class SharedStore:
             self._count("read", "resting")
             return None
         try:
-            async with asyncio.timeout(READ_LIMIT_S):
-                data: Any = await self._redis.get(entry_name(key.tenant_id, key.digest))
-        except (RedisError, OSError, TimeoutError) as error:
+            name = entry_name(key.tenant_id, key.digest)
+            data: Any = await self._trips.call("GET", name, limit_s=READ_LIMIT_S)
+        except Away as error:
             self._rest("read", error)
             return None
         if data is None:
@@ -96,17 +99,17 @@ class SharedStore:
         self._count("read", "ok")
         return entry
 
-    def put(self, entry: Entry) -> None:
-        """Keep an entry, soon. Never blocks, never raises."""
+    def put(self, entry: Entry) -> asyncio.Task[None] | None:
+        """Keep an entry, soon: as soon as the task is done. Never blocks, never raises."""
         if self.is_resting or len(self._writes) >= MAX_WRITES:
             self._count("write", "left_out")
-            return
+            return None
         try:
             data = encode(entry)
         except EntryRefused as refused:
             self._count("write", refused.reason)
-            return
-        self._spawn(self._write(entry, data))
+            return None
+        return self._spawn(self._write(entry, data))
 
     def drop(self, key: Key) -> None:
         """Remove an entry, soon."""
@@ -118,10 +121,11 @@ class SharedStore:
         while self._writes:
             await asyncio.wait(self._writes)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
+        return task
 
     async def _write(self, entry: Entry, data: bytes) -> None:
         ttl_s = max(1, int(entry.expires - time.time()))

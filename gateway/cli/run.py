@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 from typing import Annotated
 
 import typer
@@ -55,7 +56,20 @@ def run(part: Annotated[Part, typer.Argument(help="Which part.")]) -> None:
     _check(part, settings)
     for folder in (settings.run_dir, settings.log_dir, settings.files_dir):
         folder.mkdir(parents=True, exist_ok=True)
-    raise typer.Exit(_run(part, settings))
+    from gateway.supervise.binaries import BinaryMissing
+
+    try:
+        code = _run(part, settings)
+    except BinaryMissing as missing:
+        raise CommandFailed(str(missing), ExitCode.USAGE) from None
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise CommandFailed(
+            f"A port of the {part} is taken by another process: set TIDEGATE_PORT to another one.",
+            ExitCode.USAGE,
+        ) from None
+    raise typer.Exit(code)
 
 
 def _check(part: Part, settings: Settings) -> None:

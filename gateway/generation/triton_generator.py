@@ -21,7 +21,7 @@ from gateway.generation.prompt import Format, Prompt, PromptBuilder
 from gateway.tensors import generate_model
 from gateway.tier_config import GenerateTier
 from gateway.triton import TritonClient, Value, read_raw, unpack_bytes
-from gateway.types import Delta, Inquiry, Passage
+from gateway.types import Citation, Delta, Inquiry, Passage
 
 MAX_MOVES = 2  # to another replica, in the life of one answer
 # How the model begins the text of these two errors.
@@ -50,7 +50,7 @@ class TritonGenerator:
             tier.name, chat, context_tokens=tier.context_tokens, max_tokens=tier.max_tokens
         )
 
-    async def answer(
+    async def answer(  # noqa: PLR0912  one straight story, and a generator more would cost every token
         self, inquiry: Inquiry, passages: Sequence[Passage], *, timeout_s: float
     ) -> AsyncIterator[Delta]:
         """The answer as it is written; the last delta has the finish reason and the engine's counts.
@@ -70,7 +70,9 @@ class TritonGenerator:
         yield Delta(num_passages=prompt.num_passages, num_input_tokens=prompt.num_tokens)
         marks = CitationStream(passages[: prompt.num_passages])
         inputs = self._inputs(prompt, inquiry)
-        made = _Made()
+        made = _Made(inquiry.ids, inquiry.said)
+        for text, citations in marks.feed(inquiry.said):
+            yield made.shown(text, citations)
         moves = 0
         handover_until = min(time.monotonic() + HANDOVER_S, deadline)
         while not made.finish_reason:
@@ -84,7 +86,7 @@ class TritonGenerator:
                 async with aclosing(answers):
                     async for outputs in answers:
                         for text, citations in marks.feed(made.take(outputs)):
-                            yield Delta(text=text, citations=citations, num_output_tokens=made.num_tokens)
+                            yield made.shown(text, citations)
                 break
             except UpstreamUnavailable as error:
                 if FULL in error.detail and time.monotonic() < handover_until:
@@ -96,7 +98,7 @@ class TritonGenerator:
             except UpstreamProtocolError as error:
                 raise _refusal(error) from error
         for text, citations in marks.finish():
-            yield Delta(text=text, citations=citations, num_output_tokens=made.num_tokens)
+            yield made.shown(text, citations)
         yield Delta(
             finish_reason=made.finish_reason,
             num_input_tokens=made.num_input_tokens,
@@ -125,22 +127,35 @@ class TritonGenerator:
 
 
 class _Made:
-    """What a request's engine has made so far, over all replicas it ran on. ids: little-endian INT32."""
+    """What a request's engine has made so far, over all replicas it ran on. ids: little-endian INT32.
 
-    def __init__(self) -> None:
-        self.ids = bytearray()
-        self.num_tokens = 0
+    Begins with what another worker had made of it.
+    """
+
+    def __init__(self, ids: bytes = b"", said: str = "") -> None:
+        self.ids = bytearray(ids)
+        self.num_tokens = len(ids) // TOKEN_BYTES
+        self._fresh = bytearray(ids)  # since the delta before
+        self._said = said
         self.num_input_tokens = 0
         self.finish_reason = ""
 
     def take(self, outputs: dict[str, bytes]) -> str:
         """Account for one message. Returns its text. Raises: UpstreamProtocolError."""
         self.ids += outputs["output_ids"]
+        self._fresh += outputs["output_ids"]
         self.num_tokens = len(self.ids) // TOKEN_BYTES
         if "finish_reason" in outputs:
             self.finish_reason = _text(outputs["finish_reason"])
             self.num_input_tokens = int.from_bytes(outputs.get("num_input_tokens", b""), "little")
-        return _text(outputs["text_output"])
+        text = _text(outputs["text_output"])
+        self._said += text
+        return text
+
+    def shown(self, text: str, citations: list[Citation]) -> Delta:
+        """A step of the answer, with all that was made for it."""
+        ids, said, self._fresh, self._said = bytes(self._fresh), self._said, bytearray(), ""
+        return Delta(text=text, citations=citations, num_output_tokens=self.num_tokens, ids=ids, said=said)
 
 
 def _text(raw: bytes) -> str:

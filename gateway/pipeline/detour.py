@@ -32,8 +32,8 @@ class Detour:
         of the tier that was asked first.
         """
         cause = cause_of(error)
-        if cause is None or self._receipt.ttft_ms >= 0:
-            raise error
+        if cause is None or self._receipt.ttft_ms >= 0 or _is_begun(self._request):
+            raise error  # whoever has the beginning of an answer has it of this tier
         if self._left is None:
             self._left, self._first = list(route.tier.fallback), error
         while self._left:
@@ -53,3 +53,7 @@ class Detour:
             passage["in_prompt"] = True
         self._sink.chosen(instead)
         self._metrics.fallbacks.labels(failed, cause, instead).inc()
+
+
+def _is_begun(request: ChatRequest) -> bool:
+    return request.earlier is not None and bool(request.earlier.text)

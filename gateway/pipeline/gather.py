@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.metrics import Metrics
+from gateway.pipeline import traced
 from gateway.pipeline.account import shown
 from gateway.pipeline.deadline import late, left_s
 from gateway.pipeline.request import ChatRequest, Evidence
@@ -56,7 +57,11 @@ class Gatherer:
     async def _search(self, request: ChatRequest, scope: Scope, question: str) -> Retrieved:
         started = self._clock()
         try:
-            found = await self._retriever.retrieve(question, scope, timeout_s=left_s(request, self._clock))
+            with traced.retrieval(scope) as span:
+                found = await self._retriever.retrieve(
+                    question, scope, timeout_s=left_s(request, self._clock)
+                )
+                traced.found(span, found)
         except UpstreamTimeout as error:
             raise late(request, error, self._clock) from error
         self._metrics.retrieve_s.observe(self._clock() - started)

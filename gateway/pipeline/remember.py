@@ -20,20 +20,26 @@ import numpy as np
 
 from gateway.caching.answers import Answers
 from gateway.caching.corpus_watch import CorpusWatch
-from gateway.caching.entry import Entry, Piece, agreement, chunk_ids, same_evidence
+from gateway.caching.entry import Entry, Piece, agreement, chunk_ids, identity, same_evidence
 from gateway.caching.flight import Reader
 from gateway.caching.guards import objection
-from gateway.caching.key import Key, Setting, key_of
+from gateway.caching.key import Key, key_of
+from gateway.caching.shared import READ_LIMIT_S
 from gateway.caching.threshold import Thresholds
 from gateway.errors import DeadlineExceeded, TidegateError, UpstreamTimeout
 from gateway.metrics import Metrics
+from gateway.pipeline import traced
 from gateway.pipeline.account import shown
 from gateway.pipeline.deadline import over
+from gateway.pipeline.edition import Edition, is_deterministic, setting_of
 from gateway.pipeline.hit_check import KeptAnswer, is_same_answer
+from gateway.pipeline.joint_work import JointWork
 from gateway.pipeline.request import ChatRequest, Evidence, Sink
 from gateway.pipeline.route import Route
 from gateway.pipeline.shared_work import Chosen, Sent, SharedWork, Step, Told, Waiting, take_over
-from gateway.types import Outcome, Receipt, Sampling, Usage
+from gateway.types import Outcome, Receipt, Usage
+
+__all__ = ["HITS", "AnswerMemory", "Edition", "Recall", "stands_on"]
 
 log = logging.getLogger("tidegate.cache")
 
@@ -49,20 +55,12 @@ CHECKED_SHARE = (
 Work = Callable[[Sink, Receipt], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class Edition:
-    """What a tier's answers depend on beyond the request. temperature: of a request that names none; None = unknown."""
-
-    name: str
-    temperature: float | None = 0.0
-
-
 @dataclass
 class Recall:
     """What is remembered for one request, and what its own work found out meanwhile.
 
     entry: the answer to exactly this question, if there is one. is_certain: nothing has changed since it was made.
-    tier, evidence: of the work that was done for this request.
+    tier, evidence: of the work that was done for this request. waited_s: for the shared level.
     """
 
     key: Key
@@ -75,6 +73,8 @@ class Recall:
     tier: str = ""
     evidence: Evidence | None = None
     near: Entry | None = None  # what was given for another wording
+    waited_s: float = 0.0
+    is_due: bool = False  # there is an answer, but it is to be made anew
 
     @property
     def needs_no_slot(self) -> bool:
@@ -83,7 +83,8 @@ class Recall:
 
 class AnswerMemory:
     """editions: by tier; a tier without one is not remembered. ttl_s: life of an answer. weight: what a hit is billed,
-    as a share of what the answer was. opted_out: tenants of whom nothing is kept.
+    as a share of what the answer was. opted_out: tenants of whom nothing is kept. joint: None = other workers are not
+    asked whether they are at it.
 
     clock: monotonic seconds, wall: unix seconds, chance: uniform in 0..1.
     """
@@ -99,13 +100,14 @@ class AnswerMemory:
         ttl_s: float = 86_400.0,
         weight: float = 0.1,
         opted_out: frozenset[str] = frozenset(),
+        joint: JointWork | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.answers, self.watch, self.thresholds = answers, watch, thresholds
         self._metrics, self._editions, self._ttl_s, self._weight = metrics, editions, ttl_s, weight
-        self._opted_out = opted_out
+        self._opted_out, self.joint = opted_out, joint
         self._clock, self._wall, self._chance = clock, wall, chance
         self._under_way: dict[tuple[Key, str], SharedWork] = {}
         self._checks: set[asyncio.Task[None]] = set()  # one at a time
@@ -115,15 +117,18 @@ class AnswerMemory:
         """What is remembered; None where this request may neither take nor leave anything."""
         edition = self._editions.get(route.tier.name)
         is_out = request.cache == "off" or request.tenant.tenant_id in self._opted_out
-        if edition is None or is_out or not _is_deterministic(request, route, edition):
+        if edition is None or is_out or not is_deterministic(request, route, edition):
             self._metrics.cache_verdicts.labels("off").inc()
             return None
         written = request.written if route.tier.is_generative else ""
-        key = key_of(_setting(request, route, edition), request.question, written)
+        key = key_of(setting_of(request, route, edition), request.question, written)
         recall = Recall(key, request, edition.name, reads=request.cache != "refresh")
         if recall.reads:
+            began = self._clock()
             entry = await self.answers.find(key) if self._work_of(recall) is None else None
-            if entry is not None and not self._is_due(entry):
+            recall.waited_s = self._clock() - began
+            recall.is_due = entry is not None and self._is_due(entry)
+            if entry is not None and not recall.is_due:
                 self._take(recall, entry)
             recall.is_under_way = self._work_of(recall) is not None
         return recall
@@ -244,7 +249,7 @@ class AnswerMemory:
         """Begin the work, and be its first reader."""
         made = Receipt(id=receipt.id, created=receipt.created, outcome=Outcome.FAILED, stage=receipt.stage)
         made.tier, made.tier_reason, made.degraded = receipt.tier, receipt.tier_reason, list(receipt.degraded)
-        made.cache = "miss" if recall.reads else "refresh"
+        made.cache, made.trace_id = ("miss" if recall.reads else "refresh"), receipt.trace_id
         shared, place = SharedWork(made), (recall.key, recall.request.priority)
         async with shared.flight.reader() as reader:
             if recall.reads:
@@ -268,7 +273,7 @@ class AnswerMemory:
 
     async def _join(self, shared: SharedWork, recall: Recall, sink: Sink, receipt: Receipt) -> bool:
         """Read the work of another. False = that one's time ran out before its first text, and this one's has not."""
-        request, made = recall.request, shared.made
+        request = recall.request
         async with shared.flight.reader() as reader:
             try:
                 async with asyncio.timeout(max(0.0, request.deadline - self._clock())):
@@ -282,6 +287,7 @@ class AnswerMemory:
             finally:
                 used, own_ms = shared.used_by(reader), receipt.queue_ms
                 take_over(receipt, made)
+                traced.joined(made.trace_id)
                 receipt.embed_ms = receipt.search_ms = -1.0  # another's
                 receipt.queue_ms = own_ms
                 receipt.usage = used
@@ -310,12 +316,15 @@ class AnswerMemory:
         shared = self._under_way.get((recall.key, recall.request.priority)) if recall.reads else None
         return shared if shared is not None and shared.flight.is_open else None
 
-    def _keep(self, recall: Recall, shared: SharedWork) -> None:
+    def _keep(self, recall: Recall, shared: SharedWork) -> asyncio.Task[None] | None:
         """Remember an answer that was made whole, by the tier that the request was for, on evidence that is known."""
         made, evidence, now = shared.made, recall.evidence, self._wall()
         if made.cache in HITS or evidence is None or made.tier != recall.tier or not made.finish_reason:
-            return
+            return None
         sent = [step for step in shared.flight.log if isinstance(step, Sent)]
+        found = [identity(passage) for passage in evidence.passages]
+        if shared.was_begun_again and any(list(map(identity, step.passages)) != found for step in sent):
+            return None  # its beginning counts other passages than its end
         vector = b"" if evidence.embedding is None else np.asarray(evidence.embedding, np.float32).tobytes()
         spread = 1 + TTL_SPREAD * (2 * self._chance() - 1)
         entry = Entry(
@@ -339,7 +348,7 @@ class AnswerMemory:
             expires=now + self._ttl_s * spread,
             vector=vector,
         )
-        self.answers.keep(recall.key, entry)
+        return self.answers.keep(recall.key, entry)
 
     def _weighed(self, usage: Usage) -> Usage:
         """What a hit is billed."""
@@ -362,31 +371,4 @@ def stands_on(entry: Entry, evidence: Evidence) -> bool:
     return (
         bool(best & chunk_ids(entry.passages))
         and agreement(entry.passages, evidence.passages) >= SAME_EVIDENCE
-    )
-
-
-def _is_deterministic(request: ChatRequest, route: Route, edition: Edition) -> bool:
-    """Whether the same request gets the same answer: a tier that quotes, greedy sampling, or a seed."""
-    if not route.tier.is_generative:
-        return True
-    asked = request.sampling
-    temperature = edition.temperature if asked.temperature is None else asked.temperature
-    return temperature == 0 or (temperature is not None and asked.seed is not None)
-
-
-def _setting(request: ChatRequest, route: Route, edition: Edition) -> Setting:
-    """A tier that quotes reads neither the conversation nor how words would be chosen."""
-    is_generative = route.tier.is_generative
-    return Setting(
-        tenant_id=request.tenant.tenant_id,
-        tier=route.tier.name,
-        edition=edition.name,
-        collections=request.collections,
-        filters=request.filters,
-        num_passages=request.top_k or 0,
-        max_hops=route.max_hops,
-        steps=sorted(route.steps),
-        may_escalate=route.is_auto,
-        sampling=request.sampling if is_generative else Sampling(max_tokens=request.sampling.max_tokens),
-        history=request.history if is_generative else (),
     )

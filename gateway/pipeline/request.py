@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.filters import Filter
+from gateway.pipeline.handover import Earlier, Trail
 from gateway.types import Citation, Passage, Receipt, Sampling, Tenant, Turn
 
 
@@ -34,6 +35,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache: str = "use"  # use, refresh, off
     ticket: str = ""  # keeps the place in line of an earlier try that was refused
     written: str = ""  # a follow-up as its caller wrote it; `question` is then what it means
+    trail: Trail | None = None  # written as the answer is made, for whoever must go on with it
+    earlier: Earlier | None = None  # the beginning of the answer, that the caller has
 
 
 def pin_of(request: ChatRequest) -> int:

@@ -11,6 +11,7 @@ import msgspec
 from gateway.admission.waiting import Queue
 from gateway.errors import Rejected
 from gateway.metrics import Metrics
+from gateway.pipeline.handover import Earlier
 from gateway.pipeline.pressure import newcomer_eta_s
 from gateway.pipeline.request import ChatRequest
 from gateway.tiering import policy
@@ -98,6 +99,8 @@ class Router:
         Raises: NotFound (no such tier, or not for this tenant), Rejected (the ladder's last step).
         """
         self._tiers.check(request.model, request.tenant)
+        if request.earlier is not None and request.earlier.left.tier:
+            return self._as_before(request.earlier, receipt)
         if request.model == AUTO:
             offers = self._offers(request)
             choice = policy.choose(offers, self._situation(request))
@@ -111,6 +114,14 @@ class Router:
         receipt.tier = route.tier.name
         self._metrics.tier_choices.labels(route.tier.name, code).inc()
         return route
+
+    def _as_before(self, earlier: Earlier, receipt: Receipt) -> Route:
+        """The tier and the steps by which the answer was begun. Raises: NotFound, when the tier is there no more."""
+        receipt.tier = earlier.left.tier
+        receipt.tier_reason = f"goes on with {earlier.stream_id}"
+        steps = [Step(name) for name in earlier.left.steps]
+        self._metrics.tier_choices.labels(receipt.tier, "handed_over").inc()
+        return Route(self._tiers.tiers[receipt.tier], steps=steps)
 
     def better(self, request: ChatRequest, route: Route, passages: list[Passage]) -> Route | None:
         """Where to go on when a tier that `auto` took found too little; None = stay. Nothing has been sent yet.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.caching.flight import Flight, Reader
+from gateway.errors import UpstreamUnavailable
 from gateway.types import Citation, Passage, Receipt, Usage
 
 
@@ -35,14 +36,19 @@ class Sent:
 
 
 Step = Chosen | Told | Waiting | Sent
+BROKE_OFF = "The answer broke off, and came out differently when it was made anew."
 
 
 @dataclass(eq=False)
 class SharedWork:
-    """One answer under way. made: its receipt, written as it goes."""
+    """One answer under way. made: its receipt, written as it goes. is_anothers: it is made in another worker."""
 
     made: Receipt
     flight: Flight[Step] = field(default_factory=Flight)
+    is_anothers: bool = False
+    was_begun_again: bool = False
+    _told: str = ""  # what was sent already and comes once more
+    _num_told: int = 0  # citations in it
 
     # The pipeline's Sink: what it is told goes into the log.
 
@@ -56,13 +62,51 @@ class SharedWork:
         self.flight.put(Waiting(position, eta_s))
 
     async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None:
+        """Raises: UpstreamUnavailable where work that was begun again says something else than before."""
+        if self._told:
+            text, citations = self._unsent(text, citations)
+            if not text:
+                return
         self.flight.put(Sent(text, citations, passages, self.made.usage))
         await self.flight.drain()
+
+    async def take(self, step: Step) -> None:
+        """A step of the same answer, from where it is made."""
+        if isinstance(step, Sent):
+            self.made.usage = step.used
+            await self.delta(step.text, step.citations, step.passages)
+        else:
+            self.flight.put(step)
+
+    def begin_again(self) -> None:
+        """Who made it is gone; what comes now starts from the beginning, and what was sent is not sent twice."""
+        sent = [step for step in self.flight.log if isinstance(step, Sent)]
+        self.was_begun_again = bool(sent)
+        self._told = "".join(step.text for step in sent)
+        self._num_told = sum(len(step.citations) for step in sent)
+        made = self.made
+        self.made = Receipt(id=made.id, created=made.created, outcome=made.outcome, stage=made.stage)
+        self.made.tier, self.made.tier_reason = made.tier, made.tier_reason
+        self.made.degraded, self.made.cache = list(made.degraded), made.cache
+
+    def check_whole(self) -> None:
+        """At the end of the work. Raises: UpstreamUnavailable where less was said than had been sent before."""
+        if self._told:
+            raise UpstreamUnavailable(BROKE_OFF)
 
     def used_by(self, reader: Reader[Step]) -> Usage:
         """Of what a reader has taken."""
         unread = (step.used for step in self.flight.log[reader.at :] if isinstance(step, Sent))
         return next(unread, self.made.usage)
+
+    def _unsent(self, text: str, citations: list[Citation]) -> tuple[str, list[Citation]]:
+        same = min(len(text), len(self._told))
+        if text[:same] != self._told[:same]:
+            raise UpstreamUnavailable(BROKE_OFF)
+        self._told = self._told[same:]
+        known = min(self._num_told, len(citations))
+        self._num_told -= known
+        return text[same:], citations[known:]
 
 
 def take_over(receipt: Receipt, made: Receipt) -> None:

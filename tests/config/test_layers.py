@@ -18,7 +18,7 @@ LAYERS = {
     "types": 1, "errors": 1, "settings": 1, "priority": 1,
     "ports": 2, "tensors": 2, "metrics": 2, "lifecycle": 2, "triton": 2, "tier_config": 2, "storage": 2,
     "embedding": 2,
-    "genai_metrics": 2, "logs": 2, "request_id": 1,
+    "genai_metrics": 2, "logs": 2, "request_id": 1, "tracing": 2,
     "listener": 2, "lag": 2, "memory": 2,
     "checkpoint": 2, "proto": 2, "language": 2, "filters": 1,
     "admission": 3, "caching": 3, "retrieval": 3, "generation": 3, "ingest": 3, "tiering": 3,

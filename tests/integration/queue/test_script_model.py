@@ -140,9 +140,13 @@ def machine(redis: Redis) -> type[RuleBasedStateMachine]:
             assert redis.hlen("q:entries") == len(names)
             assert int(redis.hget("q:state", "bytes") or 0) == self.model.num_bytes
             if names:
-                _, held, waiting, places = self.run("look", *names)
-                assert places == [self.model.position(name) for name in names]
+                held, waiting, places, etas = self.run("look", *names)
+                for name, place, eta in zip(names, places, etas, strict=True):
+                    assert (place, pytest.approx(float(eta))) == self.model.where(name, self.now)
                 assert (held, waiting) == (len(self.model.held), len(names))
+            for kind in {(self.asks[name].tenant, self.asks[name].band) for name in names}:
+                own = [name for name in names if (self.asks[name].tenant, self.asks[name].band) == kind]
+                assert own == sorted(own)  # first come, first served
             assert len(self.model) <= MAX_WAITING
             assert self.model.num_bytes <= MAX_BYTES
 

@@ -93,6 +93,7 @@ async def test_without_redis_each_goes_by_its_share_and_nobody_hangs(
     try:
         await until(lambda: not queue.is_shared)
         assert queue.limit == 2
+        await until(lambda: queue.num_waiting == 2)  # both have moved before the third comes
         began = time.monotonic()
         third = await waiting(queue)
         assert time.monotonic() - began < CALL_S  # nobody waits for Redis now

@@ -61,7 +61,7 @@ def test_the_controller_moves_the_queue() -> None:
     slots = AdaptiveSlots(queue)
     slots.observe(0.01, 100)  # idle: learned
     for name in range(16):
-        queue.hold(str(name))
+        queue.hold(str(name), 0)
     for _ in range(60):
         slots.observe(3.0, 100)
     assert queue.limit == slots.limit.slots < 16

@@ -1,0 +1,93 @@
+"""How fast a tier's slots come free, as measured: the pure maths behind every expected wait.
+
+Two pictures of the same slots are mixed by how much their holds differ. When all last equally long, each slot comes
+free when its own time is over, often many at once, and the wait is read off the slots. When they differ much, nothing
+can be read off a single slot, and the line moves by the mean. Bands that go first take their part of the slots
+meanwhile. `queue.lua` is the same maths inside Redis; a test holds the two to each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+NUM_BANDS = 3
+_NEWEST_SHARE = 0.05  # what the newest hold counts in a mean, once there are enough of them
+_MEMORY_MS = 10_000.0  # how far back the bands' parts of the slots are remembered
+_MAX_TAKEN = 0.9  # of the slots by bands that go first: an expected wait stays finite
+
+
+class Slot(NamedTuple):
+    """One slot that is taken."""
+
+    band: int
+    since_ms: int
+
+
+@dataclass
+class Drain:
+    """hold_ms: mean time (ms) that a slot was held, of all; -1 = nothing measured. by_band: the same of each band.
+
+    spread: mean squared difference from the band's mean, as a share of that mean. busy_ms: slot time of each band of
+    late, older time counting less.
+    """
+
+    hold_ms: float = -1.0
+    num_holds: int = 0
+    by_band: list[float] = field(default_factory=lambda: [-1.0] * NUM_BANDS)
+    counts: list[int] = field(default_factory=lambda: [0] * NUM_BANDS)
+    spread: float = 0.0
+    busy_ms: list[float] = field(default_factory=lambda: [0.0] * NUM_BANDS)
+    at_ms: int = 0
+
+    def note(self, band: int, held_ms: float, now_ms: int) -> None:
+        """A slot came free after held_ms."""
+        self.num_holds += 1
+        self.counts[band] += 1
+        self.hold_ms = _moved(self.hold_ms, held_ms, self.num_holds)
+        mean = self.by_band[band]
+        if mean > 0:
+            off = min(1.0, ((held_ms - mean) / mean) ** 2)
+            self.spread += _NEWEST_SHARE * (off - self.spread)
+        self.by_band[band] = _moved(mean, held_ms, self.counts[band])
+        fade = self._fade(now_ms)
+        self.busy_ms = [ms * fade for ms in self.busy_ms]
+        self.busy_ms[band] += held_ms
+        self.at_ms = now_ms
+
+    def _fade(self, now_ms: int) -> float:
+        return math.exp(-max(0, now_ms - self.at_ms) / _MEMORY_MS)
+
+    def mean_ms(self, band: int) -> float:
+        return self.by_band[band] if self.by_band[band] >= 0 else self.hold_ms
+
+    def expected_ms(
+        self, ahead: Sequence[int], band: int, slots: Iterable[Slot], limit: int, now_ms: int
+    ) -> float:
+        """Expected wait behind so many waiters of each band; -1 when nothing was measured yet."""
+        if self.hold_ms < 0:
+            return -1.0
+        limit = max(limit, 1)
+        means = [(self.mean_ms(slot.band), slot) for slot in slots]
+        left = sorted(max(0.0, mean - (now_ms - slot.since_ms)) for mean, slot in means) or [0.0]
+        typical = sum(mean for mean, _ in means) / len(means) if means else self.hold_ms
+        num_ahead = sum(ahead)
+        work = sum(number * self.mean_ms(each) for each, number in enumerate(ahead))
+        rounds, at = divmod(num_ahead, len(left))
+        by_slot = left[at] + rounds * (work / num_ahead if num_ahead else typical)
+        by_mean = (work + typical) / limit
+        differ = min(1.0, math.sqrt(self.spread))
+        taken = sum(self.busy_ms[:band]) * self._fade(now_ms) / (_MEMORY_MS * limit)
+        return ((1 - differ) * by_slot + differ * by_mean) / (1 - min(_MAX_TAKEN, taken))
+
+
+def _moved(mean: float, newest: float, count: int) -> float:
+    """The mean of late, which the newest value moves by its share."""
+    return newest if mean < 0 else mean + max(_NEWEST_SHARE, 1 / count) * (newest - mean)
+
+
+def fluid_ms(position: int, hold_ms: float, limit: int) -> float:
+    """A first guess without a look at the slots; -1 when nothing was measured yet."""
+    return -1.0 if hold_ms < 0 else position * hold_ms / max(limit, 1)
