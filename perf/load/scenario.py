@@ -106,8 +106,8 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PeakSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How G is looked for: probes of probe_s at rising rates, from `first` of the slots' arithmetic capacity on."""
 
-    probe_s: Positive = 12.0
-    warm_s: NotNegative = 3.0
+    probe_s: Positive = 16.0
+    warm_s: NotNegative = 4.0
     first: Positive = 0.5
     growth: Annotated[float, Meta(gt=1)] = 1.25
     max_probes: Count = 9

@@ -24,8 +24,9 @@ ETA_WITHIN = 0.25
 FORMULAS = {
     "offered": "requests the schedule wanted sent in the window / its length, whatever became of them",
     "admitted": "of those, the ones that got a first text / the window's length",
-    "completed": "of those, the ones answered to their end, every text in its place / the window's length",
-    "goodput": "of those, the ones that also met every SLO of their source / the window's length",
+    "completed": "answers that came whole, every text in its place, each by the part of its texts that came in the "
+    "window / its length; so an answer asked for in the window and given after it is no rate of the window",
+    "goodput": "the same of those that met every SLO of their source",
     "TTFT": "first non-empty text - intended send",
     "TPOT": "(last text - first text) / (tokens - 1), per request",
     "ITL": "every gap between texts as they reached the client; texts of one read have a gap of 0",
@@ -47,18 +48,28 @@ def is_good(row: LoadRow, slo: Slo) -> bool:
     )
 
 
+def served_in(row: LoadRow, window: Window) -> float:
+    """The part of a whole answer that came in the window: 1 = all of it, 0 = none or not whole."""
+    if not row.is_complete:
+        return 0.0
+    came = [(row.sent_s + at_ms / 1000, count) for at_ms, count in row.reads] or [(row.done_s, 1)]
+    inside = sum(count for at_s, count in came if window.from_s <= at_s < window.end_s)
+    return inside / sum(count for _, count in came)
+
+
 def phase_summary(rows: list[LoadRow], window: Window, scenario: Scenario) -> dict[str, Any]:
     """The figures of one arm in one phase; rows of its warm-up do not count."""
-    counted = [row for row in rows if row.phase == window.phase and row.is_counted]
+    phase = [row for row in rows if row.phase == window.phase]
+    counted = [row for row in phase if row.is_counted]
     seconds = window.counted_s
     good = [row for row in counted if is_good(row, scenario.slo_of(row.source))]
-    complete = [row for row in counted if row.is_complete]
+    served = [(served_in(row, window), is_good(row, scenario.slo_of(row.source))) for row in phase]
     return {
         "planned_rate": round(window.rate, 3),
         "offered": round(len(counted) / seconds, 3),
         "admitted": round(sum(bool(row.first_s) for row in counted) / seconds, 3),
-        "completed": round(len(complete) / seconds, 3),
-        "goodput": round(len(good) / seconds, 3),
+        "completed": round(sum(part for part, _ in served) / seconds, 3),
+        "goodput": round(sum(part for part, is_within in served if is_within) / seconds, 3),
         "good_share": round(len(good) / len(counted), 5) if counted else 0.0,
         "outcomes": dict(Counter(row.outcome for row in counted).most_common()),
         "codes": dict(Counter(row.code for row in counted if row.code).most_common(8)),

@@ -73,7 +73,7 @@ def test_the_wait_before_a_late_send_counts_against_the_slo() -> None:
 
 def test_offered_admitted_completed_and_goodput_are_four_rates() -> None:
     found = phase_summary(
-        [row(), row(ttft_s=3.0), row(outcome="failed", code="cut"), row(**REFUSED), row(is_counted=False)],
+        [row(), row(ttft_s=3.0), row(outcome="failed", code="cut"), row(**REFUSED)],
         WINDOW,
         SCENARIO,
     )
@@ -81,6 +81,17 @@ def test_offered_admitted_completed_and_goodput_are_four_rates() -> None:
     assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1])
     assert found["outcomes"] == {"completed": 2, "failed": 1, "rejected": 1}
     assert found["by"]["priority"]["interactive"]["success"] == 0.5
+
+
+def test_an_answer_counts_in_the_window_in_which_its_texts_came() -> None:
+    """Two of five texts before the window's end; and an answer of the warm-up, three of whose texts are in it."""
+    window = Window("p", 0.0, 1.0, 10.0, 1.0)
+    late = row(at_s=9.0, ttft_s=0.97, gap_ms=20.0)
+    early = row(at_s=0.5, ttft_s=0.47, gap_ms=20.0, is_counted=False)
+    assert phase_summary([late], window, SCENARIO)["goodput"] == pytest.approx(2 / 5 / 9, abs=1e-3)
+    assert phase_summary([early], window, SCENARIO)["completed"] == pytest.approx(3 / 5 / 9, abs=1e-3)
+    cached = row(at_s=3.0, outcome="cached", reads=[])
+    assert phase_summary([cached], window, SCENARIO)["completed"] == pytest.approx(1 / 9, abs=1e-3)
 
 
 def test_a_source_may_have_bounds_of_its_own() -> None:
