@@ -4,8 +4,9 @@ Bands go strictly one before the other. Inside a band tenants share by tokens: s
 has a finish tag, the band a virtual time that follows the start tags of what was let in. A newcomer starts at the later
 of the two, so an idle tenant gets no credit, and its tenant's finish tag moves on by what the request will cost.
 
-Among one tenant's requests the first to come is the first to go, also when an earlier one turns out cheaper than
-thought and moves the tenant's finish tag back: a newcomer never starts before the last of its own that waits.
+What a request costs is a guess until it ends. Then the tenant's tags move by the difference, those of its waiting
+requests too: among them the first to come stays the first to go. The virtual time that a newcomer meets is never past
+the head of its band, which those moves may have brought back.
 
 The line is bounded. Whoever would stand before the last one takes that one's place, so a tenant that floods pushes out
 only itself. `queue.lua` is the same maths inside Redis; a test holds the two to each other.
@@ -64,9 +65,11 @@ class Moves(NamedTuple):
 @dataclass
 class Entry:
     ask: Ask
-    tag: int
     score: int
-    before: int  # the tag of the same tenant's last waiter when this one came
+
+    @property
+    def tag(self) -> int:
+        return self.score - self.ask.band * BAND_STEP
 
 
 @dataclass
@@ -83,7 +86,7 @@ class FairLine:
     _order: list[tuple[int, str]] = field(default_factory=list)
     _time: list[int] = field(default_factory=lambda: [0] * len(BANDS))  # virtual, of each band
     _finish: dict[tuple[int, str], int] = field(default_factory=dict)
-    _last: dict[tuple[int, str], int] = field(default_factory=dict)  # tag of each tenant's last waiter
+    _own: dict[tuple[int, str], set[str]] = field(default_factory=dict)  # who waits of each tenant
     _promised: dict[tuple[int, str], int] = field(default_factory=dict)  # the same for tickets that are out
     _granted: list[str] = field(default_factory=list)
     _displaced: list[str] = field(default_factory=list)
@@ -92,10 +95,12 @@ class FairLine:
         """A slot, a place in line, or a refusal. Collect `moves` after it."""
         self._grant(now_ms)
         key = (ask.band, ask.tenant)
-        tag = ask.tag if ask.tag >= 0 else self._newcomers_tag(key)
+        tag = self._newcomers_tag(key)
+        if ask.tag >= 0:
+            tag = min(tag, ask.tag)  # a ticket never makes a place worse
         if len(self.held) < self.limit and not self._order:
-            self._let_in(name, ask.band, tag, now_ms)
             self._charge(ask)
+            self._let_in(name, ask.band, tag, now_ms)
             return Entered("granted", 0, 0.0, tag)
         score = ask.band * BAND_STEP + tag
         position = bisect_right(self._order, (score, name)) + 1
@@ -103,11 +108,11 @@ class FairLine:
         refusal = self._refusal(ask, score, eta_ms, now_ms)
         if refusal is not None:
             return Entered(refusal, position, eta_ms, self._promise(ask, tag))
-        self._entries[name] = Entry(ask, tag, score, self._last.get(key, 0))
-        self._last[key] = max(self._last.get(key, 0), tag)
+        self._charge(ask)
+        self._entries[name] = Entry(ask, score)
+        self._own.setdefault(key, set()).add(name)
         insort(self._order, (score, name))
         self.num_bytes += ask.size
-        self._charge(ask)
         return Entered("waiting", position, eta_ms, tag)
 
     def is_closed(self, band: int, tenant: str) -> bool:
@@ -118,7 +123,13 @@ class FairLine:
         return not self._order or self._order[-1][0] <= band * BAND_STEP + tag
 
     def _newcomers_tag(self, key: tuple[int, str]) -> int:
-        return max(self._time[key[0]], self._finish.get(key, 0), self._last.get(key, 0))
+        return max(self._virtual_time(key[0]), self._finish.get(key, 0))
+
+    def _virtual_time(self, band: int) -> int:
+        at = bisect_left(self._order, (band * BAND_STEP, ""))
+        if at == len(self._order) or self._order[at][0] >= (band + 1) * BAND_STEP:
+            return self._time[band]
+        return min(self._time[band], self._order[at][0] - band * BAND_STEP)
 
     def _refusal(self, ask: Ask, score: int, eta_ms: float, now_ms: int) -> Status | None:
         if eta_ms >= 0 and ask.finish_ms and now_ms + eta_ms + self.drain.mean_ms(ask.band) > ask.finish_ms:
@@ -145,12 +156,10 @@ class FairLine:
         return tag
 
     def _charge(self, ask: Ask) -> None:
-        """By cost alone: a place that is later than it had to be is no debt."""
         key = (ask.band, ask.tenant)
-        self._finish[key] = max(self._finish.get(key, 0), self._time[ask.band], ask.tag) + ask.cost
+        self._finish[key] = self._newcomers_tag(key) + ask.cost
         if len(self._finish) > MAX_TENANTS:
             self._finish.clear()
-            self._last.clear()
 
     def _let_in(self, name: str, band: int, tag: int, now_ms: int) -> None:
         self.held[name] = Slot(band, now_ms)
@@ -180,9 +189,19 @@ class FairLine:
 
     def settle(self, tenant: str, band: int, difference: int) -> None:
         """What the request really cost, less what was thought (tokens)."""
-        key = (band, tenant)
-        if key in self._finish:
-            self._finish[key] = max(0, self._finish[key] + difference)
+        self._shift((band, tenant), difference)
+
+    def _shift(self, key: tuple[int, str], difference: int, after: int = -1) -> None:
+        """Move a tenant's finish tag, and those of its waiters beyond a score."""
+        if not difference or key not in self._finish:
+            return
+        self._finish[key] = max(0, self._finish[key] + difference)
+        for name in self._own.get(key, ()):
+            entry = self._entries[name]
+            if entry.score > after:
+                del self._order[bisect_left(self._order, (entry.score, name))]
+                entry.score = max(key[0] * BAND_STEP, entry.score + difference)
+                insort(self._order, (entry.score, name))
 
     def resize(self, limit: int, now_ms: int) -> None:
         self.limit = limit
@@ -194,19 +213,20 @@ class FairLine:
         self._granted, self._displaced = [], []
         return moves
 
-    def _remove(self, name: str) -> Entry:
+    def _remove(self, name: str) -> None:
+        """Of one that was not served: those of its tenant behind it move up."""
+        entry = self._take_out(name)
+        self._shift((entry.ask.band, entry.ask.tenant), -entry.ask.cost, entry.score)
+
+    def _take_out(self, name: str) -> Entry:
         entry = self._entries.pop(name)
         del self._order[bisect_left(self._order, (entry.score, name))]
-        self._forget(entry)
-        key = (entry.ask.band, entry.ask.tenant)
-        if key in self._finish:  # it was not served
-            self._finish[key] = max(0, self._finish[key] - entry.ask.cost)
-        if self._last.get(key) == entry.tag:
-            self._last[key] = entry.before
-        return entry
-
-    def _forget(self, entry: Entry) -> None:
         self.num_bytes -= entry.ask.size
+        key = (entry.ask.band, entry.ask.tenant)
+        self._own[key].discard(name)
+        if not self._own[key]:
+            del self._own[key]
+        return entry
 
     def _grant(self, now_ms: int) -> None:
         while self._order and len(self.held) < self.limit:
@@ -215,8 +235,7 @@ class FairLine:
             if entry.ask.until_ms < now_ms:
                 self._remove(name)  # its wait is over, and it knows that by itself
                 continue
-            del self._order[0], self._entries[name]
-            self._forget(entry)
+            self._take_out(name)
             self._let_in(name, entry.ask.band, entry.tag, now_ms)
             self._granted.append(name)
 
@@ -228,7 +247,6 @@ class FairLine:
                 for number, at in enumerate(self._time)
             ]
             self._finish.clear()
-            self._last.clear()
             self._promised.clear()
 
     def position(self, name: str) -> int:

@@ -1,10 +1,10 @@
 -- The one line in front of a tier's slots: the maths of line.py, shared by all workers.
 --
 -- KEYS: held (hash: id -> worker '|' since when, ms '|' band), line (sorted set: id -> band * 2^50 + tag), entries (hash: id -> what is known of it),
--- tenants (hash: 'f'|'l'|'p' band '|' tenant -> finish tag, last waiter's tag, promised tag), state (hash: 't<band>'
+-- tenants (hash: 'f'|'p' band '|' tenant -> finish tag, promised tag), state (hash: 't<band>'
 -- virtual time, 'drain' the measures of drain.py, 'bytes', 'secret'), workers (sorted set: worker -> last beat).
 -- ARGV: operation, now_ms (0 = this server's clock), limit, mailboxes' prefix, then the operation's own.
--- A worker's mailbox is a list: 'g' id = has a slot, 'd' id = its place was taken by somebody with a better right.
+-- line ':' band '|' tenant is the set of the tenant's waiters. A worker's mailbox is a list: 'g' id = has a slot, 'd' id = its place was taken by somebody with a better right.
 
 local HELD, LINE, ENTRIES, TENANTS, STATE, WORKERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local operation, now, limit, mailboxes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
@@ -120,25 +120,41 @@ local function expected(num_ahead, band, counts, left, typical)
   return ((1 - differ) * by_slot + differ * (work + typical) / slots) / (1 - math.min(MAX_TAKEN, taken))
 end
 
-local function forget(id, entry)
-  redis.call('HDEL', ENTRIES, id)
-  redis.call('HINCRBY', STATE, 'bytes', whole(0 - entry.size))
-end
-
--- Take a waiter out that was not served.
-local function remove(id, entry)
-  redis.call('ZREM', LINE, id)
-  forget(id, entry)
-  local key = 'f' .. entry.band .. '|' .. entry.tenant
-  local finish = redis.call('HGET', TENANTS, key)
-  if finish then redis.call('HSET', TENANTS, key, whole(math.max(0, tonumber(finish) - entry.cost))) end
-  local last = 'l' .. entry.band .. '|' .. entry.tenant
-  if number_at(TENANTS, last, -1) == entry.tag then redis.call('HSET', TENANTS, last, whole(entry.before)) end
-end
-
 local function entry_of(id)
   local raw = redis.call('HGET', ENTRIES, id)
   return raw and cjson.decode(raw)
+end
+
+local function own_key(band, tenant) return LINE .. ':' .. band .. '|' .. tenant end
+
+-- Move a tenant's finish tag, and those of its waiters beyond a score.
+local function shift(band, tenant, difference, after)
+  local key = 'f' .. band .. '|' .. tenant
+  local finish = difference ~= 0 and redis.call('HGET', TENANTS, key)
+  if not finish then return end
+  redis.call('HSET', TENANTS, key, whole(math.max(0, tonumber(finish) + difference)))
+  for _, id in ipairs(redis.call('SMEMBERS', own_key(band, tenant))) do
+    local score = tonumber(redis.call('ZSCORE', LINE, id))
+    if score > after then
+      redis.call('ZADD', LINE, whole(math.max(band * STEP, score + difference)), id)
+    end
+  end
+end
+
+-- Returns the score it had.
+local function take_out(id, entry)
+  local score = tonumber(redis.call('ZSCORE', LINE, id))
+  redis.call('ZREM', LINE, id)
+  redis.call('SREM', own_key(entry.band, entry.tenant), id)
+  redis.call('HDEL', ENTRIES, id)
+  redis.call('HINCRBY', STATE, 'bytes', whole(0 - entry.size))
+  return score
+end
+
+-- Take a waiter out that was not served: those of its tenant behind it move up.
+local function remove(id, entry)
+  local score = take_out(id, entry)
+  shift(entry.band, entry.tenant, 0 - entry.cost, score)
 end
 
 local function let_in(id, worker, band, tag)
@@ -155,20 +171,27 @@ local function grant()
     elseif entry.till < now or not is_alive(entry.worker) then
       remove(id, entry)
     else
-      redis.call('ZREM', LINE, id)
-      forget(id, entry)
-      let_in(id, entry.worker, entry.band, entry.tag)
+      let_in(id, entry.worker, entry.band, take_out(id, entry) - entry.band * STEP)
       mail(entry.worker, 'g' .. id)
     end
   end
 end
 
--- By cost alone: a place that is later than it had to be is no debt. ticket: its tag, -1 = none.
-local function charge(band, tenant, ticket, cost)
-  local key = 'f' .. band .. '|' .. tenant
-  local start = math.max(number_at(TENANTS, key, 0), number_at(STATE, 't' .. band, 0), ticket)
-  redis.call('HSET', TENANTS, key, whole(start + cost))
-  if redis.call('HLEN', TENANTS) > 3 * MAX_TENANTS then redis.call('DEL', TENANTS) end
+-- The virtual time that a newcomer meets.
+local function virtual_time(band)
+  local at = number_at(STATE, 't' .. band, 0)
+  local head = redis.call('ZRANGEBYSCORE', LINE, whole(band * STEP), '(' .. whole((band + 1) * STEP), 'WITHSCORES',
+    'LIMIT', 0, 1)[2]
+  return head and math.min(at, tonumber(head) - band * STEP) or at
+end
+
+local function newcomers_tag(band, tenant)
+  return math.max(virtual_time(band), number_at(TENANTS, 'f' .. band .. '|' .. tenant, 0))
+end
+
+local function charge(band, tenant, cost)
+  redis.call('HSET', TENANTS, 'f' .. band .. '|' .. tenant, whole(newcomers_tag(band, tenant) + cost))
+  if redis.call('HLEN', TENANTS) > 2 * MAX_TENANTS then redis.call('DEL', TENANTS) end
 end
 
 -- With nobody here, nobody is ahead of anybody.
@@ -203,14 +226,11 @@ local function enter()
     if redis.call('SET', used, '1', 'NX', 'PX', ARGV[17]) == false then ticket = -1 end
   end
   local key = band .. '|' .. tenant
-  local tag = ticket
-  local last = number_at(TENANTS, 'l' .. key, 0)
-  if ticket < 0 then
-    tag = math.max(number_at(STATE, 't' .. band, 0), number_at(TENANTS, 'f' .. key, 0), last)
-  end
+  local tag = newcomers_tag(band, tenant)
+  if ticket >= 0 then tag = math.min(tag, ticket) end -- a ticket never makes a place worse
   if num_held() < limit and num_waiting() == 0 then
+    charge(band, tenant, cost)
     let_in(id, worker, band, tag)
-    charge(band, tenant, ticket, cost)
     return {'granted', 0, '0', whole(tag), num_held(), 0}
   end
   local score = band * STEP + tag
@@ -248,13 +268,13 @@ local function enter()
     end
     return {refusal, position, tostring(eta_ms), whole(tag), num_held(), num_waiting()}
   end
-  local entry = {tenant = tenant, band = band, cost = cost, size = size, till = now + wait_ms, tag = tag, worker = worker,
-    before = last}
+  charge(band, tenant, cost)
+  local entry = {tenant = tenant, band = band, cost = cost, size = size, till = now + wait_ms, worker = worker}
   redis.call('ZADD', LINE, whole(score), id)
+  redis.call('SADD', own_key(band, tenant), id)
+  redis.call('PEXPIRE', own_key(band, tenant), IDLE_MS)
   redis.call('HSET', ENTRIES, id, cjson.encode(entry))
   redis.call('HINCRBY', STATE, 'bytes', whole(size))
-  redis.call('HSET', TENANTS, 'l' .. key, whole(math.max(last, tag)))
-  charge(band, tenant, ticket, cost)
   return {'waiting', position, tostring(eta_ms), whole(tag), num_held(), num_waiting()}
 end
 
@@ -267,9 +287,7 @@ local function release()
       remove(id, entry)
     elseif redis.call('HDEL', HELD, id) == 1 and held_ms >= 0 then
       note(band, held_ms)
-      local key = 'f' .. band .. '|' .. tenant
-      local finish = difference ~= 0 and redis.call('HGET', TENANTS, key)
-      if finish then redis.call('HSET', TENANTS, key, whole(math.max(0, tonumber(finish) + difference))) end
+      shift(band, tenant, difference, -1)
     end
   end
   save()
