@@ -47,22 +47,29 @@ def running_service(**explicit: object) -> Iterator[Service]:
     """A ready service with the sample collection. explicit: settings that differ from the environment's."""
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
         settings = free_settings(Path(folder), **{"cache": False} | explicit)  # what is measured is work
-        log = Path(folder) / "up.log"
-        outside = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "up"],
-                env=outside | settings.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            _wait(process, log)
-            yield Service(settings, process.pid)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+        with running_in(settings) as service:
+            yield service
+
+
+@contextmanager
+def running_in(settings: Settings) -> Iterator[Service]:
+    """A ready service over the folder of these settings, which it may find filled by an earlier start."""
+    log = settings.var / "up.log"
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "up"],
+            env=outside | settings.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait(process, log)
+        yield Service(settings, process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
 
 
 def free_settings(var: Path, **explicit: object) -> Settings:

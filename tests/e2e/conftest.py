@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -86,13 +85,6 @@ class Service:
     @property
     def pid(self) -> int:
         return self.process.pid
-
-    @property
-    def ready_after_s(self) -> float:
-        """What the service itself says about its start."""
-        found = re.search(r"tidegate is ready after ([0-9.]+) s", self.output.read_text())
-        assert found
-        return float(found.group(1))
 
     @property
     def var(self) -> Path:

@@ -79,6 +79,7 @@ class Wire:
       window.fetch = (path, options) => {
         if (path !== "/v1/chat/completions") return real(path, options);
         wire.bodies.push(JSON.parse(options.body));
+        wire.lastEventId = options.headers["Last-Event-ID"] ?? "";
         wire.isAborted = false;
         const body = new ReadableStream({ start(controller) { wire.controller = controller; } });
         options.signal.addEventListener("abort", () => {

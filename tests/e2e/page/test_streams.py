@@ -71,6 +71,21 @@ async def test_a_stream_that_ends_early_is_not_taken_for_an_answer(chat: Chat, w
 # Streams
 
 
+async def test_a_worker_that_stops_is_not_noticed(chat: Chat, wire: Wire) -> None:
+    await chat.ask("Why?")
+    await wire.send(text("The first half"))
+    assert await chat.page.evaluate("wire.lastEventId") == ""
+    after = "chatcmpl-" + 32 * "5" + ".1"
+    await wire.send({"error": {"message": "It stops.", "code": "draining", "last_event_id": after}})
+    await chat.page.wait_for_function("wire.bodies.length === 2")
+    assert await chat.page.evaluate("wire.lastEventId") == after
+    assert await chat.page.evaluate("JSON.stringify(wire.bodies[0]) === JSON.stringify(wire.bodies[1])")
+    await wire.send(text(" and the second"))
+    await wire.end()
+    await expect(chat.page.locator(".prose")).to_have_text("The first half and the second")
+    await expect(chat.page.get_by_role("alert")).to_be_hidden()
+
+
 @pytest.mark.parametrize("how", ["button", "Escape"])
 async def test_stop_ends_the_request_and_keeps_what_came(chat: Chat, wire: Wire, how: str) -> None:
     await chat.ask("Why?")
