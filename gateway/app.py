@@ -59,11 +59,13 @@ from gateway.storage.redis_client import connect_redis
 from gateway.storage.shared_note import SharedNote
 from gateway.supervise.credentials import secret
 from gateway.supervise.part_orders import SupervisedParts
+from gateway.supervise.pod_orders import pod_orders
 from gateway.supervise.processes import raise_file_limit
 from gateway.tier_config import GenerateTier, UpstreamTier, api_key, configured_tiers, generate_tiers
 from gateway.tiering.ladders import Ladders
 from gateway.tiering.pressure import Bearable
 from gateway.tiering.tiers import TierBook, builtin_tiers, generative_tiers, names_in
+from gateway.tiering.versions import Sides, Versions
 from gateway.tracing.endpoint import make_tracer
 from gateway.triton import TritonClient
 
@@ -71,7 +73,7 @@ log = logging.getLogger("tidegate.app")
 
 WATCH_EVERY_S = 1.0
 LEAD_S = 1.0  # from not ready to refusing: balancers ask every 0.5 s (envoy/bootstrap.yaml.j2)
-GOODBYE_S = 0.5  # for clients to take the error that cuts them off
+GOODBYE_S = 2.0  # at most: to leave streams to others, and for clients to take the error that cuts them off
 CUT_OFF_S = 2.0
 LAST_SPANS_S = 2.0  # for the collector to take them
 LADDER_ORDERS = "tidegate:ladder"  # the key and the channel of what operators order
@@ -127,6 +129,7 @@ async def build(
             max_bytes=settings.queue_max_mb * 2**20,
             ttl_s=settings.queue_ttl_s,
             share=settings.num_workers,
+            headroom_share=settings.headroom,
         )
         for tier in tiers.tiers.values()
     }
@@ -136,6 +139,7 @@ async def build(
         name: AdaptiveSlots(queues[name])
         for name in names_in("TIDEGATE_ADAPTIVE_TIERS", settings.adaptive_tiers, list(queues))
     }
+    versions = versions_watch(settings)
     pipeline = ChatPipeline(
         adaptive=adaptive,
         retriever=retriever,
@@ -159,6 +163,7 @@ async def build(
         chunk_chars=settings.chunk_chars,
         gates=upstreams,
         memory=answer_memory(settings, database, redis, metrics, configured),
+        version_met=versions.met,
     )
     model_dir = await asyncio.to_thread(prepare_embedder, settings.models_dir, log.info)
     services = Services(
@@ -175,6 +180,7 @@ async def build(
         tokens=await asyncio.to_thread(SentenceTokenizer, model_dir / TOKENIZER_FILE),
         recorder=recorder,
         upstreams=upstreams,
+        versions=versions,
         tracer=make_tracer(settings, lambda result, number: metrics.trace_spans.labels(result).inc(number)),
         limits=limits,
         lag=lag,
@@ -213,6 +219,19 @@ async def _upstream(tier: UpstreamTier, metrics: Metrics) -> UpstreamGenerator:
     )
     metrics.circuit_open.labels(tier.name).set_function(lambda: OPENNESS[generator.state()])
     return generator
+
+
+def versions_watch(settings: Settings) -> Versions:
+    canaries = settings.hosts_of_canaries
+    return Versions(
+        {
+            tier: Sides(host, canaries.get(tier, ""))
+            for tier, host in settings.hosts_of_triton.items()
+            if tier  # what searches and quotes has no versions but ours
+        },
+        percent=settings.canary_percent,
+        port=settings.triton_ports(0)[3],
+    )
 
 
 def replica_watch(services: Services) -> ReplicaWatch:
@@ -294,6 +313,8 @@ async def serve(settings: Settings, index: int, make_generator: MakeGenerator | 
     show_state(services)
     if "SUPERVISOR_ENABLED" in os.environ:  # supervisord says so to its children
         services.part_orders = SupervisedParts(settings, secret(settings, "supervisor"))
+    else:
+        services.part_orders = pod_orders(os.environ)
     app = create_app(services, name=f"tidegate-{index}")
     server: Any = await app.create_server(
         sock=listening_socket(settings.part_host, settings.worker_port(index)),
@@ -316,8 +337,12 @@ async def serve(settings: Settings, index: int, make_generator: MakeGenerator | 
     lifecycle.spawn(services.ladder_orders.follow(), "ladder-orders")
     if (memory := services.pipeline.memory) is not None:
         lifecycle.spawn(memory.watch.run(), "corpus-watch")
-        lifecycle.spawn(follow_purges(services.redis, memory.answers), "cache-purges")
+        stores = [each for each in (memory.answers, memory.retrievals, services.vectors) if each is not None]
+        lifecycle.spawn(follow_purges(services.redis, *stores), "cache-purges")
+        if memory.joint is not None:
+            lifecycle.spawn(memory.joint.relay.run(), "flights")
     lifecycle.spawn(replica_watch(services).run(), "replicas")
+    lifecycle.spawn(services.versions.run(), "versions")
     for name, queue in services.shared_queues.items():
         await queue.connect()
         lifecycle.spawn(queue.run(), f"queue-{name}")
@@ -339,14 +364,16 @@ async def drain(services: Services, server: Any, door: GrpcDoor) -> bool:
     return await services.lifecycle.drain(drain_s - lead_s)
 
 
-async def cut_off(services: Services, server: Any) -> None:
+async def cut_off(services: Services, server: Any, door: GrpcDoor) -> None:
     """End what the drain had no time for: each stream with an error event, each other request with a 503."""
     services.lifecycle.state = State.STOPPED  # whoever is cut off now is not to blame for it
     tasks = [connection._task for connection in server.connections if connection._task is not None]
     for task in tasks:
         task.cancel()
+    goodbye = asyncio.create_task(door.cut_off())
     if tasks:
         await asyncio.wait(tasks, timeout=GOODBYE_S)
+    await goodbye
     for connection in list(server.connections):
         connection.close()
 
@@ -355,7 +382,7 @@ async def _shut_down(services: Services, triton: TritonClient, server: Any, door
     log.info("draining")
     await drain(services, server, door)
     server.close()
-    await cut_off(services, server)
+    await cut_off(services, server, door)
     await door.stop()
     await services.lifecycle.drain(CUT_OFF_S)  # what was cut off records its outcome before the last flush
     await services.lifecycle.stop_tasks()
@@ -366,6 +393,8 @@ async def _shut_down(services: Services, triton: TritonClient, server: Any, door
     for queue in services.shared_queues.values():
         await queue.close()
     await services.limits.close()
+    if services.pipeline.memory is not None and services.pipeline.memory.joint is not None:
+        await services.pipeline.memory.joint.close()
     for upstream in services.upstreams.values():
         await upstream.close()
     await triton.close()

@@ -16,8 +16,9 @@ import msgspec
 
 from gateway.admission.adaptive import AdaptiveSlots
 from gateway.admission.estimate import Estimate, estimated_tokens, weighed
+from gateway.admission.experience import Experience
 from gateway.admission.quota import Limiter, Reservation
-from gateway.admission.waiting import Claim, Permit, Queue
+from gateway.admission.waiting import Claim, Queue, Slot
 from gateway.errors import ClientGone, InternalError, TidegateError, UpstreamError, UpstreamTimeout
 from gateway.language.follow_up import resolve
 from gateway.metrics import Metrics
@@ -30,12 +31,14 @@ from gateway.pipeline.handover import rest_of
 from gateway.pipeline.remember import HITS, AnswerMemory, Recall
 from gateway.pipeline.request import ChatRequest, Evidence, Record, Sink, pin_of
 from gateway.pipeline.route import Route, Router
+from gateway.pipeline.trial import Trial, on_trial
 from gateway.ports import Answerer, Gate, Retriever
 from gateway.request_id import working_for
 from gateway.tiering.ladders import BANDS, Ladders
 from gateway.tiering.tiers import TierBook
+from gateway.tiering.versions import Met, one_version
 from gateway.tracing import spans
-from gateway.types import Inquiry, Outcome, Receipt, Tenant, Usage
+from gateway.types import Inquiry, Outcome, Receipt, Tenant
 
 __all__ = ["BEFORE_QUEUE", "ChatPipeline", "ChatRequest", "Sink"]
 
@@ -63,13 +66,16 @@ class ChatPipeline:
         gates: Mapping[str, Gate] | None = None,
         memory: AnswerMemory | None = None,
         adaptive: Mapping[str, AdaptiveSlots] | None = None,
+        version_met: Callable[[str, int], Met] = one_version,
     ) -> None:
         self.adaptive = adaptive or {}
-        self.memory = memory
+        self.memory, self._version_met = memory, version_met
         if memory is not None:
             memory.is_idle = lambda tier: queues[tier].num_waiting == 0
+            memory.version_met = version_met
         self._gates = gates or {}
         self._limits, self._chunk_chars = limits, chunk_chars
+        self._experience = Experience()
         self.ladders = ladders or Ladders(tiers.tiers)
         self._router = Router(
             tiers=tiers,
@@ -79,7 +85,7 @@ class ChatPipeline:
             clock=clock,
             budget_left=budget_left if limits is None else limits.budget_left,
         )
-        self._gatherer = Gatherer(retriever, metrics, clock)
+        self._gatherer = Gatherer(retriever, metrics, clock, None if memory is None else memory.retrievals)
         self._answerers = answerers
         self.tiers = tiers
         self.queues = queues
@@ -199,7 +205,9 @@ class ChatPipeline:
         """What the request asks of the tier's queue."""
         return Claim(
             tenant=request.tenant.tenant_id,
-            cost=self._estimate(request, route).weighed,
+            cost=self._experience.expected(
+                route.tier.name, request.tenant.tenant_id, self._estimate(request, route).weighed
+            ),
             size=len(request.question) + _history_chars(request),
             has_own_deadline=request.has_own_deadline,
             ticket=request.ticket,
@@ -242,7 +250,7 @@ class ChatPipeline:
                     if not slot.is_held:
                         await self._admit(request, route, slot, sink, receipt)
                     await self._write(request, route, evidence, sink, receipt)
-                    slot.settle(receipt.usage)
+                    self._settle(slot, request, route, receipt)
                     return
                 except TidegateError as error:
                     slot.close()
@@ -254,8 +262,12 @@ class ChatPipeline:
         with self._metrics.inflight.labels(route.tier.name).track_inprogress():
             receipt.stage = "generating"
             await sink.stage(receipt.stage)
-            with traced.generation(request, route.tier, receipt):
-                await self._generate(request, route, evidence, sink, receipt)
+            met = self._version_met(route.tier.name, pin_of(request))
+            with (
+                traced.generation(request, route.tier, receipt),
+                on_trial(self._metrics.trials, route.tier.name, met, receipt) as trial,
+            ):
+                await self._generate(request, route, evidence, sink, receipt, trial=trial)
 
     async def _gather(
         self, request: ChatRequest, route: Route, sink: Sink, receipt: Receipt
@@ -291,8 +303,24 @@ class ChatPipeline:
         slot.take(permit, claim.cost)
         receipt.queue_ms = round(max(receipt.queue_ms, 0.0) + self._since(entered), 2)  # of all tiers tried
 
+    def _settle(self, slot: Slot, request: ChatRequest, route: Route, receipt: Receipt) -> None:
+        usage = receipt.usage
+        if not usage.completion_tokens:
+            return
+        guessed = self._estimate(request, route).weighed
+        real = weighed(usage.prompt_tokens, usage.completion_tokens)
+        slot.settle(real)
+        self._experience.note(route.tier.name, request.tenant.tenant_id, guessed, real)
+
     async def _generate(
-        self, request: ChatRequest, route: Route, evidence: Evidence, sink: Sink, receipt: Receipt
+        self,
+        request: ChatRequest,
+        route: Route,
+        evidence: Evidence,
+        sink: Sink,
+        receipt: Receipt,
+        *,
+        trial: Trial,
     ) -> None:
         passages, tier = evidence.passages, route.tier
         inquiry = Inquiry(
@@ -319,6 +347,7 @@ class ChatPipeline:
                 if delta.text and receipt.ttft_ms < 0:
                     receipt.ttft_ms = self._since(request.received)
                     traced.first_text(receipt, self._clock() - began)
+                    trial.first_text(self._clock() - began)
                     if tier.name in self.adaptive:
                         num_tokens = self._estimate(request, route).prompt
                         self.adaptive[tier.name].observe(self._clock() - began, num_tokens)
@@ -341,31 +370,6 @@ class ChatPipeline:
 
     def _since(self, start: float) -> float:
         return round((self._clock() - start) * 1000, 2)
-
-
-class Slot:
-    """Of one request: the permit that it holds, if any."""
-
-    def __init__(self) -> None:
-        self._permit: Permit | None = None
-        self._cost = 0
-
-    @property
-    def is_held(self) -> bool:
-        return self._permit is not None
-
-    def take(self, permit: Permit, cost: int) -> None:
-        self._permit, self._cost = permit, cost
-
-    def settle(self, usage: Usage) -> None:
-        """What it cost in the end, for the tenant's place the next time."""
-        if self._permit is not None and usage.completion_tokens:
-            self._permit.difference = weighed(usage.prompt_tokens, usage.completion_tokens) - self._cost
-
-    def close(self) -> None:
-        if self._permit is not None:
-            self._permit.release()
-            self._permit = None
 
 
 def _history_chars(request: ChatRequest) -> int:

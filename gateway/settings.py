@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 PREFIX = "TIDEGATE_"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9._-]{0,63}")  # as values of Kubernetes' labels
 
 
 class SettingsError(ValueError):
@@ -117,6 +118,11 @@ class Settings:
         "",
         "What this Triton loads, as NAME,NAME: `retrieval` (searching and quoting), or generative tiers by name; "
         "empty = everything.",
+    )
+    model_version: str = _setting(
+        "",
+        "Version of the models that this Triton serves, as its rollout names it (docs/deploy.md): letters, digits, "
+        "`.`, `_` and `-`. Answers are remembered and judged by it.",
     )
     auth: str = _setting(
         "development",
@@ -227,6 +233,13 @@ class Settings:
     queue_ttl_s: float = _setting(
         30.0, "Longest wait for a slot (seconds) before the request is evicted.", minimum=0.01
     )
+    headroom: float = _setting(
+        0.0,
+        "Part of a tier's slots that a tenant with clearly more than an equal share leaves free for light ones; 0 = a "
+        "light tenant may wait for a slot (docs/queue.md).",
+        minimum=0,
+        maximum=0.5,
+    )
     adaptive_tiers: str = _setting(
         "",
         "Tiers with fewer slots while their engine is slow to begin, as NAME,NAME; empty = always as many as "
@@ -284,6 +297,10 @@ class Settings:
     )
     cache_ttl_s: float = _setting(
         86_400.0, "Longest life of a remembered answer (seconds).", minimum=1, maximum=2_592_000
+    )
+    cache_ttl_collections: str = _setting(
+        "",
+        "Shorter lives, as COLLECTION=SECONDS,...: an answer from several collections lives as long as the shortest.",
     )
     cache_false_hits: float = _setting(
         0.005,
@@ -390,9 +407,14 @@ class Settings:
                     f"{PREFIX}{name.upper()}={address} is not loopback: set TIDEGATE_AUTH=required as well."
                 )
         _hosts(self.triton_hosts, "TRITON_HOSTS")
+        if not _VERSION.fullmatch(self.model_version):
+            raise SettingsError(
+                f"TIDEGATE_MODEL_VERSION={self.model_version[:80]!r} is not a version's name."
+            )
         if "" in _hosts(self.canary_hosts, "CANARY_HOSTS"):
             raise SettingsError("TIDEGATE_CANARY_HOSTS takes TIER=HOST only.")
         _check_vector_store(self.vector_store)
+        _lives(self.cache_ttl_collections)
 
     # Derived values. Ports: one block of 100 above the public port.
 
@@ -426,6 +448,11 @@ class Settings:
     def hosts_of_canaries(self) -> dict[str, str]:
         """DNS name of a tier's canaries by the tier's name."""
         return _hosts(self.canary_hosts, "CANARY_HOSTS")
+
+    @property
+    def ttl_s_of_collections(self) -> dict[str, float]:
+        """Life of an answer from a collection, by the collection's id."""
+        return _lives(self.cache_ttl_collections)
 
     def edge_admin_port(self, index: int) -> int:
         """Of one of the Envoy processes; the first one's is envoy_admin_port."""
@@ -501,6 +528,22 @@ class Settings:
             if value != spec.default or spec.name == "var":
                 out[PREFIX + spec.name.upper()] = str(int(value)) if isinstance(value, bool) else str(value)
         return out
+
+
+def _lives(text: str) -> dict[str, float]:
+    """Raises: SettingsError."""
+    found = {}
+    for pair in filter(None, (each.strip() for each in text.split(","))):
+        name, _, seconds = (part.strip() for part in pair.partition("="))
+        try:
+            found[name] = float(seconds)
+        except ValueError:
+            found[name] = 0.0
+        if not name or not 1 <= found[name] <= 2_592_000:
+            raise SettingsError(
+                f"TIDEGATE_CACHE_TTL_COLLECTIONS: {pair[:80]!r} is no COLLECTION=SECONDS, 1 to 2592000."
+            )
+    return found
 
 
 def _hosts(text: str, name: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ class Slot(NamedTuple):
 
     band: int
     since_ms: int
+    tenant: str = ""
 
 
 @dataclass

@@ -4,9 +4,13 @@ Bands go strictly one before the other. Inside a band tenants share by tokens: s
 has a finish tag, the band a virtual time that follows the start tags of what was let in. A newcomer starts at the later
 of the two, so an idle tenant gets no credit, and its tenant's finish tag moves on by what the request will cost.
 
-What a request costs is a guess until it ends. Then the tenant's tags move by the difference, those of its waiting
-requests too: among them the first to come stays the first to go. The virtual time that a newcomer meets is never past
-the head of its band, which those moves may have brought back.
+What a request costs is a guess until it ends, or until it leaves the line. Then the tenant's tags move by the
+difference, those of its waiting requests too, all alike: among them the first to come stays the first to go. They move
+when the differences have come to a part of the tenant's backlog, so that a long line is not rewritten at every end.
+The virtual time that a newcomer meets is never past the head of its band, which those moves may have brought back.
+
+Slots may be kept free for light tenants (headroom): one that holds clearly more than an equal part does not get the
+last ones while others have been here of late, so a light one finds a slot where it would wait for a heavy one's end.
 
 The line is bounded. Whoever would stand before the last one takes that one's place, so a tenant that floods pushes out
 only itself. `queue.lua` is the same maths inside Redis; a test holds the two to each other.
@@ -24,6 +28,13 @@ from gateway.admission.drain import NUM_BANDS, Drain, Slot
 BANDS = ("interactive", "standard", "batch")
 BAND_STEP = 2**50  # tags are tokens; three bands of them fit the 53 bits of a sorted set's score
 MAX_TENANTS = 100_000  # whose tags are remembered at most; then all begin again
+
+RECENT_MS = 30_000  # a tenant that asked within it counts among those who share the slots
+_OVER = 1.25  # times an equal part of the slots: beyond it a tenant is a heavy one
+_LEAST_MOVE = 64  # tokens
+_MOVE_OF_BACKLOG = 1 / 64
+_LIGHT = 2  # slots that make nobody a heavy one
+_LOOK_AHEAD = 32  # places from the head in which a light tenant is looked for
 
 Status = Literal["granted", "waiting", "full", "too_long", "infeasible"]
 
@@ -74,11 +85,15 @@ class Entry:
 
 @dataclass
 class FairLine:
-    """limit: slots. max_waiting and max_bytes: bounds of the line. Ids sort by their age among equals."""
+    """limit: slots. max_waiting and max_bytes: bounds of the line. Ids sort by their age among equals.
+
+    headroom_share: of the slots, what a heavy tenant leaves free for light ones.
+    """
 
     limit: int
     max_waiting: int
     max_bytes: int
+    headroom_share: float = 0.0
     held: dict[str, Slot] = field(default_factory=dict)
     drain: Drain = field(default_factory=Drain)
     num_bytes: int = 0
@@ -86,21 +101,29 @@ class FairLine:
     _order: list[tuple[int, str]] = field(default_factory=list)
     _time: list[int] = field(default_factory=lambda: [0] * len(BANDS))  # virtual, of each band
     _finish: dict[tuple[int, str], int] = field(default_factory=dict)
+    _pending: dict[tuple[int, str], int] = field(default_factory=dict)  # differences that moved nothing yet
+    _backlog: dict[tuple[int, str], int] = field(default_factory=dict)  # tokens that wait, of each tenant
     _own: dict[tuple[int, str], set[str]] = field(default_factory=dict)  # who waits of each tenant
     _promised: dict[tuple[int, str], int] = field(default_factory=dict)  # the same for tickets that are out
     _granted: list[str] = field(default_factory=list)
     _displaced: list[str] = field(default_factory=list)
+    _seen: dict[str, int] = field(default_factory=dict)  # when each tenant asked last
+
+    @property
+    def headroom(self) -> int:
+        return int(self.limit * self.headroom_share)
 
     def enter(self, name: str, ask: Ask, now_ms: int) -> Entered:
         """A slot, a place in line, or a refusal. Collect `moves` after it."""
+        self._see(ask.tenant, now_ms)
         self._grant(now_ms)
         key = (ask.band, ask.tenant)
         tag = self._newcomers_tag(key)
         if ask.tag >= 0:
             tag = min(tag, ask.tag)  # a ticket never makes a place worse
-        if len(self.held) < self.limit and not self._order:
+        if self._may_take(ask.tenant):  # whoever waits may not, or had been let in
             self._charge(ask)
-            self._let_in(name, ask.band, tag, now_ms)
+            self._let_in(name, ask, tag, now_ms)
             return Entered("granted", 0, 0.0, tag)
         score = ask.band * BAND_STEP + tag
         position = bisect_right(self._order, (score, name)) + 1
@@ -111,9 +134,23 @@ class FairLine:
         self._charge(ask)
         self._entries[name] = Entry(ask, score)
         self._own.setdefault(key, set()).add(name)
+        self._backlog[key] = self._backlog.get(key, 0) + ask.cost
         insort(self._order, (score, name))
         self.num_bytes += ask.size
         return Entered("waiting", position, eta_ms, tag)
+
+    def _see(self, tenant: str, now_ms: int) -> None:
+        if self.headroom:
+            self._seen[tenant] = now_ms
+            self._seen = {name: at for name, at in self._seen.items() if at >= now_ms - RECENT_MS}
+
+    def _may_take(self, tenant: str) -> bool:
+        """Whether a slot is free for one of this tenant."""
+        free = self.limit - len(self.held)
+        if free > self.headroom or free <= 0 or len(self._seen) < 2:
+            return free > 0
+        own = sum(slot.tenant == tenant for slot in self.held.values())
+        return own < max(_LIGHT, _OVER * self.limit / len(self._seen))
 
     def is_closed(self, band: int, tenant: str) -> bool:
         """Whether a newcomer without a ticket would find the line full."""
@@ -160,10 +197,11 @@ class FairLine:
         self._finish[key] = self._newcomers_tag(key) + ask.cost
         if len(self._finish) > MAX_TENANTS:
             self._finish.clear()
+            self._pending.clear()
 
-    def _let_in(self, name: str, band: int, tag: int, now_ms: int) -> None:
-        self.held[name] = Slot(band, now_ms)
-        self._time[band] = max(self._time[band], tag)
+    def _let_in(self, name: str, ask: Ask, tag: int, now_ms: int) -> None:
+        self.held[name] = Slot(ask.band, now_ms, ask.tenant)
+        self._time[ask.band] = max(self._time[ask.band], tag)
 
     def leave(self, name: str, now_ms: int) -> None:
         """Give up a place, or a slot that came in the same instant."""
@@ -174,9 +212,9 @@ class FairLine:
             self._grant(now_ms)
         self.rest()
 
-    def hold(self, name: str, band: int, now_ms: int) -> None:
+    def hold(self, name: str, slot: Slot) -> None:
         """Count a slot that was given elsewhere; `leave` ends it."""
-        self.held[name] = Slot(band, now_ms)
+        self.held[name] = slot
 
     def release(self, name: str, held_ms: float, now_ms: int) -> None:
         """A slot is free again; once each."""
@@ -189,19 +227,20 @@ class FairLine:
 
     def settle(self, tenant: str, band: int, difference: int) -> None:
         """What the request really cost, less what was thought (tokens)."""
-        self._shift((band, tenant), difference)
-
-    def _shift(self, key: tuple[int, str], difference: int, after: int = -1) -> None:
-        """Move a tenant's finish tag, and those of its waiters beyond a score."""
-        if not difference or key not in self._finish:
+        key = (band, tenant)
+        if key not in self._finish:
             return
-        self._finish[key] = max(0, self._finish[key] + difference)
+        pending = self._pending.pop(key, 0) + difference
+        backlog = self._backlog.get(key, 0)
+        if backlog and abs(pending) < max(_LEAST_MOVE, backlog * _MOVE_OF_BACKLOG):
+            self._pending[key] = pending
+            return
+        self._finish[key] = max(0, self._finish[key] + pending)
         for name in self._own.get(key, ()):
             entry = self._entries[name]
-            if entry.score > after:
-                del self._order[bisect_left(self._order, (entry.score, name))]
-                entry.score = max(key[0] * BAND_STEP, entry.score + difference)
-                insort(self._order, (entry.score, name))
+            del self._order[bisect_left(self._order, (entry.score, name))]
+            entry.score = max(band * BAND_STEP, entry.score + pending)
+            insort(self._order, (entry.score, name))
 
     def resize(self, limit: int, now_ms: int) -> None:
         self.limit = limit
@@ -214,9 +253,9 @@ class FairLine:
         return moves
 
     def _remove(self, name: str) -> None:
-        """Of one that was not served: those of its tenant behind it move up."""
-        entry = self._take_out(name)
-        self._shift((entry.ask.band, entry.ask.tenant), -entry.ask.cost, entry.score)
+        """Of one that was not served: its tenant is not charged."""
+        ask = self._take_out(name).ask
+        self.settle(ask.tenant, ask.band, -ask.cost)
 
     def _take_out(self, name: str) -> Entry:
         entry = self._entries.pop(name)
@@ -224,20 +263,27 @@ class FairLine:
         self.num_bytes -= entry.ask.size
         key = (entry.ask.band, entry.ask.tenant)
         self._own[key].discard(name)
+        self._backlog[key] -= entry.ask.cost
         if not self._own[key]:
-            del self._own[key]
+            del self._own[key], self._backlog[key]
         return entry
 
     def _grant(self, now_ms: int) -> None:
-        while self._order and len(self.held) < self.limit:
-            _, name = self._order[0]
-            entry = self._entries[name]
-            if entry.ask.until_ms < now_ms:
-                self._remove(name)  # its wait is over, and it knows that by itself
-                continue
-            self._take_out(name)
-            self._let_in(name, entry.ask.band, entry.tag, now_ms)
+        while len(self.held) < self.limit and (name := self._next(now_ms)):
+            entry = self._take_out(name)
+            self._let_in(name, entry.ask, entry.tag, now_ms)
             self._granted.append(name)
+
+    def _next(self, now_ms: int) -> str | None:
+        """The first in line who may have a slot."""
+        for _, name in self._order[:_LOOK_AHEAD]:
+            ask = self._entries[name].ask
+            if ask.until_ms < now_ms:
+                self._remove(name)  # its wait is over, and it knows that by itself
+                return self._next(now_ms)
+            if self._may_take(ask.tenant):
+                return name
+        return None
 
     def rest(self) -> None:
         """With nobody here, nobody is ahead of anybody."""
@@ -246,8 +292,8 @@ class FairLine:
                 max([at, *(tag for (band, _), tag in self._finish.items() if band == number)])
                 for number, at in enumerate(self._time)
             ]
-            self._finish.clear()
-            self._promised.clear()
+            for known in (self._finish, self._pending, self._promised):
+                known.clear()
 
     def position(self, name: str) -> int:
         """1-based; 0 when not in line."""

@@ -1,17 +1,21 @@
 -- The one line in front of a tier's slots: the maths of line.py, shared by all workers.
 --
--- KEYS: held (hash: id -> worker '|' since when, ms '|' band), line (sorted set: id -> band * 2^50 + tag), entries (hash: id -> what is known of it),
--- tenants (hash: 'f'|'p' band '|' tenant -> finish tag, promised tag), state (hash: 't<band>'
--- virtual time, 'drain' the measures of drain.py, 'bytes', 'secret'), workers (sorted set: worker -> last beat).
--- ARGV: operation, now_ms (0 = this server's clock), limit, mailboxes' prefix, then the operation's own.
+-- KEYS: held (hash: id -> worker '|' since when, ms '|' band '|' tenant), line (sorted set: id -> band * 2^50 + tag), entries (hash: id -> what is known of it),
+-- tenants (hash: 'f'|'p'|'d'|'w' band '|' tenant -> finish tag, promised tag, differences that moved nothing yet, tokens
+-- that wait), state (hash: 't<band>'
+-- virtual time, 'drain' the measures of drain.py, 'bytes', 'secret'), workers (sorted set: worker -> last beat), seen (sorted set: tenant -> when it asked last).
+-- ARGV: operation, now_ms (0 = this server's clock), limit, mailboxes' prefix, headroom, then the operation's own.
 -- line ':' band '|' tenant is the set of the tenant's waiters. A worker's mailbox is a list: 'g' id = has a slot, 'd' id = its place was taken by somebody with a better right.
 
-local HELD, LINE, ENTRIES, TENANTS, STATE, WORKERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local operation, now, limit, mailboxes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local HELD, LINE, ENTRIES, TENANTS, STATE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local WORKERS, SEEN = KEYS[6], KEYS[7]
+local operation, now, limit, mailboxes, headroom = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local STEP = 1125899906842624
 local DEAD_MS, MAILBOX_MS, IDLE_MS = 2000, 30000, 86400000
 local MAX_TENANTS = 100000
 local NEWEST_SHARE, MEMORY_MS, MAX_TAKEN = 0.05, 10000, 0.9
+local LEAST_MOVE, MOVE_OF_BACKLOG = 64, 1 / 64
+local RECENT_MS, OVER, LIGHT, LOOK_AHEAD = 30000, 1.25, 2, 32
 
 if now == 0 then
   local time = redis.call('TIME')
@@ -85,7 +89,7 @@ local function save() if drain then redis.call('HSET', STATE, 'drain', cjson.enc
 local function slots_left()
   local left, typical = {}, 0
   for _, holder in ipairs(redis.call('HVALS', HELD)) do
-    local since, band = string.match(holder, '|(%d+)|(%d)$')
+    local since, band = string.match(holder, '^.-|(%d+)|(%d)|')
     local mean = mean_of(tonumber(band))
     left[#left + 1] = math.max(0, mean - (now - tonumber(since)))
     typical = typical + mean
@@ -127,17 +131,21 @@ end
 
 local function own_key(band, tenant) return LINE .. ':' .. band .. '|' .. tenant end
 
--- Move a tenant's finish tag, and those of its waiters beyond a score.
-local function shift(band, tenant, difference, after)
-  local key = 'f' .. band .. '|' .. tenant
-  local finish = difference ~= 0 and redis.call('HGET', TENANTS, key)
+-- What a request really cost, less what was thought: moves the tenant's finish tag and its waiters, now or later.
+local function settle(band, tenant, difference)
+  local key = band .. '|' .. tenant
+  local finish = difference ~= 0 and redis.call('HGET', TENANTS, 'f' .. key)
   if not finish then return end
-  redis.call('HSET', TENANTS, key, whole(math.max(0, tonumber(finish) + difference)))
+  local pending, backlog = number_at(TENANTS, 'd' .. key, 0) + difference, number_at(TENANTS, 'w' .. key, 0)
+  if backlog > 0 and math.abs(pending) < math.max(LEAST_MOVE, backlog * MOVE_OF_BACKLOG) then
+    redis.call('HSET', TENANTS, 'd' .. key, whole(pending))
+    return
+  end
+  redis.call('HDEL', TENANTS, 'd' .. key)
+  redis.call('HSET', TENANTS, 'f' .. key, whole(math.max(0, tonumber(finish) + pending)))
   for _, id in ipairs(redis.call('SMEMBERS', own_key(band, tenant))) do
     local score = tonumber(redis.call('ZSCORE', LINE, id))
-    if score > after then
-      redis.call('ZADD', LINE, whole(math.max(band * STEP, score + difference)), id)
-    end
+    redis.call('ZADD', LINE, whole(math.max(band * STEP, score + pending)), id)
   end
 end
 
@@ -148,33 +156,65 @@ local function take_out(id, entry)
   redis.call('SREM', own_key(entry.band, entry.tenant), id)
   redis.call('HDEL', ENTRIES, id)
   redis.call('HINCRBY', STATE, 'bytes', whole(0 - entry.size))
+  local waits = 'w' .. entry.band .. '|' .. entry.tenant
+  if redis.call('HINCRBY', TENANTS, waits, whole(0 - entry.cost)) <= 0 then redis.call('HDEL', TENANTS, waits) end
   return score
 end
 
--- Take a waiter out that was not served: those of its tenant behind it move up.
+-- Take a waiter out that was not served: its tenant is not charged.
 local function remove(id, entry)
-  local score = take_out(id, entry)
-  shift(entry.band, entry.tenant, 0 - entry.cost, score)
+  take_out(id, entry)
+  settle(entry.band, entry.tenant, 0 - entry.cost)
 end
 
-local function let_in(id, worker, band, tag)
-  redis.call('HSET', HELD, id, worker .. '|' .. whole(now) .. '|' .. band)
+local function holder(worker, band, tenant) return worker .. '|' .. whole(now) .. '|' .. band .. '|' .. tenant end
+
+local function let_in(id, worker, band, tenant, tag)
+  redis.call('HSET', HELD, id, holder(worker, band, tenant))
   if tag > number_at(STATE, 't' .. band, 0) then redis.call('HSET', STATE, 't' .. band, whole(tag)) end
 end
 
-local function grant()
-  while num_waiting() > 0 and num_held() < limit do
-    local id = redis.call('ZRANGE', LINE, 0, 0)[1]
+local function see(tenant)
+  if headroom < 1 then return end
+  redis.call('ZADD', SEEN, now, tenant)
+  redis.call('ZREMRANGEBYSCORE', SEEN, '-inf', now - RECENT_MS - 1)
+  redis.call('PEXPIRE', SEEN, RECENT_MS)
+end
+
+-- Whether a slot is free for one of this tenant.
+local function may_take(tenant)
+  local free = limit - num_held()
+  if free > headroom or free <= 0 then return free > 0 end
+  local num_tenants = redis.call('ZCARD', SEEN)
+  if num_tenants < 2 then return true end
+  local own = 0
+  for _, each in ipairs(redis.call('HVALS', HELD)) do
+    if string.match(each, '^.-|%d+|%d|(.*)$') == tenant then own = own + 1 end
+  end
+  return own < math.max(LIGHT, OVER * limit / num_tenants)
+end
+
+-- Let the first in line who may have a slot have it. Returns whether there was one.
+local function grant_one()
+  for _, id in ipairs(redis.call('ZRANGE', LINE, 0, LOOK_AHEAD - 1)) do
     local entry = entry_of(id)
     if not entry then
       redis.call('ZREM', LINE, id)
+      return true
     elseif entry.till < now or not is_alive(entry.worker) then
       remove(id, entry)
-    else
-      let_in(id, entry.worker, entry.band, take_out(id, entry) - entry.band * STEP)
+      return true
+    elseif may_take(entry.tenant) then
+      let_in(id, entry.worker, entry.band, entry.tenant, take_out(id, entry) - entry.band * STEP)
       mail(entry.worker, 'g' .. id)
+      return true
     end
   end
+  return false
+end
+
+local function grant()
+  while num_waiting() > 0 and num_held() < limit and grant_one() do end
 end
 
 -- The virtual time that a newcomer meets.
@@ -191,7 +231,7 @@ end
 
 local function charge(band, tenant, cost)
   redis.call('HSET', TENANTS, 'f' .. band .. '|' .. tenant, whole(newcomers_tag(band, tenant) + cost))
-  if redis.call('HLEN', TENANTS) > 2 * MAX_TENANTS then redis.call('DEL', TENANTS) end
+  if redis.call('HLEN', TENANTS) > 4 * MAX_TENANTS then redis.call('DEL', TENANTS) end
 end
 
 -- With nobody here, nobody is ahead of anybody.
@@ -213,25 +253,26 @@ local function stay()
 end
 
 local function enter()
-  local id, worker, tenant = ARGV[5], ARGV[6], ARGV[7]
-  local band, cost, size = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-  local wait_ms, finish_ms, ticket = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-  local max_waiting, max_bytes, ticket_id = tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16]
+  local id, worker, tenant = ARGV[6], ARGV[7], ARGV[8]
+  local band, cost, size = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+  local wait_ms, finish_ms, ticket = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
+  local max_waiting, max_bytes, ticket_id = tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17]
+  see(tenant)
   grant()
   if redis.call('HEXISTS', HELD, id) == 1 then return {'granted', 0, '0', '0', num_held(), num_waiting()} end
   local earlier = entry_of(id) -- the same call, sent again because its reply was lost
   if earlier then remove(id, earlier) end
   if ticket >= 0 then -- good for one place, not for one after the other
     local used = HELD .. ':ticket:' .. ticket_id
-    if redis.call('SET', used, '1', 'NX', 'PX', ARGV[17]) == false then ticket = -1 end
+    if redis.call('SET', used, '1', 'NX', 'PX', ARGV[18]) == false then ticket = -1 end
   end
   local key = band .. '|' .. tenant
   local tag = newcomers_tag(band, tenant)
   if ticket >= 0 then tag = math.min(tag, ticket) end -- a ticket never makes a place worse
-  if num_held() < limit and num_waiting() == 0 then
+  if may_take(tenant) then -- whoever waits may not, or had been let in
     charge(band, tenant, cost)
-    let_in(id, worker, band, tag)
-    return {'granted', 0, '0', whole(tag), num_held(), 0}
+    let_in(id, worker, band, tenant, tag)
+    return {'granted', 0, '0', whole(tag), num_held(), num_waiting()}
   end
   local score = band * STEP + tag
   local ahead = redis.call('ZCOUNT', LINE, '-inf', '(' .. whole(score))
@@ -273,21 +314,22 @@ local function enter()
   redis.call('ZADD', LINE, whole(score), id)
   redis.call('SADD', own_key(band, tenant), id)
   redis.call('PEXPIRE', own_key(band, tenant), IDLE_MS)
+  redis.call('HINCRBY', TENANTS, 'w' .. key, whole(cost))
   redis.call('HSET', ENTRIES, id, cjson.encode(entry))
   redis.call('HINCRBY', STATE, 'bytes', whole(size))
   return {'waiting', position, tostring(eta_ms), whole(tag), num_held(), num_waiting()}
 end
 
--- ARGV from 5: JSON list of {id, held_ms (-1 = was not used), tenant, band, difference in cost}.
+-- ARGV from 6: JSON list of {id, held_ms (-1 = was not used), tenant, band, difference in cost}.
 local function release()
-  for _, row in ipairs(cjson.decode(ARGV[5])) do
+  for _, row in ipairs(cjson.decode(ARGV[6])) do
     local id, held_ms, tenant, band, difference = row[1], row[2], row[3], row[4], row[5]
     local entry = entry_of(id)
     if entry then
       remove(id, entry)
     elseif redis.call('HDEL', HELD, id) == 1 and held_ms >= 0 then
       note(band, held_ms)
-      shift(band, tenant, difference, -1)
+      settle(band, tenant, difference)
     end
   end
   save()
@@ -312,13 +354,13 @@ local function bury(worker)
   redis.call('DEL', mailboxes .. worker)
 end
 
--- ARGV from 5: worker, a secret to take where there is none.
+-- ARGV from 6: worker, a secret to take where there is none.
 local function beat()
-  local worker = ARGV[5]
+  local worker = ARGV[6]
   local is_known = redis.call('ZSCORE', WORKERS, worker) and 1 or 0
   redis.call('ZADD', WORKERS, now, worker)
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now - DEAD_MS - 1)) do bury(dead) end
-  redis.call('HSETNX', STATE, 'secret', ARGV[6])
+  redis.call('HSETNX', STATE, 'secret', ARGV[7])
   grant()
   rest()
   stay()
@@ -330,27 +372,27 @@ local function beat()
     redis.call('HGET', STATE, 'secret'), redis.call('ZCARD', WORKERS), number_at(STATE, 'bytes', 0)}
 end
 
--- ARGV from 5: worker, JSON list of the ids that it holds, JSON object of those that it still asks for.
+-- ARGV from 6: worker, JSON list of the ids that it holds, JSON object of those that it still asks for.
 local function restore()
-  local worker, holds, asked = ARGV[5], {}, {}
-  for _, id in ipairs(cjson.decode(ARGV[6])) do holds[id] = true end
-  for _, id in ipairs(cjson.decode(ARGV[7])) do asked[id] = true end
+  local worker, holds, asked = ARGV[6], {}, {}
+  for _, id in ipairs(cjson.decode(ARGV[7])) do holds[id] = true end
+  for _, id in ipairs(cjson.decode(ARGV[8])) do asked[id] = true end
   local held = redis.call('HGETALL', HELD)
   for at = 1, #held, 2 do
     if worker_of(held[at + 1]) == worker and not holds[held[at]] and not asked[held[at]] then
       redis.call('HDEL', HELD, held[at])
     end
   end
-  for id in pairs(holds) do redis.call('HSETNX', HELD, id, worker .. '|' .. whole(now) .. '|0') end
+  for id in pairs(holds) do redis.call('HSETNX', HELD, id, holder(worker, 0, '')) end
   grant()
   return {num_held(), num_waiting()}
 end
 
--- ARGV from 5: ids. For each: its place (0 = it has a slot, -1 = unknown), and its expected wait.
+-- ARGV from 6: ids. For each: its place (0 = it has a slot, -1 = unknown), and its expected wait.
 local function look()
   local places, etas, counts = {}, {}, by_band()
   local left, typical = slots_left()
-  for at = 5, #ARGV do
+  for at = 6, #ARGV do
     local place, eta_ms = -1, -1
     local rank = redis.call('ZRANK', LINE, ARGV[at])
     if rank then
@@ -359,7 +401,7 @@ local function look()
     elseif redis.call('HEXISTS', HELD, ARGV[at]) == 1 then
       place = 0
     end
-    places[at - 4], etas[at - 4] = place, tostring(eta_ms)
+    places[at - 5], etas[at - 5] = place, tostring(eta_ms)
   end
   return {num_held(), num_waiting(), places, etas}
 end

@@ -59,15 +59,23 @@ class Beat(NamedTuple):
 
 
 class QueueStore:
-    """now_ms: another clock than the server's, for tests."""
+    """headroom_share: of the slots, kept free for light tenants. now_ms: another clock than the server's, for tests."""
 
     def __init__(
-        self, tier: str, redis: Redis, worker: str, *, limit: int, now_ms: Callable[[], int] = lambda: 0
+        self,
+        tier: str,
+        redis: Redis,
+        worker: str,
+        *,
+        limit: int,
+        headroom_share: float = 0.0,
+        now_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         self.limit = limit  # slots, by this worker's knowledge
+        self._headroom_share = headroom_share
         self._redis: Any = redis
         self._now_ms = now_ms
-        parts = ("held", "line", "entries", "tenants", "state", "workers")
+        parts = ("held", "line", "entries", "tenants", "state", "workers", "seen")
         self._keys = [queue_key(tier, part) for part in parts]
         self._mailboxes = queue_key(tier, "mail:")
         self._mailbox = self._mailboxes + worker
@@ -130,7 +138,9 @@ class QueueStore:
         return [letter.decode() for letter in letters]
 
     def _head(self, operation: str) -> tuple[Any, ...]:
-        return (_SHA, len(self._keys), *self._keys, operation, self._now_ms(), self.limit, self._mailboxes)
+        headroom = int(self.limit * self._headroom_share)
+        options = (operation, self._now_ms(), self.limit, self._mailboxes, headroom)
+        return (_SHA, len(self._keys), *self._keys, *options)
 
     async def _run(self, head: tuple[Any, ...], args: Sequence[Any]) -> Any:
         try:

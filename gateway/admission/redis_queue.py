@@ -53,9 +53,9 @@ class _Waiter:
 
 
 class RedisQueue:
-    """limit: slots of all replicas together. share: how many workers divide them while Redis is away, at the least.
+    """limit: slots of all replicas together; headroom_share: the part that a heavy tenant leaves free.
 
-    now_ms: another clock than the server's, for tests.
+    share: how many workers divide them while Redis is away, at the least. now_ms: another clock than the server's.
     """
 
     def __init__(
@@ -68,23 +68,27 @@ class RedisQueue:
         max_bytes: int,
         ttl_s: float,
         share: int = 1,
+        headroom_share: float = 0.0,
         worker: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         self.name, self.ttl_s = name, ttl_s
         self.worker = worker or secrets.token_hex(6)
-        self._store = QueueStore(name, redis, self.worker, limit=limit, now_ms=now_ms)
+        self._store = QueueStore(
+            name, redis, self.worker, limit=limit, headroom_share=headroom_share, now_ms=now_ms
+        )
         self._max_waiting, self._max_bytes, self._clock = max_waiting, max_bytes, clock
         self._tickets = Tickets(secrets.token_bytes(16))
+        bounds = {"max_waiting": max_waiting, "max_bytes": max_bytes}
         self._own = SlotQueue(
             max(1, limit // share),
-            max_waiting=max_waiting,
-            max_bytes=max_bytes,
             ttl_s=ttl_s,
             clock=clock,
             name=name,
             tickets=self._tickets,
+            headroom_share=headroom_share,
+            **bounds,
         )
         self._share = share
         self._state = State()
@@ -259,7 +263,7 @@ class RedisQueue:
     def _permit(self, name: str, claim: Claim, band: int) -> Permit:
         granted = self._clock()
         self._held.add(name)
-        self._own.hold(name, band)
+        self._own.hold(name, band, claim.tenant)
 
         def release(difference: int) -> None:
             self._own.drop(name)

@@ -11,7 +11,7 @@ import itertools
 import secrets
 from collections.abc import Callable
 
-from gateway.admission.drain import fluid_ms
+from gateway.admission.drain import Slot, fluid_ms
 from gateway.admission.line import BANDS, Ask, FairLine
 from gateway.admission.refusals import displaced, refused, waited_too_long
 from gateway.admission.tickets import Tickets
@@ -25,6 +25,7 @@ _UNMEASURED_S = 1.0  # the expected wait before anything was measured
 
 class SlotQueue:
     """limit: permits at once. max_waiting, max_bytes: bounds of the line. ttl_s: longest wait (seconds).
+    headroom_share: of the permits, what a heavy tenant leaves free for light ones.
 
     clock: monotonic seconds; an argument so that tests need no sleeping.
     """
@@ -39,10 +40,11 @@ class SlotQueue:
         max_bytes: int = MAX_BYTES,
         name: str = "",
         tickets: Tickets | None = None,
+        headroom_share: float = 0.0,
     ) -> None:
         self.name, self.ttl_s = name, ttl_s
         self._clock = clock
-        self._line = FairLine(limit, max_waiting, max_bytes)
+        self._line = FairLine(limit, max_waiting, max_bytes, headroom_share)
         self._tickets = tickets or Tickets(secrets.token_bytes(16))
         self._waiters: dict[str, asyncio.Future[str]] = {}
         self._names = map("{:012d}".format, itertools.count())
@@ -151,9 +153,9 @@ class SlotQueue:
             raise displaced(self.eta_s(self.num_waiting + 1))
         return self._permit(name, claim, number)
 
-    def hold(self, name: str, band: int) -> None:
+    def hold(self, name: str, band: int, tenant: str = "") -> None:
         """Count a permit that was given elsewhere."""
-        self._line.hold(name, band, self._now_ms())
+        self._line.hold(name, Slot(band, self._now_ms(), tenant))
 
     def drop(self, name: str) -> None:
         """The end of `hold`."""

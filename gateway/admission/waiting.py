@@ -53,6 +53,32 @@ class Permit:
         self.release()
 
 
+class Slot:
+    """Of one request: the permit that it holds, if any."""
+
+    def __init__(self) -> None:
+        self._permit: Permit | None = None
+        self._cost = 0
+
+    @property
+    def is_held(self) -> bool:
+        return self._permit is not None
+
+    def take(self, permit: Permit, cost: int) -> None:
+        """cost: what the claim said (tokens)."""
+        self._permit, self._cost = permit, cost
+
+    def settle(self, real: int) -> None:
+        """What it cost in the end (tokens), for the tenant's place the next time."""
+        if self._permit is not None:
+            self._permit.difference = real - self._cost
+
+    def close(self) -> None:
+        if self._permit is not None:
+            self._permit.release()
+            self._permit = None
+
+
 class Queue(Protocol):
     """The slots of a tier and the line in front of them."""
 

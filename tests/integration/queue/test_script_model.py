@@ -21,11 +21,11 @@ from gateway.admission.queue_store import SCRIPT
 from tests.fakes.redis_process import RedisProcess
 
 WORKER, MAX_WAITING, MAX_BYTES = "w", 5, 1000
-KEYS = [f"q:{part}" for part in ("held", "line", "entries", "tenants", "state", "workers")]
+KEYS = [f"q:{part}" for part in ("held", "line", "entries", "tenants", "state", "workers", "seen")]
 TENANTS = st.sampled_from(["a", "b", "c"])
 
 
-def machine(redis: Redis) -> type[RuleBasedStateMachine]:
+def machine(redis: Redis, headroom_share: float) -> type[RuleBasedStateMachine]:
     script = redis.register_script(SCRIPT)
 
     class Both(RuleBasedStateMachine):
@@ -33,13 +33,15 @@ def machine(redis: Redis) -> type[RuleBasedStateMachine]:
             super().__init__()
             redis.flushall()
             self.now, self.limit, self.count = 1_000_000, 2, 0
-            self.model = FairLine(self.limit, MAX_WAITING, MAX_BYTES)
+            self.model = FairLine(self.limit, MAX_WAITING, MAX_BYTES, headroom_share)
             self.waiting: set[str] = set()
             self.asks: dict[str, Ask] = {}
             self.run("beat", WORKER, "00")
 
         def run(self, operation: str, *args: Any) -> Any:
-            return script(keys=KEYS, args=[operation, self.now, self.limit, "mail:", *args])
+            return script(
+                keys=KEYS, args=[operation, self.now, self.limit, "mail:", self.model.headroom, *args]
+            )
 
         def settle(self) -> None:
             """Whose wait ended is the same in both, by kind; each is told once."""
@@ -124,7 +126,7 @@ def machine(redis: Redis) -> type[RuleBasedStateMachine]:
             self.model.rest()
             self.settle()
 
-        @rule(limit=st.integers(1, 4))
+        @rule(limit=st.integers(1, 8))
         def resize(self, limit: int) -> None:
             self.limit = limit
             self.model.resize(limit, self.now)
@@ -153,10 +155,11 @@ def machine(redis: Redis) -> type[RuleBasedStateMachine]:
     return Both
 
 
-def test_the_script_and_the_maths_agree(redis_process: RedisProcess) -> None:
+@pytest.mark.parametrize("headroom_share", [0.0, 0.3])
+def test_the_script_and_the_maths_agree(redis_process: RedisProcess, headroom_share: float) -> None:
     with Redis.from_url(redis_process.url, protocol=3) as redis:
         run_state_machine_as_test(
-            machine(redis),
+            machine(redis, headroom_share),
             settings=settings(
                 max_examples=60,
                 stateful_step_count=40,

@@ -31,14 +31,27 @@ def test_a_tenants_requests_keep_their_order_when_earlier_ones_turn_out_cheaper(
     assert list(line.waiting_names()[:-1]) == sorted(line.waiting_names()[:-1])
 
 
-def test_those_behind_one_that_leaves_move_up() -> None:
+def test_a_tenant_is_not_charged_for_one_that_leaves() -> None:
     """Two tenants by turns; when one of a's leaves, its next stands where that stood."""
     line = FairLine(1, 100, 10**9)
     for name in ("a0", "a1", "b1", "a2", "b2", "a3"):
-        line.enter(name, Ask(name[0], 0, 10, 0, 10**9), 0)
-    before = list(line.waiting_names())
+        line.enter(name, Ask(name[0], 0, 100, 0, 10**9), 0)
+    assert list(line.waiting_names()) == ["b1", "a1", "b2", "a2", "a3"]
     line.leave("a1", 1)
-    assert list(line.waiting_names()) == [{"a2": "a3", "a1": "a2"}.get(name, name) for name in before[:-1]]
+    assert list(line.waiting_names()) == ["b1", "a2", "b2", "a3"]
+
+
+def test_a_long_line_is_not_rewritten_at_every_end() -> None:
+    line = FairLine(1, 2000, 10**9)
+    for number in range(1001):
+        line.enter(f"{number:04d}", Ask("a", 0, 100, 0, 10**9), 0)
+    before = list(line._order)
+    for _ in range(10):
+        line.settle("a", 0, -50)
+    assert line._order == before
+    for _ in range(30):
+        line.settle("a", 0, -50)
+    assert line._order != before
 
 
 def test_a_ticket_is_never_worse_than_coming_anew() -> None:
@@ -46,3 +59,43 @@ def test_a_ticket_is_never_worse_than_coming_anew() -> None:
     stale = line.enter("back", Ask("a", 0, 10, 0, 10**9, tag=10**9), 3000)
     fresh = line.enter("new", Ask("b", 0, 10, 0, 10**9), 3000)
     assert stale.position < fresh.position
+
+
+def served_at_once(headroom_share: float) -> FairLine:
+    """Sixteen slots after a light tenant has been seen and a heavy one has asked for forty."""
+    line = FairLine(16, 100, 10**9, headroom_share)
+    line.enter("light-0", Ask("light", 0, 10, 0, 10**9), 0)
+    line.release("light-0", 5, 5)
+    for number in range(40):
+        line.enter(f"{number:03d}", Ask("heavy", 0, 10, 0, 10**9), 10)
+    return line
+
+
+def test_a_heavy_tenant_leaves_the_last_slots_to_light_ones() -> None:
+    line = served_at_once(0.25)
+    assert len(line.held) == 12
+    assert [line.enter(f"light-{n}", Ask("light", 0, 10, 0, 10**9), 20).status for n in range(1, 6)] == [
+        *["granted"] * 4,
+        "waiting",
+    ]
+    line.release("000", 30, 40)
+    assert line.moves().granted == ["light-5"]  # before the 28 of the heavy one
+    line.release("001", 30, 40)
+    assert line.moves().granted == []
+    for number in range(1, 6):
+        line.release(f"light-{number}", 30, 50)
+    assert len(line.held) == 12
+
+
+def test_a_tenant_that_is_alone_has_all_slots() -> None:
+    line = served_at_once(0.25)
+    line.enter("again", Ask("heavy", 0, 10, 0, 10**9), 40_000)  # the light one was last seen long ago
+    assert len(line.held) == 16
+    assert len(served_at_once(0.0).held) == 16
+
+
+def test_equal_tenants_have_all_slots_together() -> None:
+    line = FairLine(16, 100, 10**9, 0.25)
+    for number in range(40):
+        line.enter(f"{number:03d}", Ask("abcd"[number % 4], 0, 10, 0, 10**9), 0)
+    assert len(line.held) == 16
