@@ -4,10 +4,11 @@ Bands go strictly one before the other. Inside a band tenants share by tokens: s
 has a finish tag, the band a virtual time that follows the start tags of what was let in. A newcomer starts at the later
 of the two, so an idle tenant gets no credit, and its tenant's finish tag moves on by what the request will cost.
 
-What a request costs is a guess until it ends, or until it leaves the line. Then the tenant's tags move by the
-difference, those of its waiting requests too, all alike: among them the first to come stays the first to go. They move
-when the differences have come to a part of the tenant's backlog, so that a long line is not rewritten at every end.
-The virtual time that a newcomer meets is never past the head of its band, which those moves may have brought back.
+What a request costs is a guess until it ends. Then the tenant's tags move by the difference, those of its waiting
+requests too, all alike: among them the first to come stays the first to go. They move when the differences have come
+to a part of the tenant's backlog, so that a long line is not rewritten at every end. When one leaves the line, those of
+its tenant behind it move up. The virtual time that a newcomer meets is never past the head of its band, which those
+moves may have brought back.
 
 Slots may be kept free for light tenants (headroom): one that holds clearly more than an equal part does not get the
 last ones while others have been here of late, so a light one finds a slot where it would wait for a heavy one's end.
@@ -235,12 +236,17 @@ class FairLine:
         if backlog and abs(pending) < max(_LEAST_MOVE, backlog * _MOVE_OF_BACKLOG):
             self._pending[key] = pending
             return
-        self._finish[key] = max(0, self._finish[key] + pending)
+        self._shift(key, pending, -1)
+
+    def _shift(self, key: tuple[int, str], difference: int, after: int) -> None:
+        """Move a tenant's finish tag, and those of its waiters beyond a score."""
+        self._finish[key] = max(0, self._finish[key] + difference)
         for name in self._own.get(key, ()):
             entry = self._entries[name]
-            del self._order[bisect_left(self._order, (entry.score, name))]
-            entry.score = max(band * BAND_STEP, entry.score + pending)
-            insort(self._order, (entry.score, name))
+            if entry.score > after:
+                del self._order[bisect_left(self._order, (entry.score, name))]
+                entry.score = max(key[0] * BAND_STEP, entry.score + difference)
+                insort(self._order, (entry.score, name))
 
     def resize(self, limit: int, now_ms: int) -> None:
         self.limit = limit
@@ -253,9 +259,11 @@ class FairLine:
         return moves
 
     def _remove(self, name: str) -> None:
-        """Of one that was not served: its tenant is not charged."""
-        ask = self._take_out(name).ask
-        self.settle(ask.tenant, ask.band, -ask.cost)
+        """Of one that was not served: its tenant is not charged, and those of it behind it move up."""
+        entry = self._take_out(name)
+        key = (entry.ask.band, entry.ask.tenant)
+        if key in self._finish:
+            self._shift(key, -entry.ask.cost, entry.score)
 
     def _take_out(self, name: str) -> Entry:
         entry = self._entries.pop(name)

@@ -161,11 +161,33 @@ local function take_out(id, entry)
   return score
 end
 
--- Take a waiter out that was not served: its tenant is not charged.
-local function remove(id, entry)
-  take_out(id, entry)
-  settle(entry.band, entry.tenant, 0 - entry.cost)
+-- Take waiters out that were not served: their tenants are not charged, and those of them behind move up. gone: list of
+-- {id, entry}; many at once cost one walk through their tenant's line.
+local function remove_all(gone)
+  local by_tenant = {}
+  for _, one in ipairs(gone) do
+    local id, entry = one[1], one[2]
+    local key = entry.band .. '|' .. entry.tenant
+    local of = by_tenant[key] or {band = entry.band, tenant = entry.tenant, cost = 0, scores = {}}
+    by_tenant[key], of.cost = of, of.cost + entry.cost
+    of.scores[#of.scores + 1] = {take_out(id, entry), entry.cost}
+  end
+  for key, of in pairs(by_tenant) do
+    local finish = redis.call('HGET', TENANTS, 'f' .. key)
+    if finish then
+      redis.call('HSET', TENANTS, 'f' .. key, whole(math.max(0, tonumber(finish) - of.cost)))
+      for _, id in ipairs(redis.call('SMEMBERS', own_key(of.band, of.tenant))) do
+        local score, less = tonumber(redis.call('ZSCORE', LINE, id)), 0
+        for _, one in ipairs(of.scores) do
+          if one[1] < score then less = less + one[2] end
+        end
+        if less > 0 then redis.call('ZADD', LINE, whole(math.max(of.band * STEP, score - less)), id) end
+      end
+    end
+  end
 end
+
+local function remove(id, entry) remove_all({{id, entry}}) end
 
 local function holder(worker, band, tenant) return worker .. '|' .. whole(now) .. '|' .. band .. '|' .. tenant end
 
@@ -322,16 +344,18 @@ end
 
 -- ARGV from 6: JSON list of {id, held_ms (-1 = was not used), tenant, band, difference in cost}.
 local function release()
+  local gone = {}
   for _, row in ipairs(cjson.decode(ARGV[6])) do
     local id, held_ms, tenant, band, difference = row[1], row[2], row[3], row[4], row[5]
     local entry = entry_of(id)
     if entry then
-      remove(id, entry)
+      gone[#gone + 1] = {id, entry}
     elseif redis.call('HDEL', HELD, id) == 1 and held_ms >= 0 then
       note(band, held_ms)
       settle(band, tenant, difference)
     end
   end
+  remove_all(gone)
   save()
   grant()
   rest()
@@ -345,11 +369,12 @@ local function bury(worker)
   for at = 1, #held, 2 do
     if worker_of(held[at + 1]) == worker then redis.call('HDEL', HELD, held[at]) end
   end
-  local waiting = redis.call('HGETALL', ENTRIES)
+  local waiting, gone = redis.call('HGETALL', ENTRIES), {}
   for at = 1, #waiting, 2 do
     local entry = cjson.decode(waiting[at + 1])
-    if entry.worker == worker then remove(waiting[at], entry) end
+    if entry.worker == worker then gone[#gone + 1] = {waiting[at], entry} end
   end
+  remove_all(gone)
   redis.call('ZREM', WORKERS, worker)
   redis.call('DEL', mailboxes .. worker)
 end

@@ -303,3 +303,41 @@ def test_the_builder_gets_no_state_and_no_secret() -> None:
     assert "*" in lines
     assert json.dumps(lines).count("secrets") == 0
     assert not any(line.startswith(("!var", "!.", "!models")) for line in lines)
+
+
+def foreign_images() -> set[tuple[str, str]]:
+    """Repository and tag of each image that others make: of compose, of the manifests, of Dockerfiles and pipelines."""
+    found = {
+        interpolated(service["image"]) for name, service in COMPOSE["services"].items() if name not in ours()
+    }
+    for path in DOCKERFILES:
+        found |= set(re.findall(r"^ARG \w+_IMAGE=(\S+)", path.read_text("utf-8"), re.MULTILINE))
+    gitlab = (ROOT / ".gitlab-ci.yml").read_text("utf-8")
+    found |= set(re.findall(r"""(?:image|name): "?([\w.-]+(?:/[\w.-]+)+:[\w.-]+)""", gitlab))
+    for path in (ROOT / "k8s").rglob("*.yaml"):
+        text = path.read_text("utf-8")
+        found |= {f"{name}:{tag}" for name, tag in re.findall(r"\{ name: (\S+), newTag: (\S+) \}", text)}
+        found |= set(re.findall(r"image: ([\w.-]+(?:/[\w.-]+)*:[\w.-]+)$", text, re.MULTILINE))
+    bare = {each.partition("@")[0].partition(":")[::2] for each in found}
+    return {(name, tag) for name, tag in bare if not name.startswith("tidegate/")}
+
+
+def test_the_page_tells_where_each_foreign_version_was_seen() -> None:
+    table = (ROOT / "docs" / "images.md").read_text("utf-8").partition("## Images of others")[2]
+    told = {
+        (name.removeprefix("docker.io/library/"), tag)
+        for row in re.findall(r"^\|(.+?)\|(.+?)\|.+\|$", table, re.MULTILINE)
+        for name in re.findall(r"`([^`]+)`", row[0])
+        for tag in re.findall(r"`([^`]+)`", row[1])
+    }
+    used = {(name.removeprefix("docker.io/library/"), tag) for name, tag in foreign_images()}
+    assert len(used) > 10
+    assert used - told == set()
+
+
+def test_one_foreign_image_has_one_version_everywhere() -> None:
+    tags: dict[str, set[str]] = {}
+    for name, tag in foreign_images():
+        tags.setdefault(name.removeprefix("docker.io/library/"), set()).add(tag)
+    several = {name: found for name, found in tags.items() if len(found) > 1}
+    assert set(several) <= {"python", "docker"}  # whole and slim; client and server

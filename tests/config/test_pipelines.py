@@ -25,8 +25,17 @@ ARGO = sorted((ROOT / "k8s" / "argocd").glob("*.yaml"))
 SCHEMAS = ROOT.parent / "shared" / "schemas"
 DIGEST = "sha256:" + 64 * "a"
 NEEDED = (
-    "make check", "perf-smoke|Perf smoke", "scripts/image build", "scripts/image sbom|syft", "scripts/image scan|grype",
-          "scripts/image sign|\\$step", "scripts/deploy", "scripts/golden-set", "scripts.release_notes")  # fmt: skip
+    "make kube-schemas",
+    "make check",
+    "perf-smoke|Perf smoke",
+    "scripts/image build",
+    "scripts/image sbom|syft",
+    "scripts/image scan|grype",
+    "scripts/image sign|\\$step",
+    "scripts/deploy",
+    "scripts/golden-set",
+    "scripts.release_notes",
+)
 
 each_pipeline = pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.name)
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -86,6 +95,12 @@ def test_every_system_does_every_step(system: str) -> None:
     production = re.search(r"scripts/deploy production|ENVIRONMENT: production", text)
     assert production
     assert text.index("scripts/golden-set") < production.start()  # the gate stands before it
+
+
+@pytest.mark.parametrize("path", [WORKFLOWS[0], *PIPELINES[-2:]], ids=lambda path: path.name)
+def test_the_schemas_are_there_before_the_manifests_are_held_to_them(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert text.index("make kube-schemas") < text.index("make check")
 
 
 @each_pipeline

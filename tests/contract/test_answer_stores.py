@@ -68,6 +68,11 @@ def store_over(redis: Redis, calls: Calls | None = None, max_entries: int = 100)
     return SharedStore(redis, max_entries=max_entries, count=Calls() if calls is None else calls)
 
 
+def wake(store: SharedStore) -> None:
+    """As if the moment were over in which Redis is left alone."""
+    store._rests_until = store._trips._rests_until = store._trips._hurries_until = 0
+
+
 @pytest.fixture(params=["local", "shared", "both"])
 def answers(request: pytest.FixtureRequest, redis: Redis) -> Answers:
     """`shared`: the own level holds nothing, so all comes from Redis."""
@@ -190,7 +195,7 @@ async def test_a_frozen_redis_costs_one_request_five_milliseconds_and_then_none_
     assert max(waits) < 0.05  # READ_LIMIT_S, and what this machine adds
     assert shared_module.READ_LIMIT_S <= 0.005
     assert calls["read", "resting"] == 199
-    store._rests_until = 0
+    wake(store)
     assert await store.get(key) == entry  # it goes on by itself
 
 
@@ -202,12 +207,12 @@ async def test_a_redis_that_is_gone_raises_nothing_and_comes_back(tmp_path: Path
         store = store_over(client, calls)
         server.kill()
         assert await store.get(key) is None
-        store._rests_until = 0
+        wake(store)
         store.put(entry)
         await store.settle()
         assert calls["write", "failed"] == 1
         server.start()
-        store._rests_until = 0
+        wake(store)
         store.put(entry)
         await store.settle()
         assert await store.get(key) == entry
@@ -226,7 +231,7 @@ async def test_a_full_redis_keeps_serving_what_it_has(tmp_path: Path) -> None:
         store.put(make("b")[1])
         await store.settle()
         assert calls["write", "failed"] == 1
-        store._rests_until = 0
+        wake(store)
         assert await store.get(key) == entry
         await client.aclose()
 

@@ -90,6 +90,7 @@ class ScriptedAnswerer:
     inquiries: list[Inquiry] = field(default_factory=list)
     num_passages: int = -1  # that it says it had room for
     num_unsupported: int = 0  # marks that it says it took out
+    version: str = ""
 
     async def answer(
         self, inquiry: Inquiry, passages: Sequence[Passage], *, timeout_s: float
@@ -125,6 +126,7 @@ class ScriptedAnswerer:
             num_input_tokens=7,
             num_output_tokens=deltas[-1].num_output_tokens if deltas else 0,
             num_unsupported=self.num_unsupported,
+            version=self.version,
         )
         return [*deltas, end]
 

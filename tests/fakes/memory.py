@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gateway.storage.database import Database
 from gateway.storage.epochs import next_epoch
 from gateway.storage.schema import removals
 from gateway.tiering.tiers import Tier, TierBook, builtin_tiers
+from gateway.tiering.versions import Met, one_version
 from gateway.types import Citation, Passage, Receipt, Tenant
 from tests.fakes.engines import ScriptedAnswerer, ScriptedRetriever
 
@@ -61,6 +63,7 @@ class MemoryBench:
         shared: SharedStore | None = None,
         num_slots: int = 2,
         thresholds: Thresholds | None = None,
+        version_met: Callable[[str, int], Met] = one_version,
         **options: Any,
     ) -> None:
         self.database = Database(f"sqlite:///{folder / 'tidegate.db'}")
@@ -90,6 +93,7 @@ class MemoryBench:
             record=self,
             metrics=self.metrics,
             memory=self.memory,
+            version_met=version_met,
         )
         self._number = 0
 
@@ -102,6 +106,9 @@ class MemoryBench:
     async def into(
         self, sink: ListeningSink, question: str = "What is a tide gate?", **changes: Any
     ) -> Receipt:
+        return await self.pipeline.run(self.request(question, **changes), sink)
+
+    def request(self, question: str, **changes: Any) -> ChatRequest:
         self._number += 1
         now = time.monotonic()
         fields: dict[str, Any] = {
@@ -113,7 +120,7 @@ class MemoryBench:
             "deadline": now + 20,
             "created": 1,
         } | changes
-        return await self.pipeline.run(ChatRequest(**fields), sink)
+        return ChatRequest(**fields)
 
     async def changed(self, collection_id: str = "vs_1", tenant_id: str = "acme") -> int:
         """A change in a collection is committed; the watch has looked, and search knows it too."""

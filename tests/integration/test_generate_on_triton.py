@@ -37,7 +37,8 @@ def triton(
     folder = tmp_path_factory.mktemp("generate")
     tables = [tiny_checkpoints[kind].table(name, slots=SLOTS) for name, kind in TIERS.items()]
     (folder / "tiers.toml").write_text("\n".join(tables), "utf-8")
-    settings = load_settings({}, var=folder / "var", port=free_port(), tiers_file=str(folder / "tiers.toml"))
+    tiers = str(folder / "tiers.toml")
+    settings = load_settings({}, var=folder / "var", port=free_port(), tiers_file=tiers, model_version="v7")
     settings.var.mkdir()
     settings.models_dir.symlink_to(tiny_checkpoints["llama"].models_dir)
     with running_triton(folder / "triton", [], settings) as process:
@@ -95,7 +96,8 @@ async def test_deltas_carry_text_and_ids_and_the_last_message_the_rest(
 ) -> None:
     messages = await messages_of(client, inputs(coalesce_ms=0))
     assert all(set(outputs) == {"text_output", "output_ids"} for outputs in messages[:-1])
-    assert set(messages[-1]) == {"text_output", "output_ids", "finish_reason", "num_input_tokens"}
+    assert set(messages[-1]) == {"text_output", "output_ids", "finish_reason", "num_input_tokens", "version"}
+    assert messages[-1]["version"] == [b"v7"]
     assert messages[-1]["finish_reason"] == [b"length"]
     expected = tiny_checkpoints["llama"].references[0]
     assert messages[-1]["num_input_tokens"].tolist() == [len(expected.prompt_ids)]  # type: ignore[union-attr]

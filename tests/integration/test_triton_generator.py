@@ -7,7 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from gateway.errors import PromptTooLong, TidegateError, UpstreamProtocolError, UpstreamUnavailable
+from gateway.errors import (
+    InvalidRequest,
+    PromptTooLong,
+    TidegateError,
+    UpstreamProtocolError,
+    UpstreamUnavailable,
+)
 from gateway.generation.extractive import NO_ANSWER
 from gateway.generation.triton_generator import TritonGenerator
 from gateway.settings import load_settings
@@ -75,6 +81,42 @@ async def test_an_answer_goes_on_elsewhere_without_a_token_lost_or_doubled(
     deltas = await write(generator, fail_at=fail_at)
     assert text_of(deltas) == SHOWN
     assert deltas[-1].num_output_tokens == len(TEXT)
+
+
+SCHEMA = '{"type":"object","properties":{"gates":{"enum":[[1],[9]]}}}'
+
+
+async def test_json_is_given_as_it_was_written(generator: TritonGenerator) -> None:
+    """What looks like the mark of a passage that is not there is a list of the caller's own."""
+    deltas = await write(generator, sampling=Sampling(json_schema=SCHEMA))
+    assert text_of(deltas) == SCHEMA
+    assert [each for delta in deltas for each in delta.citations] == []
+    assert deltas[-1].num_unsupported == 0
+    assert {delta.ids for delta in deltas} == {b""}  # nobody else could go on from there
+
+
+async def test_json_that_broke_off_is_not_gone_on_with(generator: TritonGenerator) -> None:
+    """An engine cannot take up a schema in the middle."""
+    with pytest.raises(UpstreamUnavailable):
+        await write(generator, sampling=Sampling(json_schema=SCHEMA), fail_at=9)
+
+
+async def test_without_passages_no_json_is_made_up(generator: TritonGenerator) -> None:
+    asked = Inquiry(question="Why?", sampling=Sampling(json_schema=SCHEMA))
+    with pytest.raises(InvalidRequest, match="nothing to fill the JSON Schema with") as refused:
+        [delta async for delta in generator.answer(asked, [], timeout_s=20)]
+    assert (refused.value.code, refused.value.param) == ("no_evidence", "response_format")
+
+
+async def test_an_answer_tells_the_version_that_wrote_it(generator: TritonGenerator) -> None:
+    deltas = await write(generator, version="v7")
+    assert [delta.version for delta in deltas if delta.version] == [deltas[-1].version] == ["v7"]
+    assert (await write(generator))[-1].version == ""
+
+
+async def test_an_answer_that_moved_tells_no_version(generator: TritonGenerator) -> None:
+    """Where it went on there may be another one."""
+    assert (await write(generator, version="v7", fail_at=33))[-1].version == ""
 
 
 async def test_an_answer_that_keeps_failing_ends_with_the_error(generator: TritonGenerator) -> None:

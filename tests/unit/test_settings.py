@@ -75,3 +75,13 @@ def test_a_secret_may_lie_in_a_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingsError, match=says):
             load_settings(environ)
+
+
+@pytest.mark.parametrize(
+    "text", ["vs_1", "vs_1=", "=5", "vs_1=0", "vs_1=a day", "vs_1=5;vs_2=6", "vs_1=inf", "vs_1=nan"]
+)
+def test_lives_of_answers_by_collection_are_checked(text: str) -> None:
+    with pytest.raises(SettingsError, match="TIDEGATE_CACHE_TTL_COLLECTIONS"):
+        load_settings({"TIDEGATE_CACHE_TTL_COLLECTIONS": text})
+    found = load_settings({"TIDEGATE_CACHE_TTL_COLLECTIONS": "vs_1=60, vs_2=3600.5,"})
+    assert found.ttl_s_of_collections == {"vs_1": 60.0, "vs_2": 3600.5}

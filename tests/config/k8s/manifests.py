@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -24,14 +25,7 @@ NAME = "app.kubernetes.io/name"
 @functools.cache
 def rendered(overlay: str) -> tuple[Doc, ...]:
     """Skips, and says so, where there is no kubectl."""
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("kubectl is not installed: the overlays are not rendered")
-    found = subprocess.run(
-        [kubectl, "kustomize", str(K8S / "overlays" / overlay)], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, found.stderr
-    return tuple(yaml.safe_load_all(found.stdout))
+    return _kustomized(K8S / "overlays" / overlay)
 
 
 def label(doc: Doc) -> str:
@@ -76,3 +70,25 @@ def matches(selector: Doc, labels: dict[str, str]) -> bool:
 def selected(docs: tuple[Doc, ...], selector: Doc) -> list[Doc]:
     """Pod templates that the selector picks."""
     return [one for _, one in pod_templates(docs) if matches(selector, one["metadata"].get("labels", {}))]
+
+
+def rendered_with(overlay: str, component: str, folder: Path) -> tuple[Doc, ...]:
+    """An overlay with a component that it has not by itself, as an operator would add it."""
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "tidegate",
+        "resources": [os.path.relpath(K8S / "overlays" / overlay, folder)],
+        "components": [os.path.relpath(K8S / "components" / component, folder)],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return _kustomized(folder)
+
+
+def _kustomized(folder: Path) -> tuple[Doc, ...]:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed: the overlays are not rendered")
+    found = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    return tuple(yaml.safe_load_all(found.stdout))

@@ -24,7 +24,7 @@ from tests.config.k8s.manifests import (
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 # After the drain: to tell those who are cut off, to write what is kept, to let a child go (gateway/app.py, guard.py,
 # envoy_process.py).
-AFTER_DRAIN_S = {"gateway": 0.5 + 2.0 + 5.0, "edge": 5.0, "triton": BALANCER_NOTICES_S + UNLOAD_S + 1.0}
+AFTER_DRAIN_S = {"gateway": 2.0 + 2.0 + 5.0, "edge": 5.0, "triton": BALANCER_NOTICES_S + UNLOAD_S + 1.0}
 
 
 def settings_data(docs: tuple[Doc, ...]) -> dict[str, str]:

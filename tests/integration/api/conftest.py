@@ -36,6 +36,7 @@ from gateway.storage.recorder import Recorder
 from gateway.storage.redis_client import connect_redis
 from gateway.storage.shared_note import SharedNote
 from gateway.tiering.tiers import TierBook, builtin_tiers
+from gateway.tracing.spans import Tracer
 from tests.fakes.engines import HashEmbedder, ScriptedAnswerer, ScriptedRetriever
 
 MAX_STALL_S = 0.5  # both doors' patience with a reader that takes nothing
@@ -110,8 +111,14 @@ def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     process.wait(10)
 
 
+@pytest.fixture
+def tracer() -> Tracer | None:
+    """Of the worker; a module that looks at traces has one of its own."""
+    return None
+
+
 @pytest_asyncio.fixture
-async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
+async def gateway(tmp_path: Path, redis_port: int, tracer: Tracer | None) -> AsyncIterator[Gateway]:
     settings = Settings(
         var=tmp_path,
         port=free_port(),
@@ -162,6 +169,7 @@ async def gateway(tmp_path: Path, redis_port: int) -> AsyncIterator[Gateway]:
         embedder=HashEmbedder(),
         tokens=WordCounter(),  # type: ignore[arg-type]
         recorder=recorder,
+        tracer=tracer,
         limits=limits,
         pressure=PressureWatch(
             ladders=pipeline.ladders, queues=queues, metrics=metrics, clock=time.monotonic

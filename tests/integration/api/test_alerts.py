@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,8 @@ from redis.asyncio import Redis
 from gateway.api.alert_memory import MAX_ACTIONS, AlertMemory, Refused
 from gateway.errors import UpstreamUnavailable
 from gateway.storage.shared_note import SharedNote
+from gateway.supervise.pod_orders import PodOrders
+from tests.fakes.cluster_api import ClusterApi, pod
 from tests.integration.api.conftest import Gateway, free_port
 
 PATH = "/admin/alerts"
@@ -20,11 +23,12 @@ _numbers = itertools.count()
 
 
 class Parts:
-    """Writes down what it is told. is_away: the process manager does not answer. last: the last of its kind."""
+    """Writes down what it is told. is_away: the process manager does not answer. last: the last of its kind.
+    replaces: what was drained was replaced, as in a cluster."""
 
     def __init__(self) -> None:
         self.orders: list[tuple[str, str, str]] = []
-        self.is_away = self.last = False
+        self.is_away = self.last = self.replaces = False
 
     async def restart(self, part: str, instance: str) -> str:
         return self._take("restart", part, instance)
@@ -35,6 +39,8 @@ class Parts:
         return self._take("drain", part, instance)
 
     async def resume(self, part: str, instance: str) -> str:
+        if self.replaces:
+            return ""
         return self._take("resume", part, instance)
 
     def _take(self, order: str, part: str, instance: str) -> str:
@@ -196,6 +202,33 @@ async def test_the_last_of_its_kind_is_not_drained(gateway: Gateway, parts: Part
     parts.last = True
     (row,) = (await send(gateway, alert(action="drain", part="gateway"))).json()["data"]
     assert (row["result"], row["detail"]) == ("refused", "gateway-0 is the last of its kind.")
+
+
+async def test_what_a_cluster_has_replaced_is_not_taken_back(gateway: Gateway, parts: Parts) -> None:
+    parts.replaces = True
+    one = alert(action="drain", part="triton", instance="10.0.0.1:8382")
+    assert await results(gateway, one) == ["done"]
+    assert await results(gateway, one | {"status": "resolved"}) == ["unchanged"]
+
+
+async def test_a_cluster_evicts_the_pod_and_the_audit_line_names_it(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level(logging.INFO, "tidegate.audit")
+    pods = [pod(f"triton-small-{name}", "triton-small", f"10.0.0.{name}") for name in (1, 2)]
+    api = ClusterApi(tmp_path, pods, answers=[429])
+    await api.start()
+    gateway.services.part_orders = PodOrders(api.address, tmp_path)
+    one = alert(action="drain", part="triton", instance="10.0.0.2:8382")
+    assert (await send(gateway, one)).status_code == 503  # a disruption budget: Alertmanager comes again
+    assert await results(gateway, one) == ["done"]
+    await api.stop()
+    assert [each["metadata"]["name"] for each in api.evicted] == ["triton-small-2"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "tidegate.audit"]
+    assert "action=drain target=triton 10.0.0.2:8382 result=failed" in lines[0]
+    assert "disruption budget" in lines[0]
+    assert "action=drain target=triton 10.0.0.2:8382 result=done" in lines[1]
+    assert "detail=triton-small-2" in lines[1]
 
 
 async def test_in_a_cluster_processes_are_somebody_elses(gateway: Gateway) -> None:

@@ -23,6 +23,17 @@ def body(**changes: Any) -> bytes:
     return json.dumps({"model": "fast", "messages": MESSAGES, **changes}).encode()
 
 
+def schema_format(**changes: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "gate", "schema": {"type": "object"}} | changes}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"items": schema}
+    return schema
+
+
 CASES: dict[str, tuple[bytes, int, str, str | None]] = {
     "empty": (b"", 400, "invalid_json", None),
     "not json": (b"{nope", 400, "invalid_json", None),
@@ -79,6 +90,48 @@ CASES: dict[str, tuple[bytes, int, str, str | None]] = {
     "huge number": (body(max_tokens=10**400), 400, "invalid_value", "max_tokens"),
     "tools": (body(tools=[{"type": "function"}]), 400, "unsupported_value", "tools"),
     "json mode": (body(response_format={"type": "json_object"}), 400, "unsupported_value", "response_format"),
+    "a schema for a tier that quotes": (
+        body(response_format=schema_format()),
+        400,
+        "unsupported_value",
+        "response_format",
+    ),
+    "a schema without a name": (
+        body(response_format={"type": "json_schema", "json_schema": {"schema": {}}}),
+        400,
+        "",
+        "response_format.json_schema",
+    ),
+    "a schema's name with a space": (
+        body(response_format=schema_format(name="a b")),
+        400,
+        "invalid_value",
+        "response_format.json_schema.name",
+    ),
+    "a schema that is none": (
+        body(response_format=schema_format(schema=True)),
+        400,
+        "invalid_value",
+        "response_format.json_schema.schema",
+    ),
+    "a format that is none": (
+        body(response_format={"type": "yaml"}),
+        400,
+        "invalid_value",
+        "response_format.type",
+    ),
+    "a schema of many levels": (
+        body(response_format=schema_format(schema=nested(40))),
+        400,
+        "invalid_value",
+        "response_format.json_schema.schema",
+    ),
+    "a schema of many bytes": (
+        body(response_format=schema_format(schema={"description": "x" * 70_000})),
+        400,
+        "invalid_value",
+        "response_format.json_schema.schema",
+    ),
     "expired deadline": (body(tidegate={"deadline_ms": 0}), 400, "deadline_expired", "tidegate.deadline_ms"),
     "negative deadline": (
         body(tidegate={"deadline_ms": -5}),

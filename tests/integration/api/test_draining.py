@@ -73,7 +73,7 @@ async def test_what_the_drain_has_no_time_for_is_told_so(
     asked_whole = asyncio.create_task(gateway.ask())
     await until(lambda: gateway.fast.started == 2)
     assert not await begin(gateway)
-    await cut_off(gateway.services, gateway.server)
+    await cut_off(gateway.services, gateway.server, gateway.door)
     (reply,) = await asyncio.gather(*asked)
     assert reply.failure is not None
     assert (reply.failure.code, bool(reply.text)) == ("draining", started)

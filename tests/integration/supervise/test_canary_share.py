@@ -16,6 +16,7 @@ from gateway.settings import load_settings
 from gateway.supervise import render
 from gateway.supervise.assets import find_assets
 from gateway.supervise.binaries import BinaryMissing, find_envoy
+from gateway.tiering.versions import Sides, Versions
 from gateway.triton import MODEL_HEADER, PIN_HEADER
 from tests.fakes.replica import Replica
 from tests.integration.supervise.test_edge import port_with_room
@@ -88,6 +89,16 @@ async def test_conversations_are_shared_out_and_each_stays(balancer: Balancer) -
     first = {pin: await balancer.ask("small", pin) for pin in range(100)}
     assert sorted(first.values()).count("canary") == PERCENT
     assert {pin: await balancer.ask("small", pin) for pin in range(100)} == first
+
+
+async def test_a_worker_knows_which_side_the_balancer_takes(balancer: Balancer) -> None:
+    async def told(host: str, port: int) -> list[str]:
+        return [host]
+
+    versions = Versions({"small": Sides(HOSTS["small"], HOSTS["canary"])}, percent=PERCENT, port=1, ask=told)
+    await versions.look()
+    for pin in range(2**32 - 100, 2**32):
+        assert versions.met("small", pin).version == HOSTS[await balancer.ask("small", pin)]
 
 
 async def test_other_models_never_meet_the_canary(balancer: Balancer) -> None:

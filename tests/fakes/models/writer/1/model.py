@@ -3,6 +3,7 @@
 The last message's text is JSON: `text` is what it writes. fail_at: after that many tokens of the whole answer it ends
 with UNAVAILABLE, once (an answer that is continued goes on). fail_always: after every new token. refuse: the text of an
 INVALID_ARG. bad: `utf8` or `ids`, an output that is malformed. full: how often it says that its engine is full first.
+version: what it calls itself. With a schema it writes that, in place of `text`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ class TritonPythonModel:
             past = pb_utils.get_input_tensor_by_name(request, "continuation_ids")
             limit = pb_utils.get_input_tensor_by_name(request, "max_tokens").as_numpy()[0]
             start = 0 if past is None else len(past.as_numpy())
-            self._threads.submit(_write, json.loads(messages), start, limit, request.get_response_sender())
+            schema = pb_utils.get_input_tensor_by_name(request, "json_schema")
+            text = "" if schema is None else schema.as_numpy()[0].decode()
+            self._threads.submit(
+                _write, json.loads(messages), start, limit, text, request.get_response_sender()
+            )
 
 
-def _write(messages, start, limit, sender):
+def _write(messages, start, limit, schema, sender):
     knobs = json.loads(messages[-1]["content"])
+    knobs["text"] = schema or knobs["text"]
     if "refuse" in knobs:
         _fail(sender, "INVALID_ARGUMENT: " + knobs["refuse"])
         return
@@ -56,6 +62,8 @@ def _write(messages, start, limit, sender):
         pb_utils.Tensor("finish_reason", np.array([reason], np.object_)),
         pb_utils.Tensor("num_input_tokens", np.array([len(messages)], np.int32)),
     ]
+    if "version" in knobs:
+        last.append(pb_utils.Tensor("version", np.array([knobs["version"].encode()], np.object_)))
     sender.send(pb_utils.InferenceResponse(last), flags=FINAL)
 
 
