@@ -60,6 +60,7 @@ fmt: setup ## Format the code and fix what can be fixed
 bench: setup ## Measure against the floors (perf/), some minutes; SCENARIOS="relay --quick" for a part
 	@scripts/bootstrap convert
 	@scripts/tools litellm
+	@scripts/tools gptcache
 	$(PYTHON) -m perf.bench $(SCENARIOS)
 
 load: setup ## Open-loop load beside peers; SCENARIOS="overload surge", OPTIONS="--quick"; perf/load/scenarios has all

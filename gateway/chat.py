@@ -273,7 +273,8 @@ class ChatPipeline:
         self, request: ChatRequest, route: Route, sink: Sink, receipt: Receipt
     ) -> tuple[Route, Evidence]:
         """The evidence; that of a better tier where `auto` took one that found too little."""
-        if request.earlier is not None and (found := request.earlier.left.evidence()) is not None:
+        if request.earlier is not None and (passages := request.earlier.left.passages) is not None:
+            found = Evidence(passages, request.earlier.left.parts)
             receipt.passages = [shown(number, passage) for number, passage in enumerate(found.passages, 1)]
             return route, found
         evidence = await self._gatherer.gather(request, route, receipt)

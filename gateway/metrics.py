@@ -13,12 +13,32 @@ from gateway.genai_metrics import GenAiMetrics, TenantNames
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
+class TrialMetrics:
+    """How each version of a tier's model does, on which side of a rollout."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.answers = Counter(
+            "tidegate_version_answers",
+            "Answers of a tier by its model's version and side of the rollout, and how they ended: ok, failed, or left "
+            "(by the caller, or for lack of time).",
+            ["tier", "version", "side", "result"],
+            registry=registry,
+        )
+        self.first_text_s = Histogram(
+            "tidegate_version_first_text_seconds",
+            "A slot and the evidence at hand to first text, by the version of the model that wrote it.",
+            ["tier", "version", "side"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
+
 class Metrics:
     """One registry per process, handed to whoever counts something."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.genai = GenAiMetrics(self.registry)
+        self.genai, self.trials = GenAiMetrics(self.registry), TrialMetrics(self.registry)
         self.tenant_names = TenantNames()
         self.requests = Counter(
             "tidegate_requests",
@@ -164,46 +184,7 @@ class Metrics:
             "1 while limits are shared through Redis, 0 while they go on from local shares.",
             registry=self.registry,
         )
-        self.cache_verdicts = Counter(
-            "tidegate_cache_verdicts",
-            "Requests by what the answer cache did: exact, semantic, joined, miss, refresh, off.",
-            ["verdict"],
-            registry=self.registry,
-        )
-        self.cache_objections = Counter(
-            "tidegate_cache_objections",
-            "Near questions whose answer was not given, by the guard that objected; `evidence`: other passages.",
-            ["guard"],
-            registry=self.registry,
-        )
-        self.cache_stale = Counter(
-            "tidegate_cache_stale",
-            "Remembered answers that were dropped because retrieval found other evidence.",
-            registry=self.registry,
-        )
-        self.cache_shared_calls = Counter(
-            "tidegate_cache_shared_calls",
-            "Calls to the cache in Redis by operation and result.",
-            ["operation", "result"],
-            registry=self.registry,
-        )
-        self.cache_entries = Gauge(
-            "tidegate_cache_entries", "Answers in this worker's own memory.", registry=self.registry
-        )
-        self.cache_bytes = Gauge(
-            "tidegate_cache_bytes", "About what they take (bytes).", registry=self.registry
-        )
-        self.cache_checked = Counter(
-            "tidegate_cache_checked",
-            "Hits by similarity whose answer was made anew to compare: right or wrong.",
-            ["result"],
-            registry=self.registry,
-        )
-        self.cache_false_hit_bound = Gauge(
-            "tidegate_cache_false_hit_bound",
-            "Upper 95 % bound of the share of wrong hits among the checked ones (1 = none was checked).",
-            registry=self.registry,
-        )
+        self._add_cache()
         self.ready = Gauge(
             "tidegate_ready",
             "1 while this worker takes requests, 0 before and after.",
@@ -260,6 +241,72 @@ class Metrics:
             "tidegate_alert_actions",
             "What was done about alerts, by action and result.",
             ["action", "result"],
+            registry=self.registry,
+        )
+
+    def _add_cache(self) -> None:
+        self.cache_verdicts = Counter(
+            "tidegate_cache_verdicts",
+            "Requests by what the answer cache did: exact, semantic, joined, miss, refresh, off.",
+            ["verdict"],
+            registry=self.registry,
+        )
+        self.cache_objections = Counter(
+            "tidegate_cache_objections",
+            "Near questions whose answer was not given, by the guard that objected; `evidence`: other passages.",
+            ["guard"],
+            registry=self.registry,
+        )
+        self.cache_stale = Counter(
+            "tidegate_cache_stale",
+            "Remembered answers that were dropped because retrieval found other evidence.",
+            registry=self.registry,
+        )
+        self.cache_shared_calls = Counter(
+            "tidegate_cache_shared_calls",
+            "Calls to the cache in Redis by operation and result.",
+            ["operation", "result"],
+            registry=self.registry,
+        )
+        self.cache_flights = Counter(
+            "tidegate_cache_flights",
+            "Answers that were not remembered, by who made them: led (this worker, others may read), followed (another"
+            " worker), taken_over (this one, as the other was lost), alone (this one, Redis was not asked).",
+            ["role"],
+            registry=self.registry,
+        )
+        self.cache_followers = Gauge(
+            "tidegate_cache_followers",
+            "Other workers that read answers which this one makes.",
+            registry=self.registry,
+        )
+        self.cache_retrievals = Counter(
+            "tidegate_cache_retrievals",
+            "Searches by whether they were remembered: hit, miss, or stale (something has changed since).",
+            ["result"],
+            registry=self.registry,
+        )
+        self.cache_vectors = Counter(
+            "tidegate_cache_vectors",
+            "Texts that were to be embedded, by whether their vectors were remembered: hit or miss.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.cache_entries = Gauge(
+            "tidegate_cache_entries", "Answers in this worker's own memory.", registry=self.registry
+        )
+        self.cache_bytes = Gauge(
+            "tidegate_cache_bytes", "About what they take (bytes).", registry=self.registry
+        )
+        self.cache_checked = Counter(
+            "tidegate_cache_checked",
+            "Hits by similarity whose answer was made anew to compare: right or wrong.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.cache_false_hit_bound = Gauge(
+            "tidegate_cache_false_hit_bound",
+            "Upper 95 % bound of the share of wrong hits among the checked ones (1 = none was checked).",
             registry=self.registry,
         )
 

@@ -154,6 +154,7 @@ def generate_model(name: str) -> Model:
             Tensor("output_ids", "INT32", (-1,)),
             Tensor("finish_reason", "BYTES", optional=True),
             Tensor("num_input_tokens", "INT32", optional=True),
+            Tensor("version", "BYTES", optional=True),
         ),
         max_batch_size=0,
         decoupled=True,

@@ -268,19 +268,16 @@ class TritonClient:
                 return
             except grpc.aio.AioRpcError as error:
                 failed = _stream_error(error, model.name, deadline)
-                if span is not None:
-                    spans.tell(span, failed)
+                spans.tell(span, failed)
                 if started or not is_first_try or not isinstance(failed, UpstreamUnavailable):
                     raise failed from error
             except UpstreamError as error:
-                if span is not None:
-                    spans.tell(span, error)
+                spans.tell(span, error)
                 if started or not is_first_try or not isinstance(error, UpstreamUnavailable):
                     raise
             finally:
                 call.cancel()
-                if span is not None:
-                    span.end()
+                spans.end(span)
             is_first_try = False
 
     async def ready(self, model_names: Iterable[str], *, timeout_s: float = 2.0) -> bool:

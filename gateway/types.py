@@ -135,7 +135,8 @@ class Turn(msgspec.Struct, frozen=True):
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How tokens are chosen and when they end. None = the tier's own default; temperature 0 = greedy.
 
-    seed: 0..2**63-1. stop: texts that end the answer and are not part of it.
+    seed: 0..2**63-1. stop: texts that end the answer and are not part of it. json_schema: what the answer must hold to,
+    as JSON; empty = it is text with citations.
     """
 
     max_tokens: int | None = None
@@ -143,6 +144,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float | None = None
     seed: int | None = None
     stop: list[str] = []
+    json_schema: str = ""
 
 
 class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,7 +173,7 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """One step of an answer as the engine gives it. ids, said: what it was made of, where the tier can go on from there
-    (Inquiry)."""
+    (Inquiry). version: of the model that made all of it, with the last step, where the model has a version by name."""
 
     text: str = ""
     citations: list[Citation] = []
@@ -180,6 +182,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     num_output_tokens: int = 0  # so far
     num_passages: int = -1  # of the retrieved ones, how many the tier had room for; -1 = not said
     num_unsupported: int = 0  # [n] marks taken out since the delta before
+    version: str = ""
     ids: bytes = b""
     said: str = ""
 
@@ -220,3 +223,6 @@ class Receipt(msgspec.Struct, kw_only=True):
     cache_agreement: float = -1.0  # share of the evidence that is the same as then; -1 = not looked for again
     cache_age_s: float = -1.0  # of the remembered answer
     trace_id: str = ""  # of the trace that is kept of the request; empty = none is
+    version: str = (
+        ""  # of the model that wrote the answer, as its rollout names it; empty = none, or more than one
+    )

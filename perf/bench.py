@@ -2,9 +2,12 @@
 
 overhead   what the service adds to the bare parts (perf/overhead.py)
 relay      what a token costs on its way, beside a bare gRPC client and LiteLLM (perf/relay.py)
+start      how long the service takes to be ready (perf/starts.py)
 answers    how fast whole answers of the quoting tiers are (perf/answers.py)
 ingest     what ingest costs: its rate, the latency beside it, its memory (perf/ingest.py)
 generate   what Triton costs a generative tier (perf/generate.py)
+cache      what a remembered answer costs and saves, beside GPTCache and LRU (perf/cache)
+limits     what limits cost and how well they hold, over Redis and without it (perf/limits.py)
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from typing import Any
 
 import msgspec
 
-from perf import answers, generate, ingest, overhead, relay, relay_report, report, rows
+from perf import answers, generate, ingest, limits, overhead, relay, relay_report, report, rows, starts
+from perf.cache import scenario as cache
 from perf.environment import environment
 
 
@@ -27,6 +31,14 @@ def run_overhead(out: Path, quick: bool) -> dict[str, Any]:
     rows.write(out / "retrieve_rate.jsonl.gz", rate)
     summary = overhead.summarise(added, rate, profile)
     overhead.show(summary)
+    return summary
+
+
+def run_starts(out: Path, quick: bool) -> dict[str, Any]:
+    found = starts.run(starts.QUICK if quick else starts.Size())
+    rows.write(out / "starts.jsonl.gz", found)
+    summary = starts.summarise(found)
+    starts.show(summary)
     return summary
 
 
@@ -66,12 +78,29 @@ def run_ingest(out: Path, quick: bool) -> dict[str, Any]:
     return summary
 
 
+def run_limits(out: Path, quick: bool) -> dict[str, Any]:
+    folder = limits.RESULTS if out == report.LATEST and not quick else out / "limits"
+    measured = limits.run(limits.QUICK if quick else limits.Size())
+    summary = limits.summarise(*measured)
+    limits.keep(folder, measured, summary)
+    limits.show(summary)
+    return summary
+
+
+def run_cache(out: Path, quick: bool) -> dict[str, Any]:
+    folder = report.LATEST.with_name("cache") if out == report.LATEST else out / "cache"
+    return {"cache": cache.run(folder, quick)}
+
+
 SCENARIOS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "overhead": run_overhead,
     "relay": run_relay,
+    "start": run_starts,
     "answers": run_answers,
     "ingest": run_ingest,
     "generate": run_generate,
+    "cache": run_cache,
+    "limits": run_limits,
 }
 
 

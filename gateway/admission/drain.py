@@ -3,7 +3,7 @@
 Two pictures of the same slots are mixed by how much their holds differ. When all last equally long, each slot comes
 free when its own time is over, often many at once, and the wait is read off the slots. When they differ much, nothing
 can be read off a single slot, and the line moves by the mean. Bands that go first take their part of the slots
-meanwhile. `queue.lua` is the same maths inside Redis; a test holds the two to each other.
+meanwhile. `drain.lua` is the same maths inside Redis; a test holds the two to each other.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from gateway.admission.line import BANDS
 
-SCRIPT = (Path(__file__).parent / "queue.lua").read_bytes()
+SCRIPT = b"".join((Path(__file__).parent / name).read_bytes() for name in ("drain.lua", "queue.lua"))
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()  # what EVALSHA calls it by
 CALL_S = 0.5  # longest wait of a request for Redis, once: then all go by their own part
 ENTER_AT_MOST = 128  # requests that ask in one go

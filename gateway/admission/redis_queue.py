@@ -80,7 +80,6 @@ class RedisQueue:
         )
         self._max_waiting, self._max_bytes, self._clock = max_waiting, max_bytes, clock
         self._tickets = Tickets(secrets.token_bytes(16))
-        bounds = {"max_waiting": max_waiting, "max_bytes": max_bytes}
         self._own = SlotQueue(
             max(1, limit // share),
             ttl_s=ttl_s,
@@ -88,7 +87,8 @@ class RedisQueue:
             name=name,
             tickets=self._tickets,
             headroom_share=headroom_share,
-            **bounds,
+            max_waiting=max_waiting,
+            max_bytes=max_bytes,
         )
         self._share = share
         self._state = State()
@@ -236,19 +236,17 @@ class RedisQueue:
 
     def _terms(self, band: str, until: float, deadline: float, claim: Claim, place: Place) -> list[Any]:
         now = self._clock()
-        return [
+        finish_ms = max(1, milliseconds(deadline - now)) if claim.has_own_deadline else 0
+        asked = [
             claim.tenant,
             BANDS.index(band),
             claim.cost,
             claim.size,
             milliseconds(until - now),
-            max(1, milliseconds(deadline - now)) if claim.has_own_deadline else 0,
-            place.tag,
-            self._max_waiting,
-            self._max_bytes,
-            place.id,
-            int(TICKET_LIFE_S * 1000),
+            finish_ms,
         ]
+        bounds = [self._max_waiting, self._max_bytes]
+        return [*asked, place.tag, *bounds, place.id, int(TICKET_LIFE_S * 1000)]
 
     def _ticket(self, band: str, claim: Claim, place: Place) -> str:
         return self._tickets.issue(

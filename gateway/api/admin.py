@@ -25,7 +25,7 @@ _ORDERS = msgspec.json.Decoder(Orders)
 async def get_ladder(request: Request, services: Services) -> HTTPResponse:
     """The steps, the orders, and how far down each line is: as this worker sees it."""
     await services.auth.admin(http_caller(request))
-    return _json(_ladder(services))
+    return as_json(_ladder(services))
 
 
 async def put_ladder(request: Request, services: Services) -> HTTPResponse:
@@ -36,19 +36,19 @@ async def put_ladder(request: Request, services: Services) -> HTTPResponse:
     await services.auth.admin(http_caller(request))
     orders = json_body(request, _ORDERS).checked()
     await services.ladder_orders.write(msgspec.json.encode(orders))
-    return _json(_ladder(services))
+    return as_json(_ladder(services))
 
 
 async def get_tiers(request: Request, services: Services) -> HTTPResponse:
     """Slots in use, who waits and how long, by tier: as this worker sees it."""
     await services.auth.admin(http_caller(request))
-    return _json({"object": "list", "data": [_tier(services, name) for name in services.pipeline.queues]})
+    return as_json({"object": "list", "data": [_tier(services, name) for name in services.pipeline.queues]})
 
 
 async def get_tenant(request: Request, services: Services, tenant: str) -> HTTPResponse:
     """What a tenant may ask for, and its floor. Raises: NotFound."""
     await services.auth.admin(http_caller(request))
-    return _json(_tenant(tenant, await asyncio.to_thread(_read_rights, services, tenant)))
+    return as_json(_tenant(tenant, await asyncio.to_thread(_read_rights, services, tenant)))
 
 
 async def put_tenant(request: Request, services: Services, tenant: str) -> HTTPResponse:
@@ -75,7 +75,7 @@ async def put_tenant(request: Request, services: Services, tenant: str) -> HTTPR
     await asyncio.to_thread(_write_rights, services, tenant, wanted)
     services.auth.forget_all()
     await services.tell_keys_changed()
-    return _json(_tenant(tenant, wanted))
+    return as_json(_tenant(tenant, wanted))
 
 
 def _read_rights(services: Services, tenant: str) -> Rights:
@@ -130,7 +130,7 @@ def _tier(services: Services, name: str) -> dict[str, Any]:
     }
 
 
-def _json(body: object) -> HTTPResponse:
+def as_json(body: object) -> HTTPResponse:
     return HTTPResponse(
         msgspec.json.encode(body), content_type="application/json", headers={"cache-control": "no-store"}
     )

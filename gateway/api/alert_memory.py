@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 class PartOrders(Protocol):
-    """Whoever can start and stop the service's processes. part: gateway, triton or ingest; instance: host:port."""
+    """Whoever can start and stop the service's parts. part: gateway, triton or ingest; instance: host:port."""
 
     async def restart(self, part: str, instance: str) -> str:
         """Let open work finish, then start anew. Returns the process's name. Raises: Refused, UpstreamUnavailable."""
@@ -50,7 +50,7 @@ class PartOrders(Protocol):
         ...
 
     async def resume(self, part: str, instance: str) -> str:
-        """Take it back after a drain. Returns, raises: as restart."""
+        """Take it back after a drain. Returns the name, empty where there is nothing to do. Raises: as restart."""
         ...
 
 

@@ -115,13 +115,16 @@ def _target(labels: Labels) -> str:
 async def _order(services: Services, alert: Alert, action: str) -> tuple[str, str]:
     """Returns the result and the process's name. Raises: Refused, UpstreamUnavailable."""
     if services.part_orders is None:
-        raise Refused("Here the processes are started and stopped by the cluster, not by the service.")
+        raise Refused(
+            "Here the cluster starts and stops the processes, and the gateway has no right to ask it to."
+        )
     where = alert.labels.get("part", ""), alert.labels.get("instance", "")
     if alert.status == "firing":
         order = services.part_orders.drain if action == "drain" else services.part_orders.restart
         return "done", await order(*where)
     if action == "drain":
-        return "done", await services.part_orders.resume(*where)
+        name = await services.part_orders.resume(*where)
+        return ("done" if name else "unchanged"), name
     return "unchanged", ""
 
 

@@ -15,12 +15,12 @@ from gateway.api.decode import json_body, read_body, release
 from gateway.api.errors import to_response, to_tidegate
 from gateway.api.limits import headers_for
 from gateway.api.memory import is_kept, keep
+from gateway.api.resuming import CACHE_HEADER, cache_headers, event_id, going_on, leave, refused
 from gateway.api.resuming import HEADER as EVENT_HEADER
-from gateway.api.resuming import event_id, going_on, leave
 from gateway.api.schemas import ChatBody
 from gateway.api.services import Services
 from gateway.api.sse import DONE, EventStream
-from gateway.api.validation import chat_request, check_takes_work, new_request_id, stopping
+from gateway.api.validation import chat_request, check_takes_work, new_request_id
 from gateway.chat import ChatRequest
 from gateway.errors import ClientGone, TidegateError
 from gateway.lifecycle import State
@@ -30,7 +30,6 @@ from gateway.types import Citation, Passage, Receipt
 _BODY = msgspec.json.Decoder(ChatBody)
 _json = msgspec.json.Encoder().encode
 REQUEST_ID_HEADER = "x-request-id"
-CACHE_HEADER = "x-tidegate-cache"  # what the receipt says of it
 GOODBYE_S = 0.3  # for a reader to take the last event of a stream that is cut off
 
 
@@ -44,8 +43,7 @@ async def completions(request: Request, services: Services) -> HTTPResponse | No
         body = json_body(request, _BODY)
         event = event_id(request.headers.get(EVENT_HEADER), is_stream=bool(body.stream))
         chat = await chat_request(body, tenant, services, received=received, request_id=request_id)
-        if body.stream:
-            chat = await going_on(services, chat, event)
+        chat = await going_on(services, chat, event)
         release(request)
     except (Exception, asyncio.CancelledError) as error:
         services.pipeline.refuse(request_id, received, error)
@@ -65,7 +63,7 @@ async def _whole(services: Services, chat: ChatRequest, body: ChatBody) -> HTTPR
         return _refusal(error, services, chat)
     except asyncio.CancelledError:
         _go_on_if_stopping(services)
-        return _refusal(stopping(), services, chat)
+        return _refusal(refused(chat), services, chat)
     reply = _json(completion(chat, receipt, answer))
     headers = {REQUEST_ID_HEADER: chat.id, CACHE_HEADER: receipt.cache, **headers_for(services, chat.tenant)}
     return HTTPResponse(reply, content_type="application/json", headers=headers)
@@ -100,6 +98,7 @@ class _StreamSink:
         self._length = self._trail.num_chars
 
     def chosen(self, tier: str) -> None:
+        self._trail.chosen(tier)
         chat = self._chat
         head = {"id": chat.id, "object": "chat.completion.chunk", "created": chat.created, "model": tier}
         self._head = _json(head)[:-1]
@@ -122,6 +121,8 @@ class _StreamSink:
             self._stream.notice(self.extension({"queue": {"position": position, "eta_s": eta_s}}))
 
     async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None:
+        if not self._stream.started:
+            self._stream.add_headers(cache_headers(self._chat))
         role = b"" if self._length else b'"role":"assistant",'
         self._length += len(text)
         notes = b""
@@ -178,8 +179,8 @@ async def _stream(
         except asyncio.CancelledError:
             _go_on_if_stopping(services)
             if not stream.started:
-                return _refusal(stopping(), services, chat)
-            error = await leave(services, chat, stream.last_id)
+                return _refusal(refused(chat), services, chat)
+            error = await leave(services, chat, await stream.settle(GOODBYE_S))
             with contextlib.suppress(ClientGone, TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
                     await stream.fail(error)

@@ -19,6 +19,7 @@ from gateway.api.limits import headers_for
 from gateway.api.schemas import EmbeddingsBody
 from gateway.api.services import Services
 from gateway.errors import InvalidRequest, NotFound, RateLimited
+from gateway.pipeline import traced
 from gateway.tensors import EMBEDDING_DIM
 from gateway.types import DEFAULT_EMBEDDER, Outcome, Receipt, Tenant, Usage
 
@@ -44,7 +45,10 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
         billed = 0
         try:
             left_s = max(deadline - time.monotonic(), 0.001)
-            vectors = await services.embedder.embed(texts, role="passage", timeout_s=left_s)
+            with traced.embedding(DEFAULT_EMBEDDER, num_tokens):
+                vectors = await services.vectors.embed(
+                    tenant.tenant_id, texts, role="passage", timeout_s=left_s
+                )
             billed = num_tokens
         finally:
             held.settle(billed)

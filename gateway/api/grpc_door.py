@@ -31,10 +31,13 @@ from gateway.api.grpc_messages import chat_body, done_event, retrieve_body, retr
 from gateway.api.grpc_stream import Context, EventWriter
 from gateway.api.limits import headers_for
 from gateway.api.memory import is_kept, keep
+from gateway.api.resuming import CACHE_HEADER, cache_headers, event_id, going_on, leave
+from gateway.api.resuming import HEADER as EVENT_HEADER
 from gateway.api.search import SEARCH_TIMEOUT_S
 from gateway.api.services import Services
 from gateway.api.traced import traced_call
-from gateway.api.validation import chat_request, check_takes_work, new_request_id, query_text
+from gateway.api.validation import chat_request, check_takes_work, new_request_id, query_text, stopping
+from gateway.chat import ChatRequest
 from gateway.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -44,6 +47,7 @@ from gateway.errors import (
 )
 from gateway.lifecycle import State
 from gateway.pipeline import traced
+from gateway.pipeline.handover import AfterEarlier
 from gateway.proto import chat_pb2
 from gateway.types import Scope
 
@@ -58,6 +62,8 @@ MAX_METADATA_BYTES = 20_480  # above Envoy's cap
 # Our own end of a call comes this much before the caller's, so that it gets our answer and not its own timer's.
 DEADLINE_MARGIN_S = 0.02
 DEADLINE_MARGIN_SHARE = 0.1  # and no more than this of a short one
+LAST_WRITE_S = 0.3  # for a reader to take what waits when its call is cut off
+CUT_OFF_S = 2.0
 GOODBYE_S = 1.0  # a reader that takes nothing does not take a status either
 
 Method = Callable[[Context, float, str], Awaitable[None]]
@@ -70,6 +76,7 @@ class GrpcDoor:
         self._services = services
         self._server: Any = None
         self._health = health.HealthServicer()
+        self._calls: set[asyncio.Task[Any]] = set()
 
     async def start(self, port: int, host: str = "127.0.0.1") -> int:
         """Serve; the port that was bound. Raises: RuntimeError when it is taken."""
@@ -84,7 +91,10 @@ class GrpcDoor:
                 ("grpc.so_reuseport", 0),  # a second process must not bind beside us
             )
         )
-        methods = {name: _handler(self._traced(name, method)) for name, method in self._methods().items()}
+        methods = {
+            name: _handler(self._traced(name, method), self._calls)
+            for name, method in self._methods().items()
+        }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
@@ -105,7 +115,15 @@ class GrpcDoor:
     def retire(self, grace_s: float) -> None:
         """Send clients elsewhere: connections are told to end, calls that are open go on for grace_s at most."""
         if self._server is not None:
-            self._services.lifecycle.spawn(self._server.stop(grace_s), "grpc-retire")
+            self._services.lifecycle.spawn(self._server.stop(grace_s + CUT_OFF_S), "grpc-retire")
+
+    async def cut_off(self) -> None:
+        """Tell those whose calls are still open at the end of a drain."""
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        if calls:
+            await asyncio.wait(calls, timeout=CUT_OFF_S)
 
     async def stop(self) -> None:
         """Refuse new calls and cut off those that are open."""
@@ -131,7 +149,9 @@ class GrpcDoor:
             tenant = await services.auth.tenant(_caller(context))
             data = await _read(context, services.settings.max_body_bytes)
             body = chat_body(data, max_messages=services.settings.max_messages, deadline_s=left_s)
+            event = event_id(_metadata(context).get(EVENT_HEADER), is_stream=True)
             chat = await chat_request(body, tenant, services, received=received, request_id=request_id)
+            chat = await going_on(services, chat, event)
         except (Exception, asyncio.CancelledError) as error:
             services.pipeline.refuse(request_id, received, error)
             raise
@@ -141,22 +161,45 @@ class GrpcDoor:
             events=body.tidegate.events,
             max_stall_s=services.settings.slow_reader_s,
             metrics=services.metrics,
-            head=lambda: headers_for(services, tenant),
+            head=lambda: headers_for(services, tenant) | cache_headers(chat),
+            trail=chat.trail,
         )
-        answer = Transcript(writer)
+        rest = AfterEarlier(writer, chat.earlier) if chat.earlier else None
+        answer = Transcript(rest or writer)
         with services.lifecycle:
             async with writer:
                 try:
-                    receipt = await services.pipeline.run(chat, answer if is_kept(chat, body) else writer)
+                    receipt = await services.pipeline.run(
+                        chat, answer if is_kept(chat, body) else rest or writer
+                    )
+                    if rest is not None:
+                        rest.check_whole()
                     await keep(services, chat, body, receipt, answer)
                 except ClientGone:
                     raise
+                except asyncio.CancelledError:
+                    raise await self._cut(chat, writer) from None
                 except TidegateError:
                     limits = headers_for(services, tenant)
                     context.set_trailing_metadata(((REQUEST_ID_KEY, request_id), *limits.items()))
                     await writer.settle()
                     raise
+                context.set_trailing_metadata(((REQUEST_ID_KEY, request_id), (CACHE_HEADER, receipt.cache)))
                 await writer.finish(done_event(receipt))
+
+    async def _cut(self, chat: ChatRequest, writer: EventWriter) -> TidegateError:
+        """After a cancel: what the client is told, if it was ours, at the end of a drain. It has read all that was sent
+        when it reads that. Raises: CancelledError, if it was not."""
+        task = asyncio.current_task()
+        if self._services.lifecycle.state is not State.STOPPED or task is None:
+            raise asyncio.CancelledError
+        task.uncancel()
+        try:
+            async with asyncio.timeout(LAST_WRITE_S):
+                await writer.settle()
+        except (ClientGone, TimeoutError):
+            return stopping()
+        return await leave(self._services, chat, writer.num_deltas)
 
     async def _retrieve(self, context: Context, received: float, request_id: str) -> None:
         services = self._services
@@ -183,10 +226,15 @@ class GrpcDoor:
             await context.write(retrieve_response(found, body.score_threshold, total_ms))
 
 
-def _handler(method: Method) -> Any:
+def _handler(method: Method, calls: set[asyncio.Task[Any]]) -> Any:
+    """calls: those that are open, for as long as they are."""
+
     async def answer(_: object, context: Context) -> None:
         received, request_id = time.monotonic(), new_request_id()
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+        if task := asyncio.current_task():
+            calls.add(task)
+            task.add_done_callback(calls.discard)
         try:
             await method(context, received, request_id)
         except Exception as error:  # noqa: BLE001  the edge: to_tidegate logs what is not ours
@@ -238,9 +286,7 @@ def _left_s(context: Context) -> float | None:
 
 def _caller(context: Context) -> Caller:
     """No page of ours speaks gRPC: a call with an `origin` comes from another one."""
-    metadata: dict[str, Any] = {}
-    for key, value in context.invocation_metadata() or ():
-        metadata.setdefault(key, value)
+    metadata = _metadata(context)
     return Caller(
         authorization=metadata.get("authorization"),
         peer=metadata.get(PEER_HEADER) or peer_address(context.peer()),
@@ -248,6 +294,14 @@ def _caller(context: Context) -> Caller:
         origin=metadata.get("origin"),
         fetch_site=metadata.get("sec-fetch-site", "none"),
     )
+
+
+def _metadata(context: Context) -> dict[str, Any]:
+    """The first value of each key."""
+    metadata: dict[str, Any] = {}
+    for key, value in context.invocation_metadata() or ():
+        metadata.setdefault(key, value)
+    return metadata
 
 
 def peer_address(peer: str) -> str:

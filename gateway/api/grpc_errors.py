@@ -61,6 +61,8 @@ def to_status(error: errors.TidegateError) -> Any:
         message = message.replace(str(error.param), param)
     if error.ticket:
         info.metadata["ticket"] = error.ticket
+    if error.last_event_id:
+        info.metadata["last_event_id"] = error.last_event_id
     status = status_pb2.Status(code=status_code(type(error)), message=message)
     status.details.add().Pack(info)
     delay_s = error.delay_s()

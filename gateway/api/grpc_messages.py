@@ -228,6 +228,7 @@ def receipt_message(receipt: Receipt) -> Any:
         cache_agreement=_reached(receipt.cache_agreement),
         cache_age_s=_reached(receipt.cache_age_s),
         trace_id=receipt.trace_id,
+        version=receipt.version,
     )
 
 

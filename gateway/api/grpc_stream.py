@@ -16,6 +16,7 @@ import grpc
 from gateway.api.grpc_messages import citation_message, delta_event, queue_event, stage_event
 from gateway.errors import ClientGone
 from gateway.metrics import Metrics
+from gateway.pipeline.handover import Trail
 from gateway.types import Citation, Passage
 
 WINDOW_S = 0.004  # text that follows faster than this shares a message; the first piece never waits
@@ -40,6 +41,7 @@ class EventWriter:
         max_stall_s: float,
         metrics: Metrics,
         head: Callable[[], Mapping[str, str]] = dict,
+        trail: Trail | None = None,
     ) -> None:
         self._head = head
         self._metrics = metrics
@@ -51,7 +53,9 @@ class EventWriter:
         self._texts: list[str] = []  # of the delta that is growing behind them
         self._citations: list[Any] = []
         self._num_chars = 0  # of that delta
-        self._length = 0  # of the whole answer, in characters
+        self._trail = trail or Trail()
+        self._length = self._trail.num_chars  # of the whole answer, in characters
+        self.num_deltas = 0
         self._started = self._is_gone = False
         self._last_write = 0.0
         self._lock = asyncio.Lock()
@@ -70,6 +74,7 @@ class EventWriter:
 
     def chosen(self, tier: str) -> None:
         """The receipt tells it."""
+        self._trail.chosen(tier)
 
     async def stage(self, name: str) -> None:
         if self._events:
@@ -81,6 +86,8 @@ class EventWriter:
 
     async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None:
         """Text, sent at once or within WINDOW_S. Waits while the reader is slow. Raises: ClientGone."""
+        self.num_deltas += 1
+        self._trail.sent(self.num_deltas, text, len(citations))
         self._length += len(text)
         self._num_chars += len(text)
         self._texts.append(text)
@@ -149,6 +156,9 @@ class EventWriter:
             self._is_gone = True
             self._metrics.slow_readers.labels("grpc").inc()
             raise ClientGone("the reader took nothing for too long") from None
+        except asyncio.CancelledError:
+            self._is_gone = True  # nobody knows whether it was written, so nothing may follow it
+            raise
         except grpc.aio.InternalError as error:  # the call is over; the cancel of its task is on the way
             self._is_gone = True
             raise ClientGone("the reader left") from error

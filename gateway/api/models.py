@@ -31,6 +31,7 @@ def _models(services: Services, tenant: Tenant) -> list[dict[str, object]]:
                 "context_tokens": tier.context_tokens,
                 "engine": "upstream" if tier.is_remote else "triton",
                 "fallback": list(tier.fallback),
+                "json_schema": tier.keeps_schemas,
             }
         rows.append(_model(tier.name, about))
     rows.append(

@@ -12,6 +12,7 @@ from sanic.response import BaseHTTPResponse
 from gateway.api import (
     admin,
     alerts,
+    cache_view,
     chat,
     completions,
     conversations,
@@ -85,6 +86,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/admin/ladder", admin.get_ladder),
     ("PUT", "/admin/ladder", admin.put_ladder),
     ("GET", "/admin/tiers", admin.get_tiers),
+    ("GET", "/admin/cache", cache_view.get_cache),
     ("POST", "/admin/alerts", alerts.receive),
     ("GET", "/admin/tenants/<tenant:str>", admin.get_tenant),
     ("PUT", "/admin/tenants/<tenant:str>", admin.put_tenant),
@@ -179,6 +181,6 @@ def _add(
             raise
 
     name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
-    if services.tracer is not None and path.startswith("/v1/"):
-        route = traced_route(route, services.tracer, method, path)
-    app.add_route(route, path, methods=[method], name=name, stream=has_body)
+    tracer = services.tracer if path.startswith("/v1/") else None
+    served = route if tracer is None else traced_route(route, tracer, method, path)
+    app.add_route(served, path, methods=[method], name=name, stream=has_body)

@@ -62,6 +62,25 @@ class ConversationRef(Struct):
     id: Id
 
 
+class JsonSchema(Struct, forbid_unknown_fields=True):
+    """strict: an answer is held to the schema whatever it says."""
+
+    name: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class AsText(Struct, tag_field="type", tag="text"): ...
+
+
+class AsJson(Struct, tag_field="type", tag="json_object"): ...
+
+
+class AsSchema(Struct, tag_field="type", tag="json_schema", forbid_unknown_fields=True):
+    json_schema: JsonSchema
+
+
 class ChatBody(Struct, forbid_unknown_fields=True):
     model: Name
     messages: Annotated[list[Message], Meta(min_length=1)]
@@ -97,7 +116,7 @@ class ChatBody(Struct, forbid_unknown_fields=True):
     parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     function_call: Any = None
-    response_format: dict[str, Any] | None = None
+    response_format: AsText | AsJson | AsSchema | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     logit_bias: dict[str, float] | None = None
@@ -111,7 +130,7 @@ class ChatBody(Struct, forbid_unknown_fields=True):
         """The first field that asks for something we do not do, or None."""
         if self.tools or self.functions:
             return "tools" if self.tools else "functions"
-        if self.response_format is not None and self.response_format.get("type") != "text":
+        if isinstance(self.response_format, AsJson):
             return "response_format"
         if self.logprobs or self.top_logprobs:
             return "logprobs"

@@ -14,6 +14,7 @@ from gateway.admission.quota import Limiter
 from gateway.admission.redis_queue import RedisQueue
 from gateway.api.alert_memory import AlertMemory, PartOrders
 from gateway.api.auth import Authenticator
+from gateway.caching.vectors import RememberedVectors
 from gateway.chat import ChatPipeline
 from gateway.embedding.tokens import SentenceTokenizer
 from gateway.generation.upstream_generator import UpstreamGenerator
@@ -21,6 +22,7 @@ from gateway.lag import LoopLag
 from gateway.lifecycle import Lifecycle
 from gateway.memory import MemoryGuard
 from gateway.metrics import Metrics
+from gateway.pipeline.memory_parts import remembered_vectors
 from gateway.pipeline.pressure import PressureWatch
 from gateway.ports import Embedder, Retriever
 from gateway.settings import Settings
@@ -29,6 +31,7 @@ from gateway.storage.database import Database
 from gateway.storage.handovers import Handovers
 from gateway.storage.recorder import Recorder
 from gateway.storage.shared_note import SharedNote
+from gateway.tiering.versions import Versions
 from gateway.tracing.spans import Tracer
 
 log = logging.getLogger("tidegate.api")
@@ -57,13 +60,16 @@ class Services:
     shared_queues: dict[str, RedisQueue] = field(default_factory=dict)  # by tier
     parts: dict[str, str] = field(default_factory=dict)  # name -> ok / one sentence, for /health/ready
     collection_ids: dict[Any, tuple[float, list[str]]] = field(default_factory=dict)
+    versions: Versions = field(default_factory=lambda: Versions({}, percent=1, port=0))
     tracer: Tracer | None = None  # None: traces are off
     part_orders: PartOrders | None = None  # None: somebody else starts and stops the processes
     alert_memory: AlertMemory = field(init=False)
     handovers: Handovers = field(init=False)
+    vectors: RememberedVectors = field(init=False)  # of texts that callers have embedded
 
     def __post_init__(self) -> None:
         self.handovers = Handovers(self.redis)
+        self.vectors = remembered_vectors(self.settings, self.embedder, self.metrics)
         self.alert_memory = AlertMemory(self.redis)
 
     async def tell_keys_changed(self) -> None:

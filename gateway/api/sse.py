@@ -59,6 +59,8 @@ class EventStream:
         self._response: HTTPResponse | None = None
         self._pending = bytearray()  # events that wait for the next write
         self._next_id = 0
+        self._num_written = 0  # the newest event before which none is missing
+        self._has_lost = False  # a write was cancelled, and its events with it
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flush_task: asyncio.Task[None] | None = None
         self._is_gone = False
@@ -75,6 +77,22 @@ class EventStream:
     def last_id(self) -> int:
         """The number of the newest event."""
         return self._next_id
+
+    async def settle(self, within_s: float) -> int:
+        """Write what waits, and drop what the reader does not take in time. Returns the number of the last event up to
+        which the reader gets all."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stop_flush()
+        tasks = [each for each in (self._flush_task, self._tick_task) if each is not None]
+        try:
+            async with asyncio.timeout(within_s):
+                await asyncio.gather(*tasks)
+                if self._pending:
+                    await self.write(b"")
+        except (TimeoutError, ClientGone):
+            self._pending.clear()
+        return self._num_written
 
     async def __aenter__(self) -> EventStream:
         self._timer = self._loop.call_later(FIRST_KEEPALIVE_S, self._tick)
@@ -149,6 +167,7 @@ class EventStream:
             frames = bytes(self._pending) + frames
             self._pending.clear()
         self._stop_flush()
+        newest = self._next_id
         try:
             if self._response is None:
                 self._response = await self._request.respond(
@@ -166,7 +185,12 @@ class EventStream:
             raise ClientGone("the reader took nothing for too long") from None
         except (RequestCancelled, ServerError) as error:
             raise ClientGone("the reader left") from error
+        except asyncio.CancelledError:
+            self._has_lost = True
+            raise
         self._last_write = self._loop.time()
+        if not self._has_lost:
+            self._num_written = newest
         if is_first:  # they are on their way: no use in keeping them until the answer ends
             self._headers = {}
             self._response.headers.clear()

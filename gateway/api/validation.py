@@ -8,16 +8,20 @@ from __future__ import annotations
 import secrets
 import time
 
+import msgspec
+
 from gateway import filters
 from gateway.api import memory
 from gateway.api.collections import collection_ids
 from gateway.api.decode import clean_text
-from gateway.api.schemas import ChatBody, Message
+from gateway.api.schemas import AsSchema, ChatBody, Message
 from gateway.api.services import Services
 from gateway.chat import ChatRequest
 from gateway.errors import InvalidRequest, Rejected
 from gateway.types import Sampling, Tenant, Turn
 
+MAX_SCHEMA_BYTES = 64 * 2**10  # as the models on Triton take it
+MAX_SCHEMA_DEPTH = 32
 # A tool's words are the client's own memory; `developer` is the newer name of `system`.
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -60,6 +64,9 @@ async def chat_request(
         )
     # an unknown model is told before anything else is done
     services.pipeline.tiers.check(body.model, tenant)
+    sampling = _sampling(body)
+    if sampling.json_schema:
+        services.pipeline.tiers.check_schemas(body.model, tenant)
     earlier = await memory.history(services, tenant, conversation) if conversation else []
     timeout_s = settings.request_timeout_s
     if extension.deadline_ms is not None:
@@ -70,7 +77,7 @@ async def chat_request(
         model=body.model,
         question=question,
         history=[*earlier, *history],
-        sampling=_sampling(body),
+        sampling=sampling,
         collections=await collection_ids(services, tenant, extension.collections),
         top_k=extension.top_k,
         filters=extension.filters,
@@ -129,4 +136,33 @@ def _sampling(body: ChatBody) -> Sampling:
         top_p=body.top_p,
         seed=body.seed,
         stop=stop,
+        json_schema=_schema(body),
     )
+
+
+def _schema(body: ChatBody) -> str:
+    """What the answer must hold to. Raises: InvalidRequest for more than an engine should be given."""
+    if not isinstance(body.response_format, AsSchema):
+        return ""
+    schema = body.response_format.json_schema.schema
+    text = msgspec.json.encode(schema)
+    if len(text) > MAX_SCHEMA_BYTES or _depth(schema) > MAX_SCHEMA_DEPTH:
+        raise InvalidRequest(
+            f"The JSON Schema has more than {MAX_SCHEMA_BYTES} bytes, or more than {MAX_SCHEMA_DEPTH} levels.",
+            code="invalid_value",
+            param="response_format.json_schema.schema",
+        )
+    return text.decode()
+
+
+def _depth(value: object) -> int:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        inner = [
+            each.values() if isinstance(each, dict) else each
+            for each in level
+            if isinstance(each, dict | list)
+        ]
+        level = [each for values in inner for each in values]
+    return depth

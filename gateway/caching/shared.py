@@ -1,7 +1,7 @@
 """The level that all workers share, in Redis: bounded in time, bounded in size, and never needed.
 
 A read takes READ_LIMIT_S at most. After a read or a write that failed Redis is left alone for a moment, so a frozen one
-costs one request in that moment its few milliseconds and no other anything. What is read is checked like a stranger's.
+costs those who read just then their few milliseconds and no other anything. What is read is checked like a stranger's.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class SharedStore:
             name = entry_name(key.tenant_id, key.digest)
             data: Any = await self._trips.call("GET", name, limit_s=READ_LIMIT_S)
         except Away as error:
-            self._rest("read", error)
+            self._count("read", "failed")
+            log.debug("a read of the shared cache failed: %s", error)
             return None
         if data is None:
             self._count("read", "absent")

@@ -14,8 +14,8 @@ from contextlib import aclosing
 import msgspec
 import numpy as np
 
-from gateway.errors import PromptTooLong, UpstreamProtocolError, UpstreamUnavailable
-from gateway.generation.citing import CitationStream
+from gateway.errors import InvalidRequest, PromptTooLong, UpstreamProtocolError, UpstreamUnavailable
+from gateway.generation.citing import AsWritten, CitationStream
 from gateway.generation.extractive import NO_ANSWER
 from gateway.generation.prompt import Format, Prompt, PromptBuilder
 from gateway.tensors import generate_model
@@ -56,9 +56,11 @@ class TritonGenerator:
         """The answer as it is written; the last delta has the finish reason and the engine's counts.
 
         Without passages nothing is written: an answer from a model's memory has no source to check.
-        Raises: PromptTooLong, UpstreamError and its subclasses.
+        Raises: PromptTooLong, UpstreamError and its subclasses; InvalidRequest where JSON would have to say nothing.
         """
+        schema = inquiry.sampling.json_schema
         if not passages:
+            _check_not_json(schema)
             yield Delta(text=NO_ANSWER, finish_reason="no_answer")
             return
         deadline = time.monotonic() + timeout_s
@@ -68,9 +70,9 @@ class TritonGenerator:
         else:
             prompt = build(inquiry, passages)
         yield Delta(num_passages=prompt.num_passages, num_input_tokens=prompt.num_tokens)
-        marks = CitationStream(passages[: prompt.num_passages])
+        marks = AsWritten() if schema else CitationStream(passages[: prompt.num_passages])
         inputs = self._inputs(prompt, inquiry)
-        made = _Made(inquiry.ids, inquiry.said)
+        made = _Made(inquiry.ids, inquiry.said, can_go_on=not schema)
         for text, citations in marks.feed(inquiry.said):
             yield made.shown(text, citations)
         moves = 0
@@ -93,7 +95,7 @@ class TritonGenerator:
                     await asyncio.sleep(HANDOVER_LOOK_S)
                     continue
                 moves += 1
-                if not made.ids or moves > MAX_MOVES:
+                if not made.ids or moves > MAX_MOVES or schema:
                     raise
             except UpstreamProtocolError as error:
                 raise _refusal(error) from error
@@ -104,6 +106,7 @@ class TritonGenerator:
             num_input_tokens=made.num_input_tokens,
             num_output_tokens=made.num_tokens,
             num_unsupported=marks.num_unsupported,
+            version="" if moves or inquiry.ids else made.version,
         )
 
     def _inputs(self, prompt: Prompt, inquiry: Inquiry) -> dict[str, Value]:
@@ -119,6 +122,8 @@ class TritonGenerator:
         }
         if sampling.seed is not None:
             inputs["seed"] = np.array([sampling.seed], np.int64)
+        if sampling.json_schema:
+            inputs["json_schema"] = sampling.json_schema
         if sampling.stop:
             inputs["stop"] = self._encode(sampling.stop)
         if inquiry.priority:
@@ -132,13 +137,15 @@ class _Made:
     Begins with what another worker had made of it.
     """
 
-    def __init__(self, ids: bytes = b"", said: str = "") -> None:
+    def __init__(self, ids: bytes = b"", said: str = "", *, can_go_on: bool = True) -> None:
+        """can_go_on: whether another worker may be given the tokens to go on from."""
+        self._can_go_on = can_go_on
         self.ids = bytearray(ids)
         self.num_tokens = len(ids) // TOKEN_BYTES
         self._fresh = bytearray(ids)  # since the delta before
         self._said = said
         self.num_input_tokens = 0
-        self.finish_reason = ""
+        self.finish_reason = self.version = ""
 
     def take(self, outputs: dict[str, bytes]) -> str:
         """Account for one message. Returns its text. Raises: UpstreamProtocolError."""
@@ -148,6 +155,7 @@ class _Made:
         if "finish_reason" in outputs:
             self.finish_reason = _text(outputs["finish_reason"])
             self.num_input_tokens = int.from_bytes(outputs.get("num_input_tokens", b""), "little")
+            self.version = _text(outputs["version"]) if "version" in outputs else ""
         text = _text(outputs["text_output"])
         self._said += text
         return text
@@ -155,6 +163,8 @@ class _Made:
     def shown(self, text: str, citations: list[Citation]) -> Delta:
         """A step of the answer, with all that was made for it."""
         ids, said, self._fresh, self._said = bytes(self._fresh), self._said, bytearray(), ""
+        if not self._can_go_on:
+            ids = b""
         return Delta(text=text, citations=citations, num_output_tokens=self.num_tokens, ids=ids, said=said)
 
 
@@ -167,6 +177,16 @@ def _text(raw: bytes) -> str:
         raise UpstreamProtocolError(
             "The model server gave a malformed answer.", detail=f"generate: {error}"
         ) from error
+
+
+def _check_not_json(schema: str) -> None:
+    """Raises: InvalidRequest: a sentence that there is no answer is no JSON."""
+    if schema:
+        raise InvalidRequest(
+            "The documents hold nothing on the question, so there is nothing to fill the JSON Schema with.",
+            code="no_evidence",
+            param="response_format",
+        )
 
 
 def _refusal(error: UpstreamProtocolError) -> PromptTooLong | UpstreamProtocolError:

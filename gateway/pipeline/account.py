@@ -49,7 +49,7 @@ def account(receipt: Receipt, delta: Delta) -> None:
     for citation in delta.citations:
         receipt.passages[citation.passage - 1]["cited"] = True
     if delta.finish_reason:
-        receipt.finish_reason = delta.finish_reason
+        receipt.finish_reason, receipt.version = delta.finish_reason, delta.version
     if delta.num_input_tokens or delta.num_output_tokens:
         receipt.usage = Usage(  # a prompt is counted by the gateway first, then by its engine: that one holds
             delta.num_input_tokens or receipt.usage.prompt_tokens,
@@ -58,9 +58,10 @@ def account(receipt: Receipt, delta: Delta) -> None:
 
 
 def billed_tokens(receipt: Receipt) -> int:
-    """Prompt and answer, once a first token was sent; nothing before."""
+    """Prompt and answer, once a first token was sent or the answer is whole, as in the ledger; nothing before."""
     used = receipt.usage
-    return used.prompt_tokens + used.completion_tokens if used.completion_tokens else 0
+    has_begun = used.completion_tokens or receipt.finish_reason
+    return used.prompt_tokens + used.completion_tokens if has_begun else 0
 
 
 def count(metrics: Metrics, receipt: Receipt, tenant_id: str = "") -> None:

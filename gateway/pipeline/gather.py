@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from gateway.caching.retrievals import Retrievals
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.pipeline import traced
@@ -24,8 +25,15 @@ log = logging.getLogger("tidegate.chat")
 class Gatherer:
     """Finds the passages for a question."""
 
-    def __init__(self, retriever: Retriever, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        retriever: Retriever,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        retrievals: Retrievals | None = None,
+    ) -> None:
         self._retriever, self._metrics, self._clock = retriever, metrics, clock
+        self._retrievals = retrievals
 
     async def gather(self, request: ChatRequest, route: Route, receipt: Receipt) -> Evidence:
         """The passages, after a second hop where the tier makes one and the question needs it."""
@@ -55,6 +63,16 @@ class Gatherer:
             return []
 
     async def _search(self, request: ChatRequest, scope: Scope, question: str) -> Retrieved:
+        """What a search finds; not made again where it is known to find the same."""
+        known = self._retrievals if request.cache != "off" else None
+        if known is not None and request.cache == "use" and (kept := known.get(question, scope)) is not None:
+            return kept
+        found = await self._find(request, scope, question)
+        if known is not None:
+            known.keep(question, scope, found)
+        return found
+
+    async def _find(self, request: ChatRequest, scope: Scope, question: str) -> Retrieved:
         started = self._clock()
         try:
             with traced.retrieval(scope) as span:

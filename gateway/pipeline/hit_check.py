@@ -1,15 +1,25 @@
-"""Was a hit by similarity right? A sample is answered anew, when nobody waits, and the two answers are compared.
-
-Knows nothing of when: gateway/pipeline/remember.py decides which hits are checked, and what follows.
-"""
+"""Was a hit by similarity right? A sample is answered anew, when nobody waits, and the two answers are compared."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
 from gateway.caching.entry import Entry, Piece, chunk_ids
+from gateway.caching.threshold import Thresholds
+from gateway.errors import TidegateError
 from gateway.language.terms import is_content, stem, words
+from gateway.metrics import Metrics
+from gateway.pipeline.request import Sink
 from gateway.types import Citation, Passage
 
+log = logging.getLogger("tidegate.cache")
+
+CHECKED_SHARE = 0.05  # of the hits by similarity
 SAME_SHARE = 0.5  # of quotes, or of words, that two answers must have in common
+
+Anew = Callable[[Sink], Awaitable[None]]
 
 
 class KeptAnswer:
@@ -31,6 +41,36 @@ class KeptAnswer:
     async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None:
         self.pieces.append(Piece(text, citations))
         self.passages = passages
+
+
+class HitChecks:
+    """One at a time. chance: uniform in 0..1."""
+
+    def __init__(self, thresholds: Thresholds, metrics: Metrics, chance: Callable[[], float]) -> None:
+        self._thresholds, self._metrics, self._chance = thresholds, metrics, chance
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def is_due(self) -> bool:
+        return not self.tasks and self._chance() < CHECKED_SHARE
+
+    def start(self, scope: str, similarity: float, entry: Entry, anew: Anew) -> None:
+        """anew: makes the answer that the question would have got without the hit."""
+        task = asyncio.get_running_loop().create_task(self._check(scope, similarity, entry, anew))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _check(self, scope: str, similarity: float, entry: Entry, anew: Anew) -> None:
+        kept = KeptAnswer()
+        try:
+            await anew(kept)
+        except TidegateError as error:
+            log.debug("a hit was not checked: %s", error)
+            return
+        was_right = is_same_answer(entry, kept)
+        self._thresholds.observe(scope, similarity, was_right=was_right)
+        self._metrics.cache_checked.labels("right" if was_right else "wrong").inc()
+        if not was_right:
+            log.warning("an answer was wrong for another wording, at similarity %.3f", similarity)
 
 
 def is_same_answer(entry: Entry, made: KeptAnswer) -> bool:

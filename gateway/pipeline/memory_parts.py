@@ -6,22 +6,30 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from redis.asyncio import Redis
 
 from gateway import __version__
 from gateway.caching.answers import Answers
+from gateway.caching.claims import Claims
 from gateway.caching.corpus_watch import CorpusWatch
+from gateway.caching.retrievals import Retrievals
 from gateway.caching.shared import PURGES, Purge, SharedStore
 from gateway.caching.threshold import Thresholds
+from gateway.caching.vectors import RememberedVectors
 from gateway.checkpoint.prepare import prepared_folder
 from gateway.metrics import Metrics
+from gateway.pipeline.joint_work import JointWork
+from gateway.pipeline.relay import Relay
 from gateway.pipeline.remember import AnswerMemory, Edition
+from gateway.ports import Embedder
 from gateway.settings import Settings
 from gateway.storage.database import Database
 from gateway.storage.redis_channel import follow_channel
+from gateway.storage.redis_client import connect_redis
+from gateway.storage.redis_trips import RedisTrips
 from gateway.tier_config import ConfiguredTier, GenerateTier
 
 log = logging.getLogger("tidegate.cache")
@@ -29,6 +37,7 @@ log = logging.getLogger("tidegate.cache")
 MIB = 2**20
 CALL_S = 1.0
 QUOTING_TIERS = ("fast", "deep")
+RETRIEVALS_PART, VECTORS_PART = 4, 8  # of TIDEGATE_CACHE_MB, on top of it: a fourth, an eighth
 
 _decode_purge = msgspec.json.Decoder(Purge).decode
 
@@ -43,36 +52,70 @@ def answer_memory(
     """None where TIDEGATE_CACHE is off. Raises: CheckpointError for a tier that is not prepared."""
     if not settings.cache:
         return None
-    shared = None
+    shared, trips = None, RedisTrips(connect_redis(settings))  # a connection that is never lent to others
     if settings.cache_shared_answers:
         shared = SharedStore(
             redis,
             max_entries=settings.cache_shared_answers,
+            trips=trips,
             count=lambda operation, result: metrics.cache_shared_calls.labels(operation, result).inc(),
         )
     answers = Answers(
         max_bytes=settings.cache_mb * MIB, tenant_share=settings.cache_tenant_percent / 100, shared=shared
     )
-    thresholds = Thresholds(settings.cache_false_hits)
+    thresholds, watch = Thresholds(settings.cache_false_hits), CorpusWatch(database)
+    opted_out = opted_out_of(settings)
+    retrievals = Retrievals(
+        watch,
+        max_bytes=settings.cache_mb * MIB // RETRIEVALS_PART,
+        tenant_share=settings.cache_tenant_percent / 100,
+        opted_out=opted_out,
+        count=lambda result: metrics.cache_retrievals.labels(result).inc(),
+    )
     metrics.cache_entries.set_function(lambda: len(answers))
     metrics.cache_bytes.set_function(lambda: answers.num_bytes)
     metrics.cache_false_hit_bound.set_function(lambda: thresholds.bound)
     return AnswerMemory(
         answers,
-        CorpusWatch(database),
+        watch,
         thresholds,
         metrics,
         editions=editions(settings, configured),
         ttl_s=settings.cache_ttl_s,
+        ttl_s_of=settings.ttl_s_of_collections,
         weight=settings.cache_weight,
-        opted_out=frozenset(name.strip() for name in settings.cache_opt_out.split(",") if name.strip()),
+        opted_out=opted_out,
+        joint=joint_work(redis, trips, metrics),
+        retrievals=retrievals,
     )
 
 
+def remembered_vectors(settings: Settings, embedder: Embedder, metrics: Metrics) -> RememberedVectors:
+    """Without room where TIDEGATE_CACHE is off."""
+    return RememberedVectors(
+        embedder,
+        max_bytes=settings.cache_mb * MIB // VECTORS_PART if settings.cache else 0,
+        tenant_share=settings.cache_tenant_percent / 100,
+        opted_out=opted_out_of(settings),
+        count=lambda result, number: metrics.cache_vectors.labels(result).inc(number),
+    )
+
+
+def opted_out_of(settings: Settings) -> frozenset[str]:
+    """The tenants of whom nothing is kept."""
+    return frozenset(name.strip() for name in settings.cache_opt_out.split(",") if name.strip())
+
+
+def joint_work(redis: Redis, trips: RedisTrips, metrics: Metrics, worker: str = "") -> JointWork:
+    """worker: this one's name among all; empty = a new one."""
+    relay = Relay(redis, trips, worker)
+    claims = Claims(trips, relay.worker, relay.greeting)
+    metrics.cache_followers.set_function(lambda: relay.num_followers)
+    return JointWork(claims, relay, count=lambda role: metrics.cache_flights.labels(role).inc())
+
+
 def editions(settings: Settings, configured: Sequence[ConfiguredTier]) -> dict[str, Edition]:
-    """Of every tier whose answers one name can stand for. One that tries its next version on a part of the
-    conversations has two models at once, so it is left out."""
-    on_trial = {pair.partition("=")[0].strip() for pair in settings.canary_hosts.split(",")}
+    """Of every tier; the version of its model, where a rollout names one, is added for each request."""
     found = {name: Edition(__version__) for name in QUOTING_TIERS}
     for tier in configured:
         told = [__version__, msgspec.json.encode(tier).decode()]
@@ -80,10 +123,16 @@ def editions(settings: Settings, configured: Sequence[ConfiguredTier]) -> dict[s
             told.append(prepared_folder(tier, settings.models_dir).name)
         digest = hashlib.blake2b(msgspec.json.encode(told), digest_size=8).hexdigest()
         found[tier.name] = Edition(f"{__version__}-{digest}", tier.temperature)
-    return {name: edition for name, edition in found.items() if name not in on_trial}
+    return found
 
 
-async def follow_purges(redis: Redis, answers: Answers) -> None:
+class Forgetful(Protocol):
+    """What an operator may purge."""
+
+    def forget(self, purge: Purge) -> int: ...
+
+
+async def follow_purges(redis: Redis, *stores: Forgetful) -> None:
     """Forget what operators have purged, for ever; after a gap, what was ordered meanwhile."""
 
     def hear(data: Any) -> None:
@@ -92,7 +141,8 @@ async def follow_purges(redis: Redis, answers: Answers) -> None:
         except msgspec.DecodeError as error:
             log.warning("%s holds what is no order of ours: %s", PURGES, error)
             return
-        log.info("forgot %d answers of tenant %s", answers.forget(purge), purge.tenant_id)
+        num_gone = sum(store.forget(purge) for store in stores)
+        log.info("forgot %d answers, searches and vectors of tenant %s", num_gone, purge.tenant_id)
 
     async def catch_up() -> None:
         async with asyncio.timeout(CALL_S):

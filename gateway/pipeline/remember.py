@@ -16,27 +16,29 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 
 from gateway.caching.answers import Answers
 from gateway.caching.corpus_watch import CorpusWatch
-from gateway.caching.entry import Entry, Piece, agreement, chunk_ids, identity, same_evidence
+from gateway.caching.entry import Entry, agreement, chunk_ids, same_evidence
 from gateway.caching.flight import Reader
 from gateway.caching.guards import objection
 from gateway.caching.key import Key, key_of
+from gateway.caching.retrievals import Retrievals
 from gateway.caching.shared import READ_LIMIT_S
 from gateway.caching.threshold import Thresholds
-from gateway.errors import DeadlineExceeded, TidegateError, UpstreamTimeout
+from gateway.errors import DeadlineExceeded, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.pipeline import traced
 from gateway.pipeline.account import shown
 from gateway.pipeline.deadline import over
-from gateway.pipeline.edition import Edition, is_deterministic, setting_of
-from gateway.pipeline.hit_check import KeptAnswer, is_same_answer
+from gateway.pipeline.edition import Edition, is_deterministic, of_version, setting_of
+from gateway.pipeline.hit_check import HitChecks
 from gateway.pipeline.joint_work import JointWork
-from gateway.pipeline.request import ChatRequest, Evidence, Sink
+from gateway.pipeline.keeping import entry_of, is_of_one_piece
+from gateway.pipeline.request import ChatRequest, Evidence, Sink, pin_of
 from gateway.pipeline.route import Route
 from gateway.pipeline.shared_work import Chosen, Sent, SharedWork, Step, Told, Waiting, take_over
+from gateway.tiering.versions import Met, one_version
 from gateway.types import Outcome, Receipt, Usage
 
 __all__ = ["HITS", "AnswerMemory", "Edition", "Recall", "stands_on"]
@@ -48,9 +50,6 @@ SAME_EVIDENCE = 0.5  # share of chunks that a near question's retrieval must hav
 EARLY_SHARE = 0.1  # of its life, at whose end a hot answer is made anew by one request in EARLY_ODDS
 EARLY_ODDS = 20
 TTL_SPREAD = 0.1  # so that what was made at once does not run out at once
-CHECKED_SHARE = (
-    0.05  # of the hits by similarity: answered anew, when nobody waits, to see whether they were right
-)
 
 Work = Callable[[Sink, Receipt], Awaitable[None]]
 
@@ -66,6 +65,7 @@ class Recall:
     key: Key
     request: ChatRequest
     edition: str
+    version: str
     reads: bool
     entry: Entry | None = None
     is_certain: bool = False
@@ -82,9 +82,10 @@ class Recall:
 
 
 class AnswerMemory:
-    """editions: by tier; a tier without one is not remembered. ttl_s: life of an answer. weight: what a hit is billed,
-    as a share of what the answer was. opted_out: tenants of whom nothing is kept. joint: None = other workers are not
-    asked whether they are at it.
+    """editions: by tier; a tier without one is not remembered. ttl_s: life of an answer; ttl_s_of: of one from a
+    collection, where that is shorter. weight: what a hit is billed, as a share of what the answer was. opted_out:
+    tenants of whom nothing is kept. joint: None = other workers are not asked whether they are at it. retrievals: what
+    searches found; None = each is made.
 
     clock: monotonic seconds, wall: unix seconds, chance: uniform in 0..1.
     """
@@ -98,31 +99,36 @@ class AnswerMemory:
         *,
         editions: Mapping[str, Edition],
         ttl_s: float = 86_400.0,
+        ttl_s_of: Mapping[str, float] | None = None,
         weight: float = 0.1,
         opted_out: frozenset[str] = frozenset(),
         joint: JointWork | None = None,
+        retrievals: Retrievals | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.answers, self.watch, self.thresholds = answers, watch, thresholds
         self._metrics, self._editions, self._ttl_s, self._weight = metrics, editions, ttl_s, weight
-        self._opted_out, self.joint = opted_out, joint
+        self._ttl_s_of = ttl_s_of or {}
+        self._opted_out, self.joint, self.retrievals = opted_out, joint, retrievals
         self._clock, self._wall, self._chance = clock, wall, chance
         self._under_way: dict[tuple[Key, str], SharedWork] = {}
-        self._checks: set[asyncio.Task[None]] = set()  # one at a time
+        self._checks = HitChecks(thresholds, metrics, chance)
         self.is_idle: Callable[[str], bool] = lambda _tier: True  # whether nobody waits for the tier
+        self.version_met: Callable[[str, int], Met] = one_version
 
     async def recall(self, request: ChatRequest, route: Route) -> Recall | None:
         """What is remembered; None where this request may neither take nor leave anything."""
-        edition = self._editions.get(route.tier.name)
+        version = self.version_met(route.tier.name, pin_of(request)).version
+        edition = of_version(self._editions.get(route.tier.name), version)
         is_out = request.cache == "off" or request.tenant.tenant_id in self._opted_out
         if edition is None or is_out or not is_deterministic(request, route, edition):
             self._metrics.cache_verdicts.labels("off").inc()
             return None
         written = request.written if route.tier.is_generative else ""
         key = key_of(setting_of(request, route, edition), request.question, written)
-        recall = Recall(key, request, edition.name, reads=request.cache != "refresh")
+        recall = Recall(key, request, edition.name, version or "", reads=request.cache != "refresh")
         if recall.reads:
             began = self._clock()
             entry = await self.answers.find(key) if self._work_of(recall) is None else None
@@ -201,29 +207,14 @@ class AnswerMemory:
             return True
         return False
 
-    def _check_later(self, recall: Recall, made: Receipt, work: Work) -> None:
+    def _check_later(self, recall: Recall, similarity: float, work: Work) -> None:
         """Now and then, while nobody waits: see whether the answer to another wording was right for this one."""
         entry = recall.near
-        if entry is None or self._checks or self._chance() >= CHECKED_SHARE or not self.is_idle(entry.tier):
+        if entry is None or not self._checks.is_due() or not self.is_idle(entry.tier):
             return
         recall.reads = False  # this time its own answer
-        task = asyncio.get_running_loop().create_task(self._check(recall, entry, made.cache_similarity, work))
-        self._checks.add(task)
-        task.add_done_callback(self._checks.discard)
-
-    async def _check(self, recall: Recall, entry: Entry, similarity: float, work: Work) -> None:
-        kept = KeptAnswer()
         receipt = Receipt(id=recall.request.id, created=recall.request.created, outcome=Outcome.FAILED)
-        try:
-            await work(kept, receipt)
-        except TidegateError as error:
-            log.debug("a hit was not checked: %s", error)
-            return
-        was_right = is_same_answer(entry, kept)
-        self.thresholds.observe(recall.key.scope, similarity, was_right=was_right)
-        self._metrics.cache_checked.labels("right" if was_right else "wrong").inc()
-        if not was_right:
-            log.warning("an answer was wrong for another wording, at similarity %.3f", similarity)
+        self._checks.start(recall.key.scope, similarity, entry, lambda sink: work(sink, receipt))
 
     async def _give(self, entry: Entry, request: ChatRequest, sink: Sink, receipt: Receipt) -> None:
         """Send a remembered answer as it was sent, and write down what it is."""
@@ -257,19 +248,44 @@ class AnswerMemory:
 
             async def run() -> None:
                 try:
-                    await work(shared, made)
-                    self._keep(recall, shared)
-                    self._check_later(recall, made, work)
+                    await self._make(recall, shared, work)
                 finally:
                     if self._under_way.get(place) is shared:
                         del self._under_way[place]
 
             shared.flight.start(run)
             try:
-                await self._read(reader, recall.request, sink, receipt)
+                await self._read(reader, recall.request, sink, receipt, lambda: shared.is_anothers)
             finally:
-                receipt.usage = shared.used_by(reader)
-                take_over(receipt, made)
+                self._conclude(receipt, shared, reader, is_joined=shared.is_anothers)
+
+    async def _make(self, recall: Recall, shared: SharedWork, work: Work) -> None:
+        """The answer into `shared`: made here, unless another worker is at it."""
+
+        async def make(entry: Entry | None) -> asyncio.Task[None] | None:
+            if entry is not None:  # it came while we asked who makes it
+                self.answers.adopt(recall.key, entry)
+                self._take(recall, entry)
+            if recall.entry is not None and recall.is_certain:
+                shared.made.cache, shared.made.cache_similarity = "exact", 1.0
+                await self._give(recall.entry, recall.request, shared, shared.made)
+                return None
+            await work(shared, shared.made)
+            written = self._keep(recall, shared)
+            self._check_later(recall, shared.made.cache_similarity, work)
+            return written
+
+        if self.joint is None or not recall.reads:
+            await make(None)
+            return
+        await self.joint.done(
+            recall.key,
+            recall.request,
+            shared,
+            make,
+            may_be_answered=recall.entry is None and not recall.is_due,
+            limit_s=_patience_s(recall.waited_s),
+        )
 
     async def _join(self, shared: SharedWork, recall: Recall, sink: Sink, receipt: Receipt) -> bool:
         """Read the work of another. False = that one's time ran out before its first text, and this one's has not."""
@@ -277,7 +293,7 @@ class AnswerMemory:
         async with shared.flight.reader() as reader:
             try:
                 async with asyncio.timeout(max(0.0, request.deadline - self._clock())):
-                    await self._read(reader, request, sink, receipt)
+                    await self._read(reader, request, sink, receipt, lambda: True)
             except TimeoutError:
                 raise over(request) from None
             except (DeadlineExceeded, UpstreamTimeout):
@@ -285,23 +301,39 @@ class AnswerMemory:
                     return False
                 raise
             finally:
-                used, own_ms = shared.used_by(reader), receipt.queue_ms
-                take_over(receipt, made)
-                traced.joined(made.trace_id)
-                receipt.embed_ms = receipt.search_ms = -1.0  # another's
-                receipt.queue_ms = own_ms
-                receipt.usage = used
-                if made.cache not in HITS:
-                    receipt.cache, receipt.usage = "joined", self._weighed(used)
+                self._conclude(receipt, shared, reader, is_joined=True)
         return True
 
-    async def _read(self, reader: Reader[Step], request: ChatRequest, sink: Sink, receipt: Receipt) -> None:
-        """All steps of the work into the request's own sink, at its own pace."""
+    def _conclude(
+        self, receipt: Receipt, shared: SharedWork, reader: Reader[Step], *, is_joined: bool
+    ) -> None:
+        """What a reader's own receipt says of the work, as far as it has read it."""
+        made, used, own_ms = shared.made, shared.used_by(reader), receipt.queue_ms
+        take_over(receipt, made)
+        receipt.usage = used
+        if is_joined:
+            traced.joined(made.trace_id)
+            receipt.embed_ms = receipt.search_ms = -1.0  # another's
+            receipt.queue_ms = own_ms
+            if made.cache not in HITS:
+                receipt.cache, receipt.usage = "joined", self._weighed(used)
+
+    async def _read(
+        self,
+        reader: Reader[Step],
+        request: ChatRequest,
+        sink: Sink,
+        receipt: Receipt,
+        is_joined: Callable[[], bool],
+    ) -> None:
+        """All steps of the work into the request's own sink, at its own pace. The receipt says what the memory did
+        before the first text is sent, so that it can be told ahead of that."""
         while (step := await reader.next()) is not None:
             match step:
                 case Sent():
                     if receipt.ttft_ms < 0:
                         receipt.ttft_ms = self._since(request.received)
+                        receipt.cache = "joined" if is_joined() and step.cache not in HITS else step.cache
                     await sink.delta(step.text, step.citations, step.passages)
                 case Told():
                     receipt.stage = step.stage
@@ -321,34 +353,21 @@ class AnswerMemory:
         made, evidence, now = shared.made, recall.evidence, self._wall()
         if made.cache in HITS or evidence is None or made.tier != recall.tier or not made.finish_reason:
             return None
-        sent = [step for step in shared.flight.log if isinstance(step, Sent)]
-        found = [identity(passage) for passage in evidence.passages]
-        if shared.was_begun_again and any(list(map(identity, step.passages)) != found for step in sent):
-            return None  # its beginning counts other passages than its end
-        vector = b"" if evidence.embedding is None else np.asarray(evidence.embedding, np.float32).tobytes()
+        if recall.version and made.version != recall.version and made.finish_reason != "no_answer":
+            return None  # the rollout has moved on meanwhile
+        if shared.was_begun_again and not is_of_one_piece(shared, evidence):
+            return None
         spread = 1 + TTL_SPREAD * (2 * self._chance() - 1)
-        entry = Entry(
-            tenant_id=recall.key.tenant_id,
-            scope=recall.key.scope,
-            digest=recall.key.digest,
-            question=recall.request.question,
-            pieces=[Piece(step.text, step.citations) for step in sent],
-            passages=evidence.passages,
-            tier=made.tier,
-            edition=recall.edition,
-            finish_reason=made.finish_reason,
-            prompt_tokens=made.usage.prompt_tokens,
-            completion_tokens=made.usage.completion_tokens,
-            unsupported_citations=made.unsupported_citations,
-            hops=made.hops,
-            in_prompt=[int(str(passage["n"])) for passage in made.passages if passage["in_prompt"]],
-            degraded=list(made.degraded),
-            epoch=evidence.epoch,
-            created=now,
-            expires=now + self._ttl_s * spread,
-            vector=vector,
-        )
+        entry = entry_of(
+            recall.key, recall.request, shared, evidence,
+            edition=recall.edition, created=now, expires=now + self._life_s(recall.request, evidence) * spread,
+        )  # fmt: skip
         return self.answers.keep(recall.key, entry)
+
+    def _life_s(self, request: ChatRequest, evidence: Evidence) -> float:
+        """The shortest of the collections that were asked or found in."""
+        places = {*request.collections, *(passage.collection_id for passage in evidence.passages)}
+        return min([self._ttl_s, *(self._ttl_s_of[each] for each in places if each in self._ttl_s_of)])
 
     def _weighed(self, usage: Usage) -> Usage:
         """What a hit is billed."""
@@ -358,6 +377,11 @@ class AnswerMemory:
 
     def _since(self, start: float) -> float:
         return round((self._clock() - start) * 1000, 2)
+
+
+def _patience_s(waited_s: float) -> float:
+    """For Redis, after a read that took so long. One that took longer than it may took our own time, not Redis's."""
+    return READ_LIMIT_S - waited_s if waited_s < READ_LIMIT_S else READ_LIMIT_S / 2
 
 
 def stands_on(entry: Entry, evidence: Evidence) -> bool:

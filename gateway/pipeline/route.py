@@ -56,8 +56,8 @@ class Route:
 
     def sampling(self, asked: Sampling, receipt: Receipt) -> Sampling:
         """A tier that writes gets fewer tokens; one that quotes is told to be short (`is_short`)."""
-        if Step.SHORTER_ANSWERS not in self.steps:
-            return asked
+        if Step.SHORTER_ANSWERS not in self.steps or asked.json_schema:
+            return asked  # JSON that is cut short is none
         if not self.tier.is_generative:
             disclose(receipt, Step.SHORTER_ANSWERS)
             return asked
@@ -96,10 +96,13 @@ class Router:
     def choose(self, request: ChatRequest, receipt: Receipt) -> Route:
         """The tier by name or by `auto`, then what the ladder takes away.
 
-        Raises: NotFound (no such tier, or not for this tenant), Rejected (the ladder's last step).
+        Raises: NotFound (no such tier, or not for this tenant), InvalidRequest (a tier that cannot hold to the schema),
+        Rejected (the ladder's last step).
         """
         self._tiers.check(request.model, request.tenant)
-        if request.earlier is not None and request.earlier.left.tier:
+        if request.sampling.json_schema:
+            self._tiers.check_schemas(request.model, request.tenant)
+        if request.earlier is not None and request.earlier.left.passages is not None:
             return self._as_before(request.earlier, receipt)
         if request.model == AUTO:
             offers = self._offers(request)
@@ -128,7 +131,7 @@ class Router:
 
         Not under load: whoever gives up steps does not get a better tier.
         """
-        if not route.is_auto or route.steps:
+        if not route.is_auto or route.steps or request.sampling.json_schema:
             return None
         name = policy.better(self._offers(request), route.tier.name, self._situation(request))
         if name is None or not is_thin(request.question, passages):
@@ -148,6 +151,8 @@ class Router:
         """That tier in the place of one that failed; None where the tenant has no right to it, or it takes nobody."""
         tier = self._tiers.tiers.get(name)
         if tier is None or tier not in self._tiers.offered(request.tenant):
+            return None
+        if request.sampling.json_schema and not tier.keeps_schemas:
             return None
         steps = self._ladders.steps(name, request.priority, request.tenant.floor)
         return None if Step.REFUSE in steps else Route(tier, steps=steps)
@@ -169,7 +174,7 @@ class Router:
                 code="overloaded",
                 retry_after_s=max(1.0, self._eta_s(route.tier.name, band)),
             )
-        step = self._moves(route)
+        step = None if request.sampling.json_schema else self._moves(route)  # what quotes writes no JSON
         smaller = self._tiers.cheapest_quoting(tenant) if step else None
         if step is None or smaller is None or smaller == route.tier:
             return None
@@ -188,6 +193,9 @@ class Router:
         return Step.SMALLER_TIER if route.is_auto and Step.SMALLER_TIER in route.steps else None
 
     def _offers(self, request: ChatRequest) -> list[Offer]:
+        tiers = self._tiers.choices(request.tenant)
+        if request.sampling.json_schema:
+            tiers = self._tiers.keeping_schemas(request.tenant)
         return [
             Offer(
                 tier.name,
@@ -195,7 +203,7 @@ class Router:
                 self._eta_s(tier.name, request.priority),
                 self._pace.work_s(tier.name),
             )
-            for tier in self._tiers.choices(request.tenant)
+            for tier in tiers
         ]
 
     def _situation(self, request: ChatRequest) -> Situation:

@@ -27,12 +27,13 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Sent:
-    """used: up to the text before this one."""
+    """used: up to the text before this one. cache: what the memory has said of the work."""
 
     text: str
     citations: list[Citation]
     passages: list[Passage]
     used: Usage
+    cache: str = "miss"
 
 
 Step = Chosen | Told | Waiting | Sent
@@ -67,13 +68,13 @@ class SharedWork:
             text, citations = self._unsent(text, citations)
             if not text:
                 return
-        self.flight.put(Sent(text, citations, passages, self.made.usage))
+        self.flight.put(Sent(text, citations, passages, self.made.usage, self.made.cache))
         await self.flight.drain()
 
     async def take(self, step: Step) -> None:
         """A step of the same answer, from where it is made."""
         if isinstance(step, Sent):
-            self.made.usage = step.used
+            self.made.usage, self.made.cache = step.used, step.cache
             await self.delta(step.text, step.citations, step.passages)
         else:
             self.flight.put(step)
@@ -87,7 +88,11 @@ class SharedWork:
         made = self.made
         self.made = Receipt(id=made.id, created=made.created, outcome=made.outcome, stage=made.stage)
         self.made.tier, self.made.tier_reason = made.tier, made.tier_reason
-        self.made.degraded, self.made.cache = list(made.degraded), made.cache
+        self.made.degraded, self.made.cache, self.made.trace_id = (
+            list(made.degraded),
+            made.cache,
+            made.trace_id,
+        )
 
     def check_whole(self) -> None:
         """At the end of the work. Raises: UpstreamUnavailable where less was said than had been sent before."""
@@ -112,7 +117,8 @@ class SharedWork:
 def take_over(receipt: Receipt, made: Receipt) -> None:
     """Everything of the shared work's receipt that is not the request's own."""
     for name in ("tier", "tier_reason", "stage", "embed_ms", "search_ms", "queue_ms", "finish_reason", "hops",
-                 "unsupported_citations", "cache", "cache_similarity", "cache_agreement", "cache_age_s"):  # fmt: skip
+                 "version", "unsupported_citations", "cache", "cache_similarity", "cache_agreement",
+                 "cache_age_s"):  # fmt: skip
         setattr(receipt, name, getattr(made, name))
     receipt.degraded = list(made.degraded)
     receipt.passages = [dict(passage) for passage in made.passages]

@@ -211,7 +211,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., total_tokens: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("id", "created", "outcome", "cause", "stage", "tier", "tier_reason", "cache", "embed_ms", "search_ms", "queue_ms", "ttft_ms", "total_ms", "passages", "usage", "finish_reason", "question", "question_reason", "conversation", "unsupported_citations", "hops", "degraded", "cache_similarity", "cache_agreement", "cache_age_s", "trace_id")
+    __slots__ = ("id", "created", "outcome", "cause", "stage", "tier", "tier_reason", "cache", "embed_ms", "search_ms", "queue_ms", "ttft_ms", "total_ms", "passages", "usage", "finish_reason", "question", "question_reason", "conversation", "unsupported_citations", "hops", "degraded", "cache_similarity", "cache_agreement", "cache_age_s", "trace_id", "version")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +238,7 @@ class Receipt(_message.Message):
     CACHE_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
     CACHE_AGE_S_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     outcome: Outcome
@@ -264,7 +265,8 @@ class Receipt(_message.Message):
     cache_agreement: float
     cache_age_s: float
     trace_id: str
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., cause: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., tier: _Optional[str] = ..., tier_reason: _Optional[str] = ..., cache: _Optional[str] = ..., embed_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., passages: _Optional[_Iterable[_Union[ReceiptPassage, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., question: _Optional[str] = ..., question_reason: _Optional[str] = ..., conversation: _Optional[str] = ..., unsupported_citations: _Optional[int] = ..., hops: _Optional[int] = ..., degraded: _Optional[_Iterable[str]] = ..., cache_similarity: _Optional[float] = ..., cache_agreement: _Optional[float] = ..., cache_age_s: _Optional[float] = ..., trace_id: _Optional[str] = ...) -> None: ...
+    version: str
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., cause: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., tier: _Optional[str] = ..., tier_reason: _Optional[str] = ..., cache: _Optional[str] = ..., embed_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., passages: _Optional[_Iterable[_Union[ReceiptPassage, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., question: _Optional[str] = ..., question_reason: _Optional[str] = ..., conversation: _Optional[str] = ..., unsupported_citations: _Optional[int] = ..., hops: _Optional[int] = ..., degraded: _Optional[_Iterable[str]] = ..., cache_similarity: _Optional[float] = ..., cache_agreement: _Optional[float] = ..., cache_age_s: _Optional[float] = ..., trace_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ReceiptPassage(_message.Message):
     __slots__ = ("n", "collection_id", "file_id", "filename", "heading", "score", "start", "end", "text", "in_prompt", "cited", "page")

@@ -257,7 +257,8 @@ class Guard:
             ConnectionError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
         ):
             await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), timeout=5)
-            body = json.dumps({"replica": self.replica, "state": self.state, "reason": self.reason}).encode()
+            told = {"replica": self.replica, "state": self.state, "reason": self.reason}
+            body = json.dumps(told | {"version": self.settings.model_version}).encode()
             status = "200 OK" if self.state == "ready" else "503 Service Unavailable"
             head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             head += "connection: close\r\n\r\n"

@@ -31,6 +31,7 @@ from gateway.supervise.prepare import tiers_setting
 from gateway.supervise.triton_server import SHM_DIR
 from gateway.tier_config import UpstreamTier, api_key, configured_tiers, generate_tiers, upstream_tiers
 from gateway.tiering.tiers import BUILTIN_TIERS, names_in
+from gateway.tracing.endpoint import traces_url
 
 MIN_FREE_BYTES = 500 * 2**20
 SHM_BYTES = (
@@ -68,6 +69,7 @@ def run_checks(settings: Settings) -> list[Check]:
         *check_auto(settings),
         check_shared_memory(settings, running),
         *check_vector_store(settings),
+        *check_traces(settings),
         check_files(),
     ]
     if running:
@@ -235,6 +237,15 @@ def check_auto(settings: Settings) -> list[Check]:
     except SettingsError as error:
         return [Check("auto", False, str(error).rstrip("."), "correct TIDEGATE_AUTO_TIERS")]
     return [Check("auto", True, f"chooses among {', '.join(names)}")] if names else []
+
+
+def check_traces(settings: Settings) -> list[Check]:
+    """Where they go, not whether somebody is there: the service does not wait for a collector."""
+    try:
+        url = traces_url(settings)
+    except SettingsError as error:
+        return [Check("traces", False, str(error).rstrip("."), "correct it")]
+    return [Check("traces", True, f"go to {url}")] if url else []
 
 
 def check_shared_memory(settings: Settings, running: bool = False) -> Check:

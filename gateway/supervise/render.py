@@ -24,6 +24,8 @@ from gateway.tier_config import generate_tiers, upstream_tiers
 from gateway.triton import MODEL_HEADER, PIN_HEADER
 
 MIB = 2**20
+# Where a collector asks for a key, it stands in these.
+COLLECTOR_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 FILLS_PER_S = 10  # of the token bucket at the edge
 BURST_S = 2  # as much of the edge's rate may come at once
 
@@ -286,7 +288,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HOME": os.environ.get("HOME", "/"),
     }
-    kept = ("CUDA_", "NVIDIA_", "OMP_", "LC_", "LANG", "TZ", "SSL_CERT_")
+    kept = ("CUDA_", "NVIDIA_", "OMP_", "OTEL_", "LC_", "LANG", "TZ", "SSL_CERT_")
     keys = upstream_keys(settings)
     env |= {key: value for key, value in os.environ.items() if key.startswith(kept) or key in keys}
     return env | settings.environment()
@@ -333,6 +335,8 @@ def render_supervisor(settings: Settings, password: str) -> str:
 
 def _program_section(program: Program, settings: Settings) -> str:
     keys = [] if program.group == "gateway" else upstream_keys(settings)  # nobody else has a use for them
+    if program.group not in {"gateway", "triton"}:
+        keys += [name for name in COLLECTOR_HEADERS if name in os.environ]
     blanks = {"environment": ",".join(f'{key}=""' for key in keys)} if keys else {}
     return _section(
         f"program:{program.name}",

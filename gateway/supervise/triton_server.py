@@ -27,12 +27,16 @@ from gateway.supervise.binaries import (
 )
 from gateway.tensors import TIERS_REPOSITORY
 from gateway.tier_config import GenerateTier, generate_tiers
+from gateway.tracing.endpoint import traces_url
 
 SHM_DIR = Path("/dev/shm")  # noqa: S108 - where the python backend keeps its regions
 CLOSED_APIS = "model-repository,shared-memory,trace,logging"
 SCRATCH_ROOT = "/tmp"  # noqa: S108 - built into Triton, whatever TMPDIR says
 RETRIEVAL = "retrieval"  # in TIDEGATE_TRITON_SERVES
 CHECKPOINTS, TIERS_FILE = "checkpoints", "tiers.toml"
+COLLECTOR_PATIENCE = (
+    "2s"  # of Triton for each message: it waits for two of them before it ends (by itself 20 s)
+)
 SCRATCH_NOTE = "triton-{}.scratch"
 STUB_NAME = "triton_python_backend_stub"
 START_LIMIT_S = 180.0
@@ -257,11 +261,25 @@ def triton_command(settings: Settings, replica: int, assets: Assets) -> TritonCo
     argv += [f"--model-repository={links / path.name}" for path in served_repositories(settings, assets)]
     if served_tiers(settings):
         argv.append(f"--model-repository={links / TIERS_REPOSITORY}")
+    argv += [f"--trace-config={value}" for value in trace_config(traces_url(settings))]
     # Not even a local caller may change models, map memory or move logs: the key is known to nobody.
     key = f"{CLOSED_APIS}:tidegate-closed={uuid.uuid4().hex}"
     argv += [f"--http-restricted-api={key}", f"--grpc-restricted-protocol={key}"]
     argv += [f"--backend-config=python,shm-region-prefix-name={shm_prefix(settings, replica)}{os.getpid()}_"]
     return TritonCommand(argv, triton_environment(settings, home, links))
+
+
+def trace_config(url: str) -> list[str]:
+    """Spans of the requests that bring a trace with them, and of no others: our client says which are sampled."""
+    if not url:
+        return []
+    return [
+        "mode=opentelemetry",
+        "level=TIMESTAMPS",
+        "rate=0",
+        f"opentelemetry,url={url}",
+        "opentelemetry,resource=service.name=tidegate-triton",
+    ]
 
 
 def triton_environment(settings: Settings, home: Path, links: Path) -> dict[str, str]:
@@ -281,8 +299,11 @@ def triton_environment(settings: Settings, home: Path, links: Path) -> dict[str,
         "PYTHONUNBUFFERED": "1",
         "HOME": os.environ.get("HOME", "/"),
     }
-    # NVIDIA's container runtime and the tuning of OpenMP, where an operator has set them.
-    env |= {k: v for k, v in os.environ.items() if k.startswith(("CUDA_", "NVIDIA_", "OMP_", "LC_", "LANG"))}
+    # NVIDIA's container runtime, the tuning of OpenMP and OpenTelemetry's variables, where an operator has set them.
+    kept = ("CUDA_", "NVIDIA_", "OMP_", "OTEL_", "LC_", "LANG")
+    env |= {k: v for k, v in os.environ.items() if k.startswith(kept)}
+    if traces_url(settings):
+        env["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"] = COLLECTOR_PATIENCE
     inside = replace(settings, var=links / "var")
     if served_tiers(settings):
         inside = replace(inside, checkpoint="", tiers_file=str(links / TIERS_FILE))

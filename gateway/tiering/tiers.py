@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.errors import NotFound
+from gateway.errors import InvalidRequest, NotFound
 from gateway.settings import SettingsError
-from gateway.tier_config import ConfiguredTier, UpstreamTier
+from gateway.tier_config import ConfiguredTier, GenerateTier, UpstreamTier
 from gateway.types import Tenant
 
 
@@ -17,7 +17,7 @@ class Tier:
 
     context_tokens: prompt and answer together; 0 = quotes, so it has none. max_hops: searches beyond the first, for a
     question of two parts. fallback: names of the tiers that answer when this one cannot, in order. is_remote: it runs
-    on a server of somebody else, and slots are its alone.
+    on a server of somebody else, and slots are its alone. keeps_schemas: it can hold an answer to a JSON Schema.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Tier:
     max_hops: int = 0
     fallback: tuple[str, ...] = ()
     is_remote: bool = False
+    keeps_schemas: bool = False
 
     @property
     def is_generative(self) -> bool:
@@ -59,6 +60,22 @@ class TierBook:
             code="model_not_found",
             param="model",
         )
+
+    def check_schemas(self, model: str, tenant: Tenant) -> None:
+        """Raises: InvalidRequest where that model cannot hold an answer to a JSON Schema."""
+        able = [tier.name for tier in self.keeping_schemas(tenant)]
+        if model in able or (model == AUTO and able):
+            return
+        others = f"these can: {', '.join(able)}" if able else "no tier here can"
+        raise InvalidRequest(
+            f"The model {model!r} cannot hold an answer to a JSON Schema; {others}.",
+            code="unsupported_value",
+            param="response_format",
+        )
+
+    def keeping_schemas(self, tenant: Tenant) -> list[Tier]:
+        """Those of a tenant that can, cheapest first."""
+        return [tier for tier in self.offered(tenant) if tier.keeps_schemas]
 
     def offered(self, tenant: Tenant) -> list[Tier]:
         """What a tenant may ask for by name, cheapest first."""
@@ -97,6 +114,7 @@ def _tier(tier: ConfiguredTier, num_replicas: int) -> Tier:
         tier.context_tokens,
         fallback=tier.fallback,
         is_remote=is_remote,
+        keeps_schemas=isinstance(tier, GenerateTier) and tier.is_on_gpu,
     )
 
 

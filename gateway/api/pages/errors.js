@@ -1,10 +1,11 @@
 /* Failures and the plain words for them. */
 
 export class ServiceError extends Error {
-  /** status 0: the failure has no HTTP status of its own (the network, or an event in a stream). retryAfter: seconds. */
-  constructor({ message = "", code = "", type = "", status = 0, retryAfter = 0 }) {
+  /** status 0: the failure has no HTTP status of its own (the network, or an event in a stream). retryAfter: seconds.
+   *  last_event_id: where another worker goes on with the stream that it ended. */
+  constructor({ message = "", code = "", type = "", status = 0, retryAfter = 0, last_event_id: lastEventId = "" }) {
     super(message);
-    Object.assign(this, { code: code || "", type, status, retryAfter });
+    Object.assign(this, { code: code || "", type, status, retryAfter, lastEventId });
   }
 }
 

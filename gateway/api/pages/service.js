@@ -18,11 +18,11 @@ async function request(path, options) {
 
 export const getJson = (path) => withKey(async (headers) => (await request(path, { headers })).json());
 
-/** `begin` is called at every attempt: a person may have typed a key in between. */
-export const post = (path, body, { signal, begin } = {}) => withKey((headers) => {
+/** `begin` is called at every attempt: a person may have typed a key in between. after: the event to go on behind. */
+export const post = (path, body, { signal, begin, after } = {}) => withKey((headers) => {
   begin?.();
   return request(path, { method: "POST", signal, body: JSON.stringify(body),
-    headers: { ...headers, "Content-Type": "application/json" } });
+    headers: { ...headers, "Content-Type": "application/json", ...(after && { "Last-Event-ID": after }) } });
 });
 
 export const postJson = async (path, body) => (await post(path, body)).json();

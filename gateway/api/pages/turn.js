@@ -64,14 +64,21 @@ export class Turn {
       model: $("tier").value, messages: this.conversation.messages(this), stream: true,
       stream_options: { include_usage: true }, tidegate: { events: true, ...(collection && { collections: [collection] }) },
     };
+    let after = "";
+    do after = await this.part(body, after); while (after);
+  }
+
+  /** Takes the answer, or the rest of it. Returns the event behind which another worker goes on; "" = all of it came. */
+  async part(body, after) {
     const heard = () => this.heard();
-    const response = await post("/v1/chat/completions", body, { signal: this.abort.signal, begin: heard });
+    const response = await post("/v1/chat/completions", body, { signal: this.abort.signal, begin: heard, after });
     try {
       for await (const data of eventData(response.body, heard)) {
-        if (data === "[DONE]") return;
+        if (data === "[DONE]") return "";
         this.take(JSON.parse(data));
       }
     } catch (error) {
+      if (error.lastEventId) return error.lastEventId;
       if (error instanceof ServiceError || this.abort.signal.aborted) throw error;
     }
     throw new ServiceError({ code: "cut" });

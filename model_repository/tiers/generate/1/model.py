@@ -1,8 +1,9 @@
 """`generate` on Triton, decoupled: the model of every generative tier. Its inputs: gateway/tensors.py (generate_model).
 
-Each response: text_output BYTES [1], output_ids INT32 [N]; the last one also finish_reason BYTES [1] and
-num_input_tokens INT32 [1], and the final flag. A refused request gets one error, also final: INVALID_ARG
-`prompt_too_long: …` or `<tensor>: …`, UNAVAILABLE `engine_full: …`, else INTERNAL.
+Each response: text_output BYTES [1], output_ids INT32 [N]; the last one also finish_reason BYTES [1],
+num_input_tokens INT32 [1], version BYTES [1] (of the model, as its rollout names it), and the final flag. A refused
+request gets one error, also final: INVALID_ARG `prompt_too_long: …` or `<tensor>: …`, UNAVAILABLE `engine_full: …`,
+else INTERNAL.
 
 Thin: gateway.generation decides everything. The model's own thread runs one event loop, in which the engine steps and
 every request is a task.
@@ -38,6 +39,7 @@ KV_USAGE_EVERY = 25  # of those; the counts are shown whenever they change
 class TritonPythonModel:
     def initialize(self, args):
         settings = load_settings()
+        self._version = settings.model_version.encode()
         self._tier = next(tier for tier in generate_tiers(settings) if tier.name == args["model_name"])
         folder = prepared_folder(self._tier, settings.models_dir)
         self._chat = ChatFormat.load(folder)
@@ -99,7 +101,10 @@ class TritonPythonModel:
                 values, max_tokens=tier.max_tokens, temperature=tier.temperature, top_p=tier.top_p
             )
             stream = AnswerStream(
-                self._engine, self._chat, tier.context_tokens, lambda answer: _send(sender, answer)
+                self._engine,
+                self._chat,
+                tier.context_tokens,
+                lambda answer: _send(sender, answer, self._version),
             )
             await stream.run(request)
         except asyncio.CancelledError:
@@ -138,7 +143,7 @@ class Gauges:
         self._num_calls += 1
 
 
-def _send(sender, answer):
+def _send(sender, answer, version):
     tensors = [
         pb_utils.Tensor("text_output", np.array([answer.text.encode()], np.object_)),
         pb_utils.Tensor("output_ids", np.array(answer.token_ids, np.int32)),
@@ -148,6 +153,7 @@ def _send(sender, answer):
             pb_utils.Tensor("finish_reason", np.array([answer.finish_reason.encode()], np.object_))
         )
         tensors.append(pb_utils.Tensor("num_input_tokens", np.array([answer.num_input_tokens], np.int32)))
+        tensors.append(pb_utils.Tensor("version", np.array([version], np.object_)))
     sender.send(pb_utils.InferenceResponse(tensors), flags=FINAL if answer.finish_reason else 0)
 
 

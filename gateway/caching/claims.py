@@ -1,0 +1,90 @@
+"""Who makes the answer to a question that is asked in several workers at once: the first one that says so in Redis.
+
+A claim names the flight that leads, and has no lease: a leader that is gone hears nothing, which Redis tells whoever
+comes next. Where Redis does not answer nobody leads but each worker alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gateway.caching.entry import Entry, EntryRefused, decode
+from gateway.caching.key import Key
+from gateway.caching.shared import entry_name
+from gateway.storage.redis_trips import Away, RedisTrips
+
+CHANNEL = "tidegate:flights:"  # and the worker's name: where a worker is told of flights
+LIFE_S = 900  # of a claim that nobody took back
+LEAST_S = 0.001  # for a claim, however long the cache was waited for
+
+# The answer, if it is there by now; else the flight that leads, if its worker hears of its new reader; else this one's.
+_CLAIM = """
+local answer = ARGV[6] == '1' and redis.call('GET', KEYS[1])
+if answer then return {'answered', answer} end
+local leader = redis.call('GET', KEYS[2])
+if leader and leader ~= ARGV[3] then
+  local worker = string.match(leader, '^(.-):')
+  if worker and worker ~= ARGV[2] and redis.call('PUBLISH', ARGV[4] .. worker, leader .. '\\n' .. ARGV[5]) > 0 then
+    return {'followed', leader}
+  end
+end
+redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[7])
+return {'led', ARGV[1]}
+"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+class Led(NamedTuple):
+    """By this worker. flight: its name; empty where no other worker knows of it."""
+
+    flight: str
+
+
+class Followed(NamedTuple):
+    """Another worker leads."""
+
+    flight: str
+
+
+class Answered(NamedTuple):
+    entry: Entry
+
+
+Standing = Led | Followed | Answered
+
+
+def claim_name(key: Key, band: str) -> str:
+    return f"{entry_name(key.tenant_id, key.digest)}:flight:{band}"
+
+
+class Claims:
+    """worker: this one's name. greeting: what a leader is told of its new reader."""
+
+    def __init__(self, trips: RedisTrips, worker: str, greeting: bytes) -> None:
+        self._trips, self._worker, self._greeting = trips, worker, greeting
+
+    async def take(
+        self, key: Key, band: str, mine: str, *, lost: str = "", may_be_answered: bool = True, limit_s: float
+    ) -> Standing:
+        """mine: the flight that will lead if none does yet. lost: one that is known to be gone. Never raises; alone
+        where Redis does not answer in time."""
+        names = entry_name(key.tenant_id, key.digest), claim_name(key, band)
+        args = (mine, self._worker, lost, CHANNEL, self._greeting, int(may_be_answered), LIFE_S)
+        try:
+            reply = await self._trips.call("EVAL", _CLAIM, 2, *names, *args, limit_s=max(LEAST_S, limit_s))
+            standing, told = reply[0], reply[1]
+        except (Away, TypeError, IndexError):
+            return Led("")
+        if standing == b"followed":
+            return Followed(told.decode("ascii", "replace"))
+        if standing == b"answered":
+            try:
+                return Answered(decode(told, key))
+            except EntryRefused:
+                return Led("")
+        return Led(mine)
+
+    def release(self, key: Key, band: str, flight: str) -> None:
+        """Soon. One that stays behind is found to lead nowhere."""
+        if flight:
+            self._trips.post("EVAL", _RELEASE, 1, claim_name(key, band), flight)

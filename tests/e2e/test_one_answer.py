@@ -1,0 +1,65 @@
+"""Many who ask the same at once get one answer, whichever worker they meet: two workers behind Envoy, a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import Launch, Service
+
+NUM_CLIENTS = 500
+QUESTION = "How does a tide gate hold back the surge of a storm?"
+READER_CALLS = re.compile(r'^nv_inference_request_success\{[^}]*model="reader"[^}]*\} (\d+)', re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def pair(launch: Launch) -> Service:
+    return launch(gateway_workers=2)
+
+
+def reader_calls(service: Service) -> int:
+    """Answers that Triton's reader has made."""
+    text = httpx.get(f"http://127.0.0.1:{service.settings.triton_ports(0)[2]}/metrics", timeout=10).text
+    return sum(int(count) for count in READER_CALLS.findall(text))
+
+
+def flights(service: Service) -> dict[str, float]:
+    """Of both workers, by role."""
+    found: dict[str, float] = {}
+    for index in range(service.settings.num_workers):
+        text = httpx.get(f"http://127.0.0.1:{service.settings.worker_port(index)}/metrics", timeout=10).text
+        for role, count in re.findall(r'tidegate_cache_flights_total\{role="(\w+)"\} ([0-9.]+)', text):
+            found[role] = found.get(role, 0) + float(count)
+    return found
+
+
+async def ask(client: httpx.AsyncClient, *, stream: bool) -> tuple[str, str]:
+    """The verdict in the header, and the reply."""
+    body = {"model": "fast", "stream": stream, "messages": [{"role": "user", "content": QUESTION}]}
+    reply = await client.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    return reply.headers["x-tidegate-cache"], reply.text
+
+
+async def test_five_hundred_cold_questions_over_two_workers_are_one_request_to_the_engine(
+    pair: Service,
+) -> None:
+    before = reader_calls(pair)
+    limits = httpx.Limits(max_connections=NUM_CLIENTS)
+    headers = {"authorization": f"Bearer {pair.api_key}"}
+    async with httpx.AsyncClient(
+        base_url=pair.base_url, headers=headers, timeout=60, limits=limits
+    ) as client:
+        replies = await asyncio.gather(*(ask(client, stream=bool(at % 2)) for at in range(NUM_CLIENTS)))
+    told = [verdict for verdict, _ in replies]
+    assert told.count("miss") == 1
+    assert set(told) <= {"miss", "joined", "exact"}
+    assert reader_calls(pair) - before == 1
+    texts = {"".join(re.findall(r'"content":"((?:[^"\\]|\\.)*)"', text)) for _, text in replies}
+    assert len(texts) == 1
+    assert all(len(text) > 50 for text in texts)
+    by_role = flights(pair)
+    assert (by_role.get("led"), by_role.get("alone")) == (1, None)

@@ -1,0 +1,134 @@
+"""What the answer cache did is told at both doors, streamed or not; and what it holds is shown to the operator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest_asyncio
+
+from gateway.pipeline.memory_parts import answer_memory
+from gateway.pipeline.remember import AnswerMemory
+from gateway.proto import chat_pb2, chat_pb2_grpc
+from tests.integration.api.conftest import Gateway
+
+HEADER = "x-tidegate-cache"
+QUESTION = "What is a tide gate?"
+
+
+@pytest_asyncio.fixture
+async def remembering(gateway: Gateway) -> AsyncIterator[Gateway]:
+    """The gateway with a memory, in step with the corpus."""
+    services = gateway.services
+    memory = answer_memory(services.settings, services.database, services.redis, services.metrics)
+    assert memory is not None
+    assert memory.joint is not None
+    gateway.retriever.epoch = 0
+    await memory.watch.look()
+    looking = asyncio.create_task(memory.watch.run())
+    services.pipeline.memory = memory
+    services.pipeline._gatherer._retrievals = memory.retrievals
+    yield gateway
+    looking.cancel()
+    await memory.answers.settle()
+    await memory.joint.close()
+
+
+async def streamed(gateway: Gateway, **ours: Any) -> str | None:
+    """The header of a streamed answer."""
+    body = {
+        "model": "fast",
+        "stream": True,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "tidegate": ours,
+    }
+    async with gateway.client.stream(
+        "POST", "/v1/chat/completions", json=body, headers=gateway.auth()
+    ) as reply:
+        await reply.aread()
+        return reply.headers.get(HEADER)
+
+
+async def called(gateway: Gateway, *, events: bool = False) -> tuple[dict[str, str], dict[str, str], str]:
+    """Of a gRPC call: its initial and its trailing metadata, and what the receipt says."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        metadata = tuple(gateway.auth().items())
+        message = chat_pb2.ChatRequest(
+            model="fast", events=events, messages=[chat_pb2.Message(role=chat_pb2.ROLE_USER, content=QUESTION)]
+        )
+        call = chat_pb2_grpc.ChatServiceStub(channel).Chat(message, metadata=metadata)
+        events_read = [event async for event in call]
+        initial, trailing = await call.initial_metadata(), await call.trailing_metadata()
+    return dict(initial), dict(trailing), events_read[-1].done.receipt.cache
+
+
+async def test_a_stream_says_it_in_its_header(remembering: Gateway) -> None:
+    told = [await streamed(remembering) for _ in range(2)]
+    told += [await streamed(remembering, cache=choice) for choice in ("refresh", "off")]
+    assert told == ["miss", "exact", "refresh", "off"]
+
+
+async def test_who_reads_along_is_told_so_with_the_first_text(remembering: Gateway) -> None:
+    remembering.fast.gap_s, remembering.fast.delay_s = 0.02, 0.05
+    told = await asyncio.gather(*(streamed(remembering) for _ in range(4)))
+    assert sorted(filter(None, told)) == ["joined", "joined", "joined", "miss"]
+
+
+async def test_a_call_says_it_in_its_metadata(remembering: Gateway) -> None:
+    for verdict in ("miss", "exact"):
+        initial, trailing, receipt = await called(remembering)
+        assert (initial[HEADER], trailing[HEADER], receipt) == (verdict,) * 3
+
+
+async def test_a_call_that_begins_before_it_is_known_says_it_at_its_end(remembering: Gateway) -> None:
+    remembering.retriever.delay_s = 0.1
+    initial, trailing, _ = await called(remembering, events=True)
+    assert HEADER not in initial
+    assert trailing[HEADER] == "miss"
+
+
+async def test_without_a_memory_all_is_off(gateway: Gateway) -> None:
+    assert await streamed(gateway) == "off"
+    assert (await gateway.ask()).headers[HEADER] == "off"
+
+
+async def view(gateway: Gateway, tenant: str = "operator") -> Any:
+    return await gateway.client.get("/admin/cache", headers=gateway.auth(tenant))
+
+
+async def test_the_operator_sees_what_the_cache_holds_and_how_often_it_was_wrong(
+    remembering: Gateway,
+) -> None:
+    for _ in range(3):
+        await remembering.ask()
+    await remembering.client.post(
+        "/v1/embeddings",
+        json={"model": "all-MiniLM-L6-v2", "input": ["a", "b", "a"]},
+        headers=remembering.auth(),
+    )
+    memory = remembering.services.pipeline.memory
+    assert isinstance(memory, AnswerMemory)
+    for was_right in (True, True, False):
+        memory.thresholds.observe("scope", 0.9, was_right=was_right)
+    shown = (await view(remembering)).json()
+    assert shown["verdicts"] == {"miss": 1, "exact": 2}
+    assert shown["hit_rate"] == 0.6667
+    wrong = shown["false_hits"]
+    assert (wrong["budget"], wrong["checked"], wrong["wrong"], wrong["rate"]) == (0.005, 3, 1, 0.333333)
+    assert 0.33 < wrong["bound"] < 1
+    assert (shown["answers"]["entries"], shown["searches"]["entries"]) == (1, 1)
+    assert shown["answers"]["bytes"] > 0
+    assert (shown["vectors"]["entries"], shown["vectors"]["miss"]) == (2, 2)
+    assert shown["flights"] == {"followers": 0, "alone": 1}
+
+
+async def test_before_anything_was_checked_no_rate_is_made_up(remembering: Gateway) -> None:
+    shown = (await view(remembering)).json()
+    assert (shown["false_hits"]["rate"], shown["false_hits"]["bound"], shown["hit_rate"]) == (None, 1.0, None)
+
+
+async def test_the_view_needs_an_admin_key_and_says_when_the_cache_is_off(gateway: Gateway) -> None:
+    assert (await view(gateway, "acme")).status_code == 403
+    assert (await view(gateway)).json() == {"object": "cache", "is_on": False}

@@ -1,0 +1,111 @@
+"""Answers that must hold to a JSON Schema: by tiers that can, by their chains' members that can, and by nobody else."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from gateway.admission.slots import SlotQueue
+from gateway.chat import ChatPipeline, ChatRequest
+from gateway.errors import InvalidRequest, UpstreamUnavailable
+from gateway.metrics import Metrics
+from gateway.tier_config import GenerateTier, UpstreamTier
+from gateway.tiering.ladder import Orders, Step
+from gateway.tiering.tiers import Tier, TierBook, builtin_tiers, generative_tiers
+from gateway.types import Receipt, Sampling, Tenant
+from tests.fakes.engines import ScriptedAnswerer, ScriptedRetriever
+from tests.fakes.memory import ListeningSink
+
+SCHEMA = '{"type":"object"}'
+
+
+class Bench:
+    """`cpu` writes and cannot; `small` and `large` can."""
+
+    def __init__(self, *, able: bool = True) -> None:
+        tiers = [*builtin_tiers(2, 2), Tier("cpu", "", 8, 2, 4096)]
+        if able:
+            tiers += [
+                Tier("small", "", 8, 2, 4096, keeps_schemas=True),
+                Tier("large", "", 8, 2, 4096, fallback=("deep", "cpu", "small"), keeps_schemas=True),
+            ]
+        self.answerers = {tier.name: ScriptedAnswerer(texts=["{}"]) for tier in tiers}
+        self.pipeline = ChatPipeline(
+            retriever=ScriptedRetriever(),
+            answerers=self.answerers,
+            tiers=TierBook(tiers),
+            queues={tier.name: SlotQueue(1, max_waiting=0, ttl_s=1, clock=time.monotonic) for tier in tiers},
+            record=self,
+            metrics=Metrics(),
+        )
+
+    def record(self, tenant: Tenant, receipt: Receipt) -> None: ...
+
+    async def run(self, model: str, tenant: Tenant | None = None, schema: str = SCHEMA) -> Receipt:
+        now = time.monotonic()
+        fields: dict[str, Any] = {
+            "id": "chatcmpl-1", "tenant": tenant or Tenant("t"), "model": model, "question": "what?", "received": now,
+            "deadline": now + 5, "created": 1, "sampling": Sampling(json_schema=schema),
+        }  # fmt: skip
+        return await self.pipeline.run(ChatRequest(**fields), ListeningSink())
+
+
+async def test_a_tier_that_can_is_given_the_schema() -> None:
+    bench = Bench()
+    assert (await bench.run("large")).tier == "large"
+    assert bench.answerers["large"].inquiries[0].sampling.json_schema == SCHEMA
+
+
+@pytest.mark.parametrize("model", ["fast", "deep", "cpu"])
+async def test_a_tier_that_cannot_says_which_can(model: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await Bench().run(model)
+    assert refused.value.message == (
+        f"The model '{model}' cannot hold an answer to a JSON Schema; these can: small, large."
+    )
+    assert (refused.value.code, refused.value.param) == ("unsupported_value", "response_format")
+
+
+@pytest.mark.parametrize("model", ["auto", "cpu"])
+async def test_where_none_can_it_is_said(model: str) -> None:
+    with pytest.raises(InvalidRequest, match="cannot hold an answer to a JSON Schema; no tier here can"):
+        await Bench(able=False).run(model)
+
+
+async def test_auto_takes_one_that_can_and_that_the_tenant_may_use() -> None:
+    assert (await Bench().run("auto")).tier == "small"
+    assert (await Bench().run("auto", Tenant("t", tiers=frozenset({"fast", "large"})))).tier == "large"
+    with pytest.raises(InvalidRequest, match="no tier here can"):
+        await Bench().run("auto", Tenant("t", tiers=frozenset({"fast", "cpu"})))
+
+
+async def test_only_members_of_the_chain_that_can_take_its_place() -> None:
+    bench = Bench()
+    bench.answerers["large"].fail_with = UpstreamUnavailable("away")
+    assert (await bench.run("large")).tier == "small"
+    bench.answerers["small"].fail_with = UpstreamUnavailable("away too")
+    with pytest.raises(UpstreamUnavailable):
+        await bench.run("large")
+    assert bench.answerers["deep"].started == bench.answerers["cpu"].started == 0
+
+
+async def test_under_load_json_is_neither_quoted_nor_cut_short() -> None:
+    bench = Bench()
+    bench.pipeline.ladders.orders = Orders(
+        [Step.SHORTER_ANSWERS, Step.SMALLER_TIER, Step.EXTRACTIVE_ONLY], []
+    )
+    receipt = await bench.run("auto")
+    assert (receipt.tier, receipt.degraded) == ("small", [])
+    assert bench.answerers["small"].inquiries[0].sampling.max_tokens is None
+
+
+def test_the_engines_that_can_are_those_with_a_grammar() -> None:
+    configured = [
+        GenerateTier(name="a", checkpoint="x", engine="tensorrt_llm"),
+        GenerateTier(name="b", checkpoint="x", engine="vllm"),
+        GenerateTier(name="c", checkpoint="x"),
+        UpstreamTier(name="d", base_url="http://x", model="m"),
+    ]
+    assert [tier.keeps_schemas for tier in generative_tiers(configured, 1)] == [True, True, False, False]
