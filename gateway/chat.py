@@ -211,6 +211,7 @@ class ChatPipeline:
             size=len(request.question) + _history_chars(request),
             has_own_deadline=request.has_own_deadline,
             ticket=request.ticket,
+            on_place=None if request.trail is None else request.trail.placed,
         )
 
     async def _served(

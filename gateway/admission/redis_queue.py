@@ -17,7 +17,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,7 +29,7 @@ from gateway.admission.queue_store import Away, QueueStore, State
 from gateway.admission.refusals import RecentRefusals, displaced, refused, waited_too_long
 from gateway.admission.slots import SlotQueue, milliseconds, seconds
 from gateway.admission.tickets import TICKET_LIFE_S, Place, Tickets
-from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, stand
+from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, Waiter, stand
 
 log = logging.getLogger("tidegate.queue")
 
@@ -42,14 +42,6 @@ _encode = msgspec.json.Encoder().encode
 
 class _Lost(Exception):
     """The place in line is gone, through no fault of the request."""
-
-
-@dataclass
-class _Waiter:
-    future: asyncio.Future[str]
-    position: int = 1
-    eta_s: float = 1.0
-    missed: int = 0  # looks in a row that found no such place
 
 
 class RedisQueue:
@@ -92,7 +84,7 @@ class RedisQueue:
         )
         self._share = share
         self._state = State()
-        self._waiters: dict[str, _Waiter] = {}
+        self._waiters: dict[str, Waiter] = {}
         self._entering: set[str] = set()
         self._held: set[str] = set()
         self._returned: list[tuple[str, float, str, int, int]] = []
@@ -190,7 +182,7 @@ class RedisQueue:
         place = self._tickets.read(
             claim.ticket, tier=self.name, band=number, tenant=claim.tenant, now_s=time.time()
         )
-        waiter = _Waiter(asyncio.get_running_loop().create_future())
+        waiter = Waiter(asyncio.get_running_loop().create_future())
         self._waiters[name] = waiter  # before the call: what ends the wait may overtake the reply
         self._entering.add(name)
         try:
@@ -202,6 +194,8 @@ class RedisQueue:
                 self._entering.discard(name)
             status, eta_s = reply[0].decode(), seconds(float(reply[2]))
             self._state.inflight, self._state.is_line = int(reply[4]), bool(reply[5])
+            if claim.on_place is not None and status in {"granted", "waiting"}:
+                claim.on_place(partial(self._ticket, band, claim, Place(int(reply[3]), "")))
             if status == "granted":
                 return self._permit(name, claim, number)
             if status != "waiting":
@@ -353,7 +347,7 @@ class RedisQueue:
                 "queue %s: redis does not answer, so this worker goes by its own share: %s", self.name, why
             )
         for waiter in self._waiters.values():
-            _say(waiter, "away")
+            waiter.say("away")
 
     async def _look(self) -> None:
         """Tell each waiter its place, and find those whose place or mail was lost."""
@@ -379,7 +373,7 @@ class RedisQueue:
             return
         waiter.missed += 1
         if waiter.missed > 1:  # once may be mail that is on its way
-            _say(waiter, "granted" if position == 0 else "lost")
+            waiter.say("granted" if position == 0 else "lost")
 
     async def _read_mail(self) -> None:
         while True:
@@ -390,11 +384,6 @@ class RedisQueue:
         kind, name = letter[0], letter[1:]
         waiter = self._waiters.get(name)
         if waiter is not None:
-            _say(waiter, "granted" if kind == "g" else "displaced")
+            waiter.say("granted" if kind == "g" else "displaced")
         elif kind == "g" and name not in self._held:
             self._return(name, -1.0, "", 0, 0)  # it has left in the same instant
-
-
-def _say(waiter: _Waiter, word: str) -> None:
-    if not waiter.future.done():
-        waiter.future.set_result(word)

@@ -118,12 +118,12 @@ class SlotQueue:
         name = next(self._names)
         entered = self._line.enter(name, ask, self._now_ms())
         self._tell()
+        if claim.on_place is not None and entered.status in {"granted", "waiting"}:
+            claim.on_place(lambda: self._ticket(claim, number, entered.tag))
         if entered.status == "granted":
             return self._permit(name, claim, number)
         if entered.status != "waiting":
-            ticket = self._tickets.issue(
-                tier=self.name, band=number, tenant=claim.tenant, tag=entered.tag, now_s=now, id=place.id
-            )
+            ticket = self._ticket(claim, number, entered.tag, place.id)
             raise refused(entered.status, seconds(entered.eta_ms), ticket)
         self._waiters[name] = asyncio.get_running_loop().create_future()
         try:
@@ -171,6 +171,11 @@ class SlotQueue:
     def _where(self, name: str) -> tuple[int, float]:
         position, eta_ms = self._line.where(name, self._now_ms())
         return position, seconds(eta_ms)
+
+    def _ticket(self, claim: Claim, band: int, tag: int, id: str = "") -> str:
+        return self._tickets.issue(
+            tier=self.name, band=band, tenant=claim.tenant, tag=tag, now_s=self._clock(), id=id
+        )
 
     def _permit(self, name: str, claim: Claim, band: int) -> Permit:
         granted = self._clock()

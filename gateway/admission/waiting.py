@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
@@ -19,6 +20,8 @@ class Claim(NamedTuple):
     """cost: tokens, what is written counted double. size: bytes kept while it waits.
 
     has_own_deadline: the deadline is the caller's, who would rather hear now that it cannot be met.
+    on_place: told how to make a ticket of the place, as soon as there is one: whoever must leave it through no fault of
+    its own comes back with that.
     """
 
     tenant: str = ""
@@ -26,6 +29,7 @@ class Claim(NamedTuple):
     size: int = 0
     has_own_deadline: bool = False
     ticket: str = ""
+    on_place: Callable[[Callable[[], str]], object] | None = None
 
 
 NO_CLAIM = Claim()
@@ -105,6 +109,21 @@ class Queue(Protocol):
     async def acquire(
         self, *, band: str, deadline: float, on_wait: OnWait | None = None, claim: Claim = NO_CLAIM
     ) -> Permit: ...
+
+
+@dataclass
+class Waiter:
+    """One place in a line elsewhere, as its worker knows it. missed: looks in a row that found no such place."""
+
+    future: asyncio.Future[str]
+    position: int = 1
+    eta_s: float = 1.0
+    missed: int = 0
+
+    def say(self, word: str) -> None:
+        """End the wait, if nothing has."""
+        if not self.future.done():
+            self.future.set_result(word)
 
 
 async def stand(

@@ -56,7 +56,8 @@ def _hours(axes: Any, lines: Sequence[Line]) -> None:
     axes.set_ylim(0, 1)
     axes.set_xlabel("hour of the day")
     axes.set_title("what the receipts say", loc="left", fontsize=9, color=FAINT)
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=7, loc="lower right", facecolor="white", framealpha=1, edgecolor="white")
 
 
 def _first_texts(axes: Any, measured: Measured) -> None:
@@ -76,6 +77,7 @@ def _work(axes: Any, used: dict[str, dict[str, float]]) -> None:
         values = [used[arm].get(name, 0.0) for arm in arms]
         axes.bar(arms, values, bottom=base, color=f"C{at}", label=name)
         base = [low + value for low, value in zip(base, values, strict=True)]
+    axes.set_axisbelow(True)
     axes.set_title("processor ms a question", loc="left", fontsize=9, color=FAINT)
     axes.legend(frameon=False, fontsize=7)
 
@@ -113,6 +115,7 @@ def draw_peer(folder: Path, summary: dict[str, Any]) -> Path:
             values = [summary["p50_ms"][f"{arm}/{kind}"] for kind in kinds]
             axes[1].bar(np.arange(2) + offset, values, 0.38, color=colour, label=arm)
         axes[1].set_xticks(range(2), kinds)
+        axes[1].set_axisbelow(True)
         axes[1].set_yscale("log")
         axes[1].set_ylim(0.02, 12)
         axes[1].set_title("p50 of a hit without model and search, ms", loc="left", fontsize=9, color=FAINT)

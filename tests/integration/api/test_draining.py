@@ -155,3 +155,34 @@ async def test_an_upload_that_runs_is_waited_for(gateway: Gateway, doors: list[D
     assert json.loads(await reader.read())["filename"] == "a.txt"
     assert await drained
     writer.close()
+
+
+async def test_who_waits_in_line_is_refused_with_a_ticket_for_the_place(
+    gateway: Gateway, doors: list[Door]
+) -> None:
+    gateway.services.settings = replace(gateway.settings, drain_s=0.1)
+    permits = [await gateway.queue.acquire(band="interactive", deadline=float("inf")) for _ in range(2)]
+    asked = asyncio.create_task(gateway.ask())
+    await until(lambda: gateway.queue.num_waiting == 1)
+    assert not await begin(gateway)
+    await cut_off(gateway.services, gateway.server, gateway.door)
+    reply = await asked
+    ticket = reply.json()["error"]["ticket"]
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")
+    assert int(reply.headers["retry-after"]) >= 1
+    gateway.services.lifecycle.state = State.READY
+    order: list[str] = []
+
+    async def again(name: str, **extra: object) -> None:
+        assert (await gateway.ask(name, **extra)).status_code == 200
+        order.append(name)
+
+    gateway.fast.delay_s = 0.1
+    later = asyncio.create_task(again("later"))
+    await until(lambda: gateway.queue.num_waiting == 1)
+    first = asyncio.create_task(again("first", tidegate={"ticket": ticket}))
+    await until(lambda: gateway.queue.num_waiting == 2)
+    permits[0].release()
+    await asyncio.gather(first, later)
+    permits[1].release()
+    assert order == ["first", "later"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -170,3 +171,39 @@ async def test_shutting_down_gives_the_slots_back_at_once(workers: Workers) -> N
     permit.release()
     await first.close()
     (await asyncio.wait_for(task, 1)).release()
+
+
+async def test_who_must_leave_the_line_comes_back_to_its_place(workers: Workers) -> None:
+    """As at the end of a drain: the worker leaves, its waiter asks another one with the ticket it was given."""
+    first, second = await workers.start(limit=1), await workers.start(limit=1)
+    held = await take(second)
+    tickets: list[Callable[[], str]] = []
+    stands = asyncio.Event()
+    claim = Claim(tenant="a", on_place=tickets.append)
+    leaving = asyncio.create_task(
+        first.acquire(
+            band="interactive",
+            deadline=time.monotonic() + 30,
+            on_wait=lambda *_: stands.set(),
+            claim=claim,
+        )
+    )
+    await asyncio.wait_for(stands.wait(), 5)
+    later = await waiting(second)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    ticket = tickets[0]()
+    back_at: list[int] = []
+    back = asyncio.create_task(
+        second.acquire(
+            band="interactive",
+            deadline=time.monotonic() + 30,
+            on_wait=lambda position, _: back_at.append(position),
+            claim=Claim(tenant="a", ticket=ticket),
+        )
+    )
+    await until(lambda: back_at)
+    assert back_at[0] == 1
+    held.release()
+    (await asyncio.wait_for(back, 5)).release()
+    (await asyncio.wait_for(later, 5)).release()
