@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from typing import TextIO
+
+import msgspec
 
 from gateway import request_id
 from gateway.settings import Settings
 from gateway.tracing import spans
 
+_encode = msgspec.json.Encoder().encode
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -21,11 +23,16 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, part: str) -> None:
         super().__init__()
         self._part = part
+        self._newest = (-1, "")  # whole second, and how it is written; one value, as several threads log
 
     def format(self, record: logging.LogRecord) -> str:
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        second, told = self._newest
+        if second != int(record.created):
+            second = int(record.created)
+            told = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._newest = second, told
         line = {
-            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "time": f"{told}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "part": self._part,
             "logger": record.name,
@@ -37,11 +44,14 @@ class JsonFormatter(logging.Formatter):
             line["trace_id"], line["span_id"] = span.trace_id, span.span_id
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _encode(line).decode()
 
 
 def set_up_logging(settings: Settings, part: str, stream: TextIO) -> None:
     """Of a whole process. part: what it is, as in gateway-0."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = (
+        False  # no format of ours tells them
+    )
     handler = logging.StreamHandler(stream)
     is_json = settings.log_format == "json"
     handler.setFormatter(JsonFormatter(part) if is_json else logging.Formatter(TEXT))

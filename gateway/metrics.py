@@ -271,7 +271,8 @@ class Metrics:
         self.cache_flights = Counter(
             "tidegate_cache_flights",
             "Answers that were not remembered, by who made them: led (this worker, others may read), followed (another"
-            " worker), taken_over (this one, as the other was lost), alone (this one, Redis was not asked).",
+            " worker), taken_over (this one, as the other was lost), answered (it was there by then), alone (this one,"
+            " without Redis).",
             ["role"],
             registry=self.registry,
         )

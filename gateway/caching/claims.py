@@ -6,9 +6,10 @@ comes next. Where Redis does not answer nobody leads but each worker alone.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import asyncio
+from typing import Any, NamedTuple
 
-from gateway.caching.entry import Entry, EntryRefused, decode
+from gateway.caching.entry import Entry, decode
 from gateway.caching.key import Key
 from gateway.caching.shared import entry_name
 from gateway.storage.redis_trips import Away, RedisTrips
@@ -53,6 +54,19 @@ class Answered(NamedTuple):
 Standing = Led | Followed | Answered
 
 
+def read(reply: Any, key: Key) -> Standing:
+    """What Redis has said; alone where it is nothing of ours."""
+    try:
+        standing, told = reply
+        if standing == b"followed":
+            return Followed(told.decode("ascii"))
+        if standing == b"answered":
+            return Answered(decode(told, key))
+        return Led(told.decode("ascii"))
+    except (TypeError, ValueError, AttributeError):  # an EntryRefused is a ValueError
+        return Led("")
+
+
 def claim_name(key: Key, band: str) -> str:
     return f"{entry_name(key.tenant_id, key.digest)}:flight:{band}"
 
@@ -63,26 +77,25 @@ class Claims:
     def __init__(self, trips: RedisTrips, worker: str, greeting: bytes) -> None:
         self._trips, self._worker, self._greeting = trips, worker, greeting
 
-    async def take(
-        self, key: Key, band: str, mine: str, *, lost: str = "", may_be_answered: bool = True, limit_s: float
-    ) -> Standing:
-        """mine: the flight that will lead if none does yet. lost: one that is known to be gone. Never raises; alone
-        where Redis does not answer in time."""
+    def ask(
+        self, key: Key, band: str, mine: str, *, lost: str = "", may_be_answered: bool = True
+    ) -> asyncio.Future[Any]:
+        """To be read once it is done. mine: the flight that will lead if none does yet. lost: one that is known to be
+        gone."""
         names = entry_name(key.tenant_id, key.digest), claim_name(key, band)
         args = (mine, self._worker, lost, CHANNEL, self._greeting, int(may_be_answered), LIFE_S)
+        return self._trips.post("EVAL", _CLAIM, 2, *names, *args)
+
+    async def answered(self, asking: asyncio.Future[Any], key: Key, limit_s: float) -> Standing | None:
+        """None = not in time. Never raises; alone where Redis does not answer at all, or is not waited for."""
+        if not asking.done() and self._trips.is_resting:
+            return None
         try:
-            reply = await self._trips.call("EVAL", _CLAIM, 2, *names, *args, limit_s=max(LEAST_S, limit_s))
-            standing, told = reply[0], reply[1]
-        except (Away, TypeError, IndexError):
-            return Led("")
-        if standing == b"followed":
-            return Followed(told.decode("ascii", "replace"))
-        if standing == b"answered":
-            try:
-                return Answered(decode(told, key))
-            except EntryRefused:
-                return Led("")
-        return Led(mine)
+            await self._trips.reply(asking, limit_s=max(LEAST_S, limit_s))
+        except Away:
+            if not asking.done():
+                return None
+        return read(asking.result(), key)
 
     def release(self, key: Key, band: str, flight: str) -> None:
         """Soon. One that stays behind is found to lead nowhere."""

@@ -102,7 +102,7 @@ class SharedStore:
 
     def put(self, entry: Entry) -> asyncio.Task[None] | None:
         """Keep an entry, soon: as soon as the task is done. Never blocks, never raises."""
-        if self.is_resting or len(self._writes) >= MAX_WRITES:
+        if self._trips.is_away or self._clock() < self._rests_until or len(self._writes) >= MAX_WRITES:
             self._count("write", "left_out")
             return None
         try:

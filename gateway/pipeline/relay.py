@@ -216,6 +216,10 @@ class Relay:
         for mail in self._expected.pop(flight, []):
             self._serve(flight, mail)
 
+    def leave(self, flight: str) -> None:
+        """Another worker's, that counts this one among its readers."""
+        self._tell(_worker_of(flight), flight, Leave(self.worker))
+
     def landed(self, flight: str) -> None:
         if (led := self._led.get(flight)) is not None:
             led.has_landed = True
@@ -241,7 +245,7 @@ class Relay:
             if self._followed.get(flight) is box:
                 del self._followed[flight]
                 if box.made is None and not box.is_lost:
-                    self._tell(_worker_of(flight), flight, Leave(self.worker))
+                    self.leave(flight)
 
     async def _begin(self) -> None:
         """Listening has begun, or begun anew: what was said in between is asked for again."""

@@ -94,6 +94,10 @@ class SharedWork:
             made.trace_id,
         )
 
+    @property
+    def has_sent(self) -> bool:
+        return any(isinstance(step, Sent) for step in self.flight.log)
+
     def check_whole(self) -> None:
         """At the end of the work. Raises: UpstreamUnavailable where less was said than had been sent before."""
         if self._told:

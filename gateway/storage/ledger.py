@@ -46,7 +46,7 @@ def record(conn: sa.Connection, entries: Sequence[LedgerEntry]) -> None:
     if not entries:
         return
     conn.execute(insert_or_ignore(conn, receipts), [_receipt(entry) for entry in entries])
-    billed = [_usage(entry) for entry in entries if _is_billed(entry)]
+    billed = [_usage(entry) for entry in entries if is_billed(entry)]
     if billed:
         conn.execute(insert_or_ignore(conn, usage), billed)
 
@@ -88,7 +88,8 @@ def usage_totals(conn: sa.Connection, tenant_id: str) -> list[UsageTotal]:
     ]
 
 
-def _is_billed(entry: LedgerEntry) -> bool:
+def is_billed(entry: LedgerEntry) -> bool:
+    """Whether it counts as usage."""
     was_answered = entry.outcome in {Outcome.COMPLETED, Outcome.CACHED}
     return bool(entry.tier) and (was_answered or entry.completion_tokens > 0)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -27,6 +28,7 @@ MAX_WAITING = 5_000  # at about 10 KB each
 MAX_RECENT = 1024
 BATCH = 500
 FLUSH_EVERY_S = 0.05
+UNBILLED_EVERY_S = 0.5  # what nobody is billed for waits longer: a flood of refusals costs few transactions
 RETRY_EVERY_S = 1.0
 REDIS_TTL_S = 600
 REDIS_TIMEOUT_S = 0.2  # never on an answer's path: only receipts themselves wait for Redis
@@ -41,6 +43,7 @@ class Recorder:
         self._unpublished: list[tuple[str, bytes]] = []  # for Redis
         self._recent: OrderedDict[str, bytes] = OrderedDict()  # this worker's own
         self._arrived = asyncio.Event()
+        self._is_billed = False  # something of what waits
 
     def record(self, tenant: Tenant, receipt: Receipt) -> None:
         """Keep a finished request. Bounded; never blocks."""
@@ -52,19 +55,19 @@ class Recorder:
             self._metrics.dropped_records.inc()
             return
         self._unpublished.append((key, body))
-        self._waiting.append(
-            ledger.LedgerEntry(
-                receipt_id=receipt.id,
-                tenant_id=tenant.tenant_id,
-                key_id=tenant.key_id,
-                tier=receipt.tier,
-                outcome=receipt.outcome.value,
-                body_json=body.decode(),
-                prompt_tokens=receipt.usage.prompt_tokens,
-                completion_tokens=receipt.usage.completion_tokens,
-                created_at=receipt.created,
-            )
+        entry = ledger.LedgerEntry(
+            receipt_id=receipt.id,
+            tenant_id=tenant.tenant_id,
+            key_id=tenant.key_id,
+            tier=receipt.tier,
+            outcome=receipt.outcome.value,
+            body_json=body.decode(),
+            prompt_tokens=receipt.usage.prompt_tokens,
+            completion_tokens=receipt.usage.completion_tokens,
+            created_at=receipt.created,
         )
+        self._waiting.append(entry)
+        self._is_billed = self._is_billed or ledger.is_billed(entry)
         self._arrived.set()
 
     async def find(self, tenant_id: str, receipt_id: str) -> bytes | None:
@@ -98,11 +101,17 @@ class Recorder:
 
     async def run(self) -> None:
         """Publish and flush in batches until cancelled."""
+        flushed_s = time.monotonic()
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             await self._publish()
             await asyncio.sleep(FLUSH_EVERY_S)  # let a batch gather: one transaction for many requests
+            may_wait = not self._is_billed and len(self._waiting) < BATCH
+            if may_wait and time.monotonic() - flushed_s < UNBILLED_EVERY_S:
+                self._arrived.set()
+                continue
+            flushed_s, self._is_billed = time.monotonic(), False
             try:
                 await self.flush()
             except Exception:
@@ -113,6 +122,8 @@ class Recorder:
     async def _publish(self) -> None:
         """Show new receipts to the other workers. Redis away: they are in SQL a moment later."""
         batch, self._unpublished = self._unpublished, []
+        if not batch:
+            return
         try:
             async with asyncio.timeout(REDIS_TIMEOUT_S):
                 async with self._redis.pipeline(transaction=False) as pipe:

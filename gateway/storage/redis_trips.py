@@ -61,11 +61,19 @@ class RedisTrips:
         """Whether calls are refused at once."""
         return self._clock() < max(self._rests_until, self._hurries_until)
 
+    @property
+    def is_away(self) -> bool:
+        """Whether posts are refused too."""
+        return self._clock() < self._rests_until
+
     async def call(self, *words: Any, limit_s: float) -> Any:
         """The reply. While one is late no other call waits; posts go on. Raises: Away."""
         if self.is_resting:
             raise Away("left alone")
-        future = self.post(*words)
+        return await self.reply(self.post(*words), limit_s=limit_s)
+
+    async def reply(self, future: asyncio.Future[Any], *, limit_s: float) -> Any:
+        """The reply to a post, which goes on whether or not it is waited for to its end. Raises: Away."""
         try:
             reply = await within(limit_s, future)
         except TimeoutError as error:
@@ -81,7 +89,7 @@ class RedisTrips:
     def post(self, *words: Any) -> asyncio.Future[Any]:
         """The reply to come; it is an Exception where there is none. Calls go in the order in which they came."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._clock() < self._rests_until or len(self._asking) >= MAX_ASKING:
+        if self.is_away or len(self._asking) >= MAX_ASKING:
             future.set_result(Away("left alone"))
             return future
         self._asking.append((words, future))
@@ -113,6 +121,7 @@ class RedisTrips:
             return [Away(repr(error))] * len(calls)
         finally:
             trip.cancel()
+            await asyncio.wait({trip}, timeout=TRIP_LIMIT_S)  # it closes its connection
 
     async def _execute(self, calls: list[tuple[Any, ...]]) -> list[Any]:
         async with self._redis.pipeline(transaction=False) as pipe:

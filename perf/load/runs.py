@@ -157,7 +157,7 @@ async def _refused(arm: Arm, scenario: Scenario, run: ArmRun) -> dict[str, float
         send(arm.endpoint, planned, patience_s=fill_s + blocked_s + 5.0, label=f"{arm.endpoint.arm} blockers")
     )
     await asyncio.sleep(fill_s)
-    idle = await _idle_rate(arm, 4.0)
+    idle = await _idle_rate(arm, 10.0)  # of the blockers, who are in both
     before = arm.processor_seconds()
     phase = Phase(name="rejected", duration_s=blocked_s, rate=size.rejected_rate, arrivals="even")
     await _send(arm, scenario, [phase], 0.0, run, "refused")

@@ -56,7 +56,9 @@ async def called(gateway: Gateway, *, events: bool = False) -> tuple[dict[str, s
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
         metadata = tuple(gateway.auth().items())
         message = chat_pb2.ChatRequest(
-            model="fast", events=events, messages=[chat_pb2.Message(role=chat_pb2.ROLE_USER, content=QUESTION)]
+            model="fast",
+            events=events,
+            messages=[chat_pb2.Message(role=chat_pb2.ROLE_USER, content=QUESTION)],
         )
         call = chat_pb2_grpc.ChatServiceStub(channel).Chat(message, metadata=metadata)
         events_read = [event async for event in call]

@@ -1,0 +1,86 @@
+"""Receipts on their way into SQL: what is billed soon, a flood of refusals in few transactions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from redis.asyncio import Redis
+
+from gateway.metrics import Metrics
+from gateway.storage import keys
+from gateway.storage.database import Database
+from gateway.storage.recorder import UNBILLED_EVERY_S, Recorder
+from gateway.types import Outcome, Receipt, Tenant, Usage
+
+TENANT = Tenant("acme")
+NUM_REFUSED = 30
+
+
+class CountingDatabase(Database):
+    """The real one; counts write transactions."""
+
+    num_writes = 0
+
+    def write(self) -> AbstractContextManager[sa.Connection]:
+        self.num_writes += 1
+        return super().write()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> CountingDatabase:
+    made = CountingDatabase(f"sqlite:///{tmp_path / 'tidegate.db'}")
+    made.migrate()
+    with made.write() as conn:
+        keys.ensure_tenant(conn, "acme")
+    made.num_writes = 0
+    return made
+
+
+@pytest_asyncio.fixture
+async def recorder(database: CountingDatabase) -> AsyncIterator[Recorder]:
+    """Redis is away: SQL alone answers."""
+    found = Recorder(database, Redis(port=1), Metrics())
+    task = asyncio.create_task(found.run())
+    yield found
+    task.cancel()
+
+
+def receipt(name: str, outcome: Outcome) -> Receipt:
+    used = Usage(10, 5) if outcome is Outcome.COMPLETED else Usage()
+    return Receipt(id=name, created=1, outcome=outcome, tier="fast", usage=used)
+
+
+def num_kept(database: Database) -> int:
+    with database.read() as conn:
+        return int(conn.execute(sa.text("SELECT count(*) FROM receipts")).scalar_one())
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():  # noqa: ASYNC110 - the condition is a row of the database
+            await asyncio.sleep(0.01)
+
+
+async def test_refusals_share_transactions(database: CountingDatabase, recorder: Recorder) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for number in range(NUM_REFUSED):
+        recorder.record(TENANT, receipt(f"refused-{number}", Outcome.REJECTED))
+        await asyncio.sleep(0.02)
+    await until(lambda: num_kept(database) == NUM_REFUSED)
+    assert database.num_writes <= 2 + (loop.time() - began) / UNBILLED_EVERY_S
+
+
+async def test_what_is_billed_waits_for_no_refusals(database: CountingDatabase, recorder: Recorder) -> None:
+    recorder.record(TENANT, receipt("refused", Outcome.REJECTED))
+    await asyncio.sleep(0)
+    recorder.record(TENANT, receipt("answered", Outcome.COMPLETED))
+    await until(lambda: num_kept(database) == 2)
+    assert database.num_writes == 1
+    assert await recorder.find("acme", "refused") is not None
