@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
@@ -20,7 +21,6 @@ from gateway.admission.experience import Experience
 from gateway.admission.quota import Limiter, Reservation
 from gateway.admission.waiting import Claim, Queue, Slot
 from gateway.errors import ClientGone, InternalError, TidegateError, UpstreamError, UpstreamTimeout
-from gateway.language.follow_up import resolve
 from gateway.metrics import Metrics
 from gateway.pipeline import traced
 from gateway.pipeline.account import BEFORE_QUEUE, account, billed_tokens, count, outcome_of, shown
@@ -29,7 +29,7 @@ from gateway.pipeline.detour import Detour
 from gateway.pipeline.gather import Gatherer
 from gateway.pipeline.handover import rest_of
 from gateway.pipeline.remember import HITS, AnswerMemory, Recall
-from gateway.pipeline.request import ChatRequest, Evidence, Record, Sink, pin_of
+from gateway.pipeline.request import ChatRequest, Evidence, Record, Sink, history_chars, pin_of, stand_alone
 from gateway.pipeline.route import Route, Router
 from gateway.pipeline.trial import Trial, on_trial
 from gateway.ports import Answerer, Gate, Retriever
@@ -76,6 +76,7 @@ class ChatPipeline:
         self._gates = gates or {}
         self._limits, self._chunk_chars = limits, chunk_chars
         self._experience = Experience()
+        self._num_searching: Counter[str] = Counter()  # by tier, those without a slot
         self.ladders = ladders or Ladders(tiers.tiers)
         self._router = Router(
             tiers=tiers,
@@ -110,7 +111,7 @@ class ChatPipeline:
 
     async def _run(self, request: ChatRequest, sink: Sink, receipt: Receipt) -> Receipt:
         try:
-            await self._answer(_stand_alone(request, receipt), sink, receipt)
+            await self._answer(stand_alone(request, receipt), sink, receipt)
             is_hit = receipt.cache in HITS
             receipt.outcome, receipt.stage = (Outcome.CACHED if is_hit else Outcome.COMPLETED), "done"
             return receipt
@@ -194,7 +195,7 @@ class ChatPipeline:
     def _estimate(self, request: ChatRequest, route: Route) -> Estimate:
         return estimated_tokens(
             question_chars=len(request.question),
-            history_chars=_history_chars(request),
+            history_chars=history_chars(request),
             num_passages=route.num_passages(request.top_k),
             chunk_chars=self._chunk_chars,
             context_tokens=route.tier.context_tokens,
@@ -208,7 +209,7 @@ class ChatPipeline:
             cost=self._experience.expected(
                 route.tier.name, request.tenant.tenant_id, self._estimate(request, route).weighed
             ),
-            size=len(request.question) + _history_chars(request),
+            size=len(request.question) + history_chars(request),
             has_own_deadline=request.has_own_deadline,
             ticket=request.ticket,
             on_place=None if request.trail is None else request.trail.placed,
@@ -225,10 +226,7 @@ class ChatPipeline:
         recall: Recall | None = None,
     ) -> None:
         with contextlib.closing(Slot()) as slot:
-            # Finding is most of the work of a tier that quotes, and work in vain for whoever gets no slot.
-            while not slot.is_held and (
-                not route.tier.is_generative or self.queues[route.tier.name].is_crowded
-            ):
+            while not slot.is_held and self._needs_slot_first(route):
                 try:
                     await self._admit(request, route, slot, sink, receipt)
                 except TidegateError as error:
@@ -236,7 +234,8 @@ class ChatPipeline:
             receipt.stage = "retrieving"
             await sink.stage(receipt.stage)
             chosen = route
-            route, evidence = await self._gather(request, route, sink, receipt)
+            with self._searching(route, slot):
+                route, evidence = await self._gather(request, route, sink, receipt)
             if (
                 self.memory is not None
                 and recall is not None
@@ -256,6 +255,26 @@ class ChatPipeline:
                 except TidegateError as error:
                     slot.close()
                     route = detour.after(route, error)
+
+    def _needs_slot_first(self, route: Route) -> bool:
+        """Finding is most of the work of a tier that quotes, and work in vain for whoever gets no slot.
+
+        Those who are finding will ask for slots too: a burst must not find for a second to hear then that all is full.
+        """
+        queue, name = self.queues[route.tier.name], route.tier.name
+        if not route.tier.is_generative or queue.is_crowded:
+            return True
+        return queue.inflight + self._num_searching[name] >= queue.limit
+
+    @contextlib.contextmanager
+    def _searching(self, route: Route, slot: Slot) -> Iterator[None]:
+        name = route.tier.name
+        count = 0 if slot.is_held else 1
+        self._num_searching[name] += count
+        try:
+            yield
+        finally:
+            self._num_searching[name] -= count
 
     async def _write(
         self, request: ChatRequest, route: Route, evidence: Evidence, sink: Sink, receipt: Receipt
@@ -372,16 +391,3 @@ class ChatPipeline:
 
     def _since(self, start: float) -> float:
         return round((self._clock() - start) * 1000, 2)
-
-
-def _history_chars(request: ChatRequest) -> int:
-    return sum(len(turn.text) for turn in request.history)
-
-
-def _stand_alone(request: ChatRequest, receipt: Receipt) -> ChatRequest:
-    """The request with a question that says all; tier, search and quotes go by that."""
-    asked = resolve(request.question, request.history)
-    if not asked.is_follow_up:
-        return request
-    receipt.question, receipt.question_reason = asked.question, asked.reason
-    return msgspec.structs.replace(request, question=asked.question, written=request.question)

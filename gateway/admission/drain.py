@@ -27,6 +27,13 @@ class Slot(NamedTuple):
     tenant: str = ""
 
 
+class Left(NamedTuple):
+    """free_in_ms: until each taken slot should come free, soonest first. typical_ms: mean hold of those taken."""
+
+    free_in_ms: list[float]
+    typical_ms: float
+
+
 @dataclass
 class Drain:
     """hold_ms: mean time (ms) that a slot was held, of all; -1 = nothing measured. by_band: the same of each band.
@@ -64,21 +71,24 @@ class Drain:
     def mean_ms(self, band: int) -> float:
         return self.by_band[band] if self.by_band[band] >= 0 else self.hold_ms
 
-    def expected_ms(
-        self, ahead: Sequence[int], band: int, slots: Iterable[Slot], limit: int, now_ms: int
-    ) -> float:
+    def left(self, slots: Iterable[Slot], now_ms: int) -> Left:
+        """When the taken slots should come free: one look for all whose wait is asked for."""
+        means = [(self.mean_ms(slot.band), slot) for slot in slots]
+        if not means:
+            return Left([0.0], self.hold_ms)
+        free_in = sorted(max(0.0, mean - (now_ms - slot.since_ms)) for mean, slot in means)
+        return Left(free_in, sum(mean for mean, _ in means) / len(means))
+
+    def expected_ms(self, ahead: Sequence[int], band: int, left: Left, limit: int, now_ms: int) -> float:
         """Expected wait behind so many waiters of each band; -1 when nothing was measured yet."""
         if self.hold_ms < 0:
             return -1.0
         limit = max(limit, 1)
-        means = [(self.mean_ms(slot.band), slot) for slot in slots]
-        left = sorted(max(0.0, mean - (now_ms - slot.since_ms)) for mean, slot in means) or [0.0]
-        typical = sum(mean for mean, _ in means) / len(means) if means else self.hold_ms
         num_ahead = sum(ahead)
         work = sum(number * self.mean_ms(each) for each, number in enumerate(ahead))
-        rounds, at = divmod(num_ahead, len(left))
-        by_slot = left[at] + rounds * (work / num_ahead if num_ahead else typical)
-        by_mean = (work + typical) / limit
+        rounds, at = divmod(num_ahead, len(left.free_in_ms))
+        by_slot = left.free_in_ms[at] + rounds * (work / num_ahead if num_ahead else left.typical_ms)
+        by_mean = (work + left.typical_ms) / limit
         differ = min(1.0, math.sqrt(self.spread))
         taken = sum(self.busy_ms[:band]) * self._fade(now_ms) / (_MEMORY_MS * limit)
         return ((1 - differ) * by_slot + differ * by_mean) / (1 - min(_MAX_TAKEN, taken))

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from gateway.admission.drain import NUM_BANDS, Drain, Slot
+from gateway.admission.drain import NUM_BANDS, Drain, Left, Slot
 
 BANDS = ("interactive", "standard", "batch")
 BAND_STEP = 2**50  # tags are tokens; three bands of them fit the 53 bits of a sorted set's score
@@ -128,7 +128,7 @@ class FairLine:
             return Entered("granted", 0, 0.0, tag)
         score = ask.band * BAND_STEP + tag
         position = bisect_right(self._order, (score, name)) + 1
-        eta_ms = self.eta_ms(position, ask.band, now_ms)
+        eta_ms = self.eta_ms(position, ask.band, self.left(now_ms), now_ms)
         refusal = self._refusal(ask, score, eta_ms, now_ms)
         if refusal is not None:
             return Entered(refusal, position, eta_ms, self._promise(ask, tag))
@@ -318,20 +318,22 @@ class FairLine:
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
-    def eta_ms(self, position: int, band: int, now_ms: int) -> float:
-        """Expected wait at a position, for one of this band; -1 when nothing was measured yet."""
-        ahead = [0] * NUM_BANDS
-        for score, _ in self._order[: position - 1]:
-            ahead[score // BAND_STEP] += 1
-        return self.drain.expected_ms(ahead, band, self.held.values(), self.limit, now_ms)
+    def left(self, now_ms: int) -> Left:
+        return self.drain.left(self.held.values(), now_ms)
 
-    def where(self, name: str, now_ms: int) -> tuple[int, float]:
+    def eta_ms(self, position: int, band: int, left: Left, now_ms: int) -> float:
+        """Expected wait at a position, for one of this band; -1 when nothing was measured yet."""
+        ends = [min(position - 1, self.num_ahead(each)) for each in range(NUM_BANDS)]
+        ahead = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+        return self.drain.expected_ms(ahead, band, left, self.limit, now_ms)
+
+    def where(self, name: str, left: Left, now_ms: int) -> tuple[int, float]:
         """Position and expected wait of one who waits; 0 and 0 when it does not."""
         entry = self._entries.get(name)
         if entry is None:
             return 0, 0.0
         position = self.position(name)
-        return position, self.eta_ms(position, entry.ask.band, now_ms)
+        return position, self.eta_ms(position, entry.ask.band, left, now_ms)
 
     def waiting_names(self) -> Sequence[str]:
         return [name for _, name in self._order]

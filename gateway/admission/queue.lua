@@ -92,6 +92,24 @@ local function may_take(tenant)
   return own < math.max(LIGHT, OVER * limit / num_tenants)
 end
 
+local function worker_of(holder) return string.match(holder, '^(.-)|') end
+
+-- Everything of a dead worker comes back, in one walk.
+local function bury(worker)
+  local held = redis.call('HGETALL', HELD)
+  for at = 1, #held, 2 do
+    if worker_of(held[at + 1]) == worker then redis.call('HDEL', HELD, held[at]) end
+  end
+  local waiting, gone = redis.call('HGETALL', ENTRIES), {}
+  for at = 1, #waiting, 2 do
+    local entry = cjson.decode(waiting[at + 1])
+    if entry.worker == worker then gone[#gone + 1] = {waiting[at], entry} end
+  end
+  remove_all(gone)
+  redis.call('ZREM', WORKERS, worker)
+  redis.call('DEL', mailboxes .. worker)
+end
+
 -- Let the first in line who may have a slot have it. Returns whether there was one.
 local function grant_one()
   for _, id in ipairs(redis.call('ZRANGE', LINE, 0, LOOK_AHEAD - 1)) do
@@ -99,7 +117,10 @@ local function grant_one()
     if not entry then
       redis.call('ZREM', LINE, id)
       return true
-    elseif entry.till < now or not is_alive(entry.worker) then
+    elseif not is_alive(entry.worker) then
+      bury(entry.worker)
+      return true
+    elseif entry.till < now then
       remove(id, entry)
       return true
     elseif may_take(entry.tenant) then
@@ -236,23 +257,6 @@ local function release()
   grant()
   rest()
   return {num_held(), num_waiting()}
-end
-
-local function worker_of(holder) return string.match(holder, '^(.-)|') end
-
-local function bury(worker)
-  local held = redis.call('HGETALL', HELD)
-  for at = 1, #held, 2 do
-    if worker_of(held[at + 1]) == worker then redis.call('HDEL', HELD, held[at]) end
-  end
-  local waiting, gone = redis.call('HGETALL', ENTRIES), {}
-  for at = 1, #waiting, 2 do
-    local entry = cjson.decode(waiting[at + 1])
-    if entry.worker == worker then gone[#gone + 1] = {waiting[at], entry} end
-  end
-  remove_all(gone)
-  redis.call('ZREM', WORKERS, worker)
-  redis.call('DEL', mailboxes .. worker)
 end
 
 -- ARGV from 6: worker, a secret to take where there is none.

@@ -36,6 +36,7 @@ log = logging.getLogger("tidegate.queue")
 BEAT_EVERY_S = 0.5
 LOOK_EVERY_S = 0.25
 LOOK_AT_MOST = 256  # places asked for in one call
+TURNS = 4  # in which a longer line is looked through
 ODD_BEATS = 3  # in a row, before what this worker holds is told anew
 _encode = msgspec.json.Encoder().encode
 
@@ -351,9 +352,12 @@ class RedisQueue:
 
     async def _look(self) -> None:
         """Tell each waiter its place, and find those whose place or mail was lost."""
+        turn = 0
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            names = [name for name in self._waiters if name not in self._entering]
+            step = TURNS if len(self._waiters) > LOOK_AT_MOST else 1  # of thousands, each once a second
+            turn = (turn + 1) % step
+            names = [name for name in [*self._waiters][turn::step] if name not in self._entering]
             for at in range(0, len(names) if self._is_here else 0, LOOK_AT_MOST):
                 part = names[at : at + LOOK_AT_MOST]
                 try:

@@ -20,6 +20,7 @@ from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, st
 __all__ = ["BANDS", "Permit", "SlotQueue"]
 
 MAX_BYTES = 64 * 2**20
+LOOK_EVERY_MS = 200  # how often the slots' clocks are read for those who wait
 _UNMEASURED_S = 1.0  # the expected wait before anything was measured
 
 
@@ -47,6 +48,7 @@ class SlotQueue:
         self._line = FairLine(limit, max_waiting, max_bytes, headroom_share)
         self._tickets = tickets or Tickets(secrets.token_bytes(16))
         self._waiters: dict[str, asyncio.Future[str]] = {}
+        self._left, self._left_ms = self._line.left(0), -LOOK_EVERY_MS
         self._names = map("{:012d}".format, itertools.count())
 
     @property
@@ -169,7 +171,10 @@ class SlotQueue:
                 future.set_result("moved")
 
     def _where(self, name: str) -> tuple[int, float]:
-        position, eta_ms = self._line.where(name, self._now_ms())
+        now_ms = self._now_ms()
+        if now_ms - self._left_ms >= LOOK_EVERY_MS:  # thousands ask once a second
+            self._left, self._left_ms = self._line.left(now_ms), now_ms
+        position, eta_ms = self._line.where(name, self._left, now_ms)
         return position, seconds(eta_ms)
 
     def _ticket(self, claim: Claim, band: int, tag: int, id: str = "") -> str:

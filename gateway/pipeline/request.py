@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.filters import Filter
+from gateway.language.follow_up import resolve
 from gateway.pipeline.handover import Earlier, Trail
 from gateway.types import Citation, Passage, Receipt, Sampling, Tenant, Turn
 
@@ -72,3 +73,17 @@ class Record(Protocol):
     def record(self, tenant: Tenant, receipt: Receipt) -> None:
         """Keep a finished request's receipt and usage. Never blocks, never raises."""
         ...
+
+
+def history_chars(request: ChatRequest) -> int:
+    """Of what was said before the question."""
+    return sum(len(turn.text) for turn in request.history)
+
+
+def stand_alone(request: ChatRequest, receipt: Receipt) -> ChatRequest:
+    """The request with a question that says all; tier, search and quotes go by that."""
+    asked = resolve(request.question, request.history)
+    if not asked.is_follow_up:
+        return request
+    receipt.question, receipt.question_reason = asked.question, asked.reason
+    return msgspec.structs.replace(request, question=asked.question, written=request.question)

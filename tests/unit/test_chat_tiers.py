@@ -304,3 +304,12 @@ async def test_a_flood_of_batch_is_taken_down_and_refused_while_interactive_is_s
     assert receipts[-2].degraded == ["fewer_passages", "no_rerank", "shorter_answers"]
     look(60.0)
     assert (await bench.run(priority="batch")).degraded == []
+
+
+async def test_a_burst_finds_nothing_for_those_who_get_no_slot() -> None:
+    """Two slots and no line: at most as many again retrieve beside those who hold a slot, whoever comes at once."""
+    bench = Bench(tiers=[*builtin_tiers(2, 2), WRITES])
+    bench.retriever.delay_s = 0.1
+    ended = await asyncio.gather(*(bench.run(model="small") for _ in range(9)), return_exceptions=True)
+    assert bench.retriever.started == 4
+    assert sum(isinstance(each, Rejected) for each in ended) == 7

@@ -143,8 +143,9 @@ def machine(redis: Redis, headroom_share: float) -> type[RuleBasedStateMachine]:
             assert int(redis.hget("q:state", "bytes") or 0) == self.model.num_bytes
             if names:
                 held, waiting, places, etas = self.run("look", *names)
+                left = self.model.left(self.now)
                 for name, place, eta in zip(names, places, etas, strict=True):
-                    assert (place, pytest.approx(float(eta))) == self.model.where(name, self.now)
+                    assert (place, pytest.approx(float(eta))) == self.model.where(name, left, self.now)
                 assert (held, waiting) == (len(self.model.held), len(names))
             for kind in {(self.asks[name].tenant, self.asks[name].band) for name in names}:
                 own = [name for name in names if (self.asks[name].tenant, self.asks[name].band) == kind]
