@@ -1,4 +1,4 @@
-"""The project's own labelled questions: a page that changes must not leave a label behind that it no longer holds."""
+"""The project's own labelled questions: pages that are renewed must hold every label that asks about them."""
 
 from __future__ import annotations
 
