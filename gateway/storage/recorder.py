@@ -44,6 +44,7 @@ class Recorder:
         self._recent: OrderedDict[str, bytes] = OrderedDict()  # this worker's own
         self._arrived = asyncio.Event()
         self._is_billed = False  # something of what waits
+        self._flushing = asyncio.Lock()
 
     def record(self, tenant: Tenant, receipt: Receipt) -> None:
         """Keep a finished request. Bounded; never blocks."""
@@ -135,11 +136,12 @@ class Recorder:
 
     async def flush(self) -> None:
         """Write everything that waits. Raises what SQL raises; nothing is lost then."""
-        while self._waiting:
-            batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
-            await asyncio.to_thread(self._write, batch)
-            for _ in batch:
-                self._waiting.popleft()
+        async with self._flushing:  # two at once would take the same entries out twice
+            while self._waiting:
+                batch = [self._waiting[index] for index in range(min(BATCH, len(self._waiting)))]
+                await asyncio.to_thread(self._write, batch)
+                for _ in batch:
+                    self._waiting.popleft()
 
     def _write(self, batch: list[ledger.LedgerEntry]) -> None:
         """One transaction. An entry that SQL refuses for its own sake is dropped: it must not block others."""

@@ -84,3 +84,11 @@ async def test_what_is_billed_waits_for_no_refusals(database: CountingDatabase, 
     await until(lambda: num_kept(database) == 2)
     assert database.num_writes == 1
     assert await recorder.find("acme", "refused") is not None
+
+
+async def test_flushes_at_once_write_each_entry_once(database: CountingDatabase, recorder: Recorder) -> None:
+    for number in range(NUM_REFUSED):
+        recorder.record(TENANT, receipt(f"answered-{number}", Outcome.COMPLETED))
+    await asyncio.gather(*(recorder.flush() for _ in range(5)))
+    assert num_kept(database) == NUM_REFUSED
+    assert database.num_writes == 1
