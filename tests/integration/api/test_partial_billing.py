@@ -118,6 +118,7 @@ async def test_an_answer_without_words_costs_its_prompt_everywhere(gateway: Gate
     gateway.fast.texts = []
     reply = await door.ask(model="fast", messages=QUESTION)
     assert reply.failure is None
+    await the_receipt(gateway)
     await gateway.services.recorder.flush()
     usage = (await gateway.client.get("/v1/usage", headers=gateway.auth())).json()
     assert [(each["prompt_tokens"], each["completion_tokens"]) for each in usage["data"]] == [(PROMPT, 0)]
