@@ -11,34 +11,34 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-
-import msgspec
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
+from functools import partial
 
 from gateway.admission.adaptive import AdaptiveSlots
-from gateway.admission.estimate import Estimate, estimated_tokens, weighed
-from gateway.admission.experience import Experience
 from gateway.admission.quota import Limiter, Reservation
-from gateway.admission.waiting import Claim, Queue, Slot
+from gateway.admission.waiting import Queue, Slot
 from gateway.errors import ClientGone, InternalError, TidegateError, UpstreamError, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.pipeline import traced
-from gateway.pipeline.account import BEFORE_QUEUE, account, billed_tokens, count, outcome_of, shown
+from gateway.pipeline.account import BEFORE_QUEUE, account, billed_tokens, count, outcome_of
+from gateway.pipeline.asking import Asking
 from gateway.pipeline.deadline import late, left_s
 from gateway.pipeline.detour import Detour
 from gateway.pipeline.gather import Gatherer
 from gateway.pipeline.handover import rest_of
+from gateway.pipeline.interrupted import unbroken
 from gateway.pipeline.remember import HITS, AnswerMemory, Recall
-from gateway.pipeline.request import ChatRequest, Evidence, Record, Sink, history_chars, pin_of, stand_alone
+from gateway.pipeline.request import ChatRequest, Evidence, Record, Sink, inquiry_of, pin_of, stand_alone
 from gateway.pipeline.route import Route, Router
 from gateway.pipeline.trial import Trial, on_trial
 from gateway.ports import Answerer, Gate, Retriever
 from gateway.request_id import working_for
-from gateway.tiering.ladders import BANDS, Ladders
+from gateway.shown import shown
+from gateway.tiering.ladders import Ladders
 from gateway.tiering.tiers import TierBook
 from gateway.tiering.versions import Met, one_version
 from gateway.tracing import spans
-from gateway.types import Inquiry, Outcome, Receipt, Tenant
+from gateway.types import Delta, Inquiry, Outcome, Receipt, Tenant
 
 __all__ = ["BEFORE_QUEUE", "ChatPipeline", "ChatRequest", "Sink"]
 
@@ -67,15 +67,16 @@ class ChatPipeline:
         memory: AnswerMemory | None = None,
         adaptive: Mapping[str, AdaptiveSlots] | None = None,
         version_met: Callable[[str, int], Met] = one_version,
+        preemptible: Container[str] = (),
     ) -> None:
+        self._asking = Asking(chunk_chars, preemptible)
         self.adaptive = adaptive or {}
         self.memory, self._version_met = memory, version_met
         if memory is not None:
             memory.is_idle = lambda tier: queues[tier].num_waiting == 0
             memory.version_met = version_met
         self._gates = gates or {}
-        self._limits, self._chunk_chars = limits, chunk_chars
-        self._experience = Experience()
+        self._limits = limits
         self._num_searching: Counter[str] = Counter()  # by tier, those without a slot
         self.ladders = ladders or Ladders(tiers.tiers)
         self._router = Router(
@@ -181,7 +182,7 @@ class ChatPipeline:
                 gate = self._gates.get(route.tier.name)
                 if gate is not None:
                     gate.check()
-                self.queues[route.tier.name].check(request.priority, self._claim(request, route))
+                self.queues[route.tier.name].check(request.priority, self._asking.claim(request, route))
                 return route
             except TidegateError as error:
                 route = detour.after(route, error)
@@ -190,30 +191,7 @@ class ChatPipeline:
         """The request's part of its tenant's and its key's limits. Raises: RateLimited, QuotaExceeded."""
         if self._limits is None:
             return None
-        return await self._limits.reserve(request.tenant, self._estimate(request, route).total)
-
-    def _estimate(self, request: ChatRequest, route: Route) -> Estimate:
-        return estimated_tokens(
-            question_chars=len(request.question),
-            history_chars=history_chars(request),
-            num_passages=route.num_passages(request.top_k),
-            chunk_chars=self._chunk_chars,
-            context_tokens=route.tier.context_tokens,
-            max_tokens=request.sampling.max_tokens,
-        )
-
-    def _claim(self, request: ChatRequest, route: Route) -> Claim:
-        """What the request asks of the tier's queue."""
-        return Claim(
-            tenant=request.tenant.tenant_id,
-            cost=self._experience.expected(
-                route.tier.name, request.tenant.tenant_id, self._estimate(request, route).weighed
-            ),
-            size=len(request.question) + history_chars(request),
-            has_own_deadline=request.has_own_deadline,
-            ticket=request.ticket,
-            on_place=None if request.trail is None else request.trail.placed,
-        )
+        return await self._limits.reserve(request.tenant, self._asking.estimate(request, route).total)
 
     async def _served(
         self,
@@ -231,8 +209,9 @@ class ChatPipeline:
                     await self._admit(request, route, slot, sink, receipt)
                 except TidegateError as error:
                     route = detour.after(route, error)
-            receipt.stage = "retrieving"
-            await sink.stage(receipt.stage)
+            if not request.without_documents:
+                receipt.stage = "retrieving"
+                await sink.stage(receipt.stage)
             chosen = route
             with self._searching(route, slot):
                 route, evidence = await self._gather(request, route, sink, receipt)
@@ -249,8 +228,8 @@ class ChatPipeline:
                 try:
                     if not slot.is_held:
                         await self._admit(request, route, slot, sink, receipt)
-                    await self._write(request, route, evidence, sink, receipt)
-                    self._settle(slot, request, route, receipt)
+                    await self._write(request, route, evidence, sink, receipt, slot=slot)
+                    self._asking.settle(slot, request, route, receipt)
                     return
                 except TidegateError as error:
                     slot.close()
@@ -277,7 +256,14 @@ class ChatPipeline:
             self._num_searching[name] -= count
 
     async def _write(
-        self, request: ChatRequest, route: Route, evidence: Evidence, sink: Sink, receipt: Receipt
+        self,
+        request: ChatRequest,
+        route: Route,
+        evidence: Evidence,
+        sink: Sink,
+        receipt: Receipt,
+        *,
+        slot: Slot,
     ) -> None:
         with self._metrics.inflight.labels(route.tier.name).track_inprogress():
             receipt.stage = "generating"
@@ -287,7 +273,7 @@ class ChatPipeline:
                 traced.generation(request, route.tier, receipt),
                 on_trial(self._metrics.trials, route.tier.name, met, receipt) as trial,
             ):
-                await self._generate(request, route, evidence, sink, receipt, trial=trial)
+                await self._generate(request, route, evidence, sink, receipt, slot=slot, trial=trial)
 
     async def _gather(
         self, request: ChatRequest, route: Route, sink: Sink, receipt: Receipt
@@ -297,6 +283,8 @@ class ChatPipeline:
             found = Evidence(passages, request.earlier.left.parts)
             receipt.passages = [shown(number, passage) for number, passage in enumerate(found.passages, 1)]
             return route, found
+        if request.without_documents:
+            return route, Evidence([], [])
         evidence = await self._gatherer.gather(request, route, receipt)
         better = self._router.better(request, route, evidence.passages)
         if better is None:
@@ -313,25 +301,22 @@ class ChatPipeline:
     async def _admit(
         self, request: ChatRequest, route: Route, slot: Slot, sink: Sink, receipt: Receipt
     ) -> None:
-        """A slot of the tier, after a wait in its line where there is one."""
+        """A slot of the tier, after a wait in its line where there is one; for one that is asked back, another one."""
         left_s(request, self._clock)
-        receipt.stage, tier = "queued", route.tier.name
-        entered, claim = self._clock(), self._claim(request, route)
+        stage, tier = receipt.stage, route.tier.name
+        receipt.stage = "queued"
+        if slot.is_held:
+            receipt.preempted += 1
+            self._metrics.preempted.labels(tier, request.priority).inc()
+        entered, claim = self._clock(), self._asking.claim_of(request, route, slot, receipt)
         with self._metrics.waiting.labels(tier).track_inprogress(), traced.admission(route.tier, request):
             permit = await self.queues[tier].acquire(
                 band=request.priority, deadline=request.deadline, on_wait=sink.waiting, claim=claim
             )
         slot.take(permit, claim.cost)
+        if claim.back is not None:
+            receipt.stage = stage
         receipt.queue_ms = round(max(receipt.queue_ms, 0.0) + self._since(entered), 2)  # of all tiers tried
-
-    def _settle(self, slot: Slot, request: ChatRequest, route: Route, receipt: Receipt) -> None:
-        usage = receipt.usage
-        if not usage.completion_tokens:
-            return
-        guessed = self._estimate(request, route).weighed
-        real = weighed(usage.prompt_tokens, usage.completion_tokens)
-        slot.settle(real)
-        self._experience.note(route.tier.name, request.tenant.tenant_id, guessed, real)
 
     async def _generate(
         self,
@@ -341,26 +326,29 @@ class ChatPipeline:
         sink: Sink,
         receipt: Receipt,
         *,
+        slot: Slot,
         trial: Trial,
     ) -> None:
         passages, tier = evidence.passages, route.tier
-        inquiry = Inquiry(
-            question=request.question,
-            parts=evidence.parts,
-            history=request.history,
-            sampling=route.sampling(request.sampling, receipt),
+        inquiry = inquiry_of(
+            request,
+            evidence,
+            route.sampling(request.sampling, receipt),
             is_short=route.is_short,
-            pin=pin_of(request),
-            priority=BANDS.index(request.priority),
-            ids=request.earlier.left.ids if request.earlier else b"",
-            said=request.earlier.left.said if request.earlier else "",
+            is_generative=tier.is_generative,
         )
         if request.trail is not None:
             request.trail.stands_on(tier.name, route.steps, evidence)
-        if tier.is_generative and request.written:  # who writes has the conversation before it
-            inquiry = msgspec.structs.replace(inquiry, question=request.written, meant=request.question)
         began = self._clock()
-        answer = self._answerers[tier.name].answer(inquiry, passages, timeout_s=left_s(request, self._clock))
+
+        def begin(inquiry: Inquiry) -> AsyncIterator[Delta]:
+            left = left_s(request, self._clock)
+            return self._answerers[tier.name].answer(inquiry, passages, timeout_s=left)
+
+        answer = begin(inquiry)
+        if self._asking.gives_way(request, route):
+            again = partial(self._admit, request, route, slot, sink, receipt)
+            answer = unbroken(inquiry, begin, slot, again)
         try:
             async for delta in answer:
                 if request.trail is not None:
@@ -370,7 +358,7 @@ class ChatPipeline:
                     traced.first_text(receipt, self._clock() - began)
                     trial.first_text(self._clock() - began)
                     if tier.name in self.adaptive:
-                        num_tokens = self._estimate(request, route).prompt
+                        num_tokens = self._asking.estimate(request, route).prompt
                         self.adaptive[tier.name].observe(self._clock() - began, num_tokens)
                 if delta.text:
                     await sink.delta(delta.text, delta.citations, passages)

@@ -11,8 +11,12 @@ Buckets are the conventions' own. Labels hold the tier, never a tenant or anythi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
 _DURATION_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _FIRST_TOKEN_S = (
@@ -26,10 +30,26 @@ COMMON = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model
 NO_ERROR = ""
 
 
+class Series:
+    """The series of metrics by their labels, each found once: `labels` locks, checks and converts them every time. They
+    live as long as the process, as the metrics' own do, so no label may hold what a caller wrote."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[MetricWrapperBase, tuple[str, ...]], MetricWrapperBase] = {}
+
+    def of(self, metric: Metric, *labels: str) -> Metric:
+        found = self._found.get((metric, labels))
+        if found is None:
+            found = self._found[metric, labels] = metric.labels(*labels)
+        return found  # type: ignore[return-value]
+
+
 class GenAiMetrics:
     """Observed once for each request, at its end."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, series: Series) -> None:
+        self._of = series.of
+
         def histogram(name: str, about: str, buckets: Sequence[float], *labels: str) -> Histogram:
             return Histogram(name, about, [*COMMON, *labels], buckets=buckets, registry=registry)
 
@@ -58,15 +78,15 @@ class GenAiMetrics:
     ) -> None:
         """One finished request. error: its code, or NO_ERROR. ttft_s: below 0 = there was no text."""
         common = (OPERATION, PROVIDER, tier)
-        self.duration.labels(*common, error).observe(total_s)
+        self._of(self.duration, *common, error).observe(total_s)
         if ttft_s >= 0:
-            self.first_token.labels(*common).observe(ttft_s)
+            self._of(self.first_token, *common).observe(ttft_s)
             if num_output > 1:
-                self.per_token.labels(*common).observe(max(total_s - ttft_s, 0.0) / (num_output - 1))
+                self._of(self.per_token, *common).observe(max(total_s - ttft_s, 0.0) / (num_output - 1))
         if num_input:
-            self.token_usage.labels(*common, "input").observe(num_input)
+            self._of(self.token_usage, *common, "input").observe(num_input)
         if num_output:
-            self.token_usage.labels(*common, "output").observe(num_output)
+            self._of(self.token_usage, *common, "output").observe(num_output)
 
 
 class TenantNames:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 import time
 from typing import TextIO
 
@@ -47,12 +49,55 @@ class JsonFormatter(logging.Formatter):
         return _encode(line).decode()
 
 
+class BatchHandler(logging.StreamHandler[TextIO]):
+    """Writes what has gathered in one go, EVERY_S later at the latest, and at once from WARNING on: a line for each
+    request would be a call of the system for each. Killed, a process loses the newest lines of INFO and below."""
+
+    EVERY_S = 0.1
+    MAX_CHARS = 1 << 16
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+        self._num_chars = 0
+        self._has_lines = threading.Event()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + self.terminator
+            self._lines.append(line)
+            self._num_chars += len(line)
+            if record.levelno >= logging.WARNING or self._num_chars > self.MAX_CHARS:
+                self.flush()
+            elif not self._has_lines.is_set():
+                self._has_lines.set()
+        except Exception:  # noqa: BLE001  as logging itself has it: a line is never worth more
+            self.handleError(record)
+
+    def flush(self) -> None:
+        with self.lock:  # type: ignore[union-attr]  # there is one from the constructor on
+            lines, self._lines, self._num_chars = self._lines, [], 0
+            self._has_lines.clear()
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+    def _run(self) -> None:
+        while True:
+            self._has_lines.wait()
+            time.sleep(self.EVERY_S)
+            with contextlib.suppress(OSError, ValueError):  # nobody reads any more, or the stream is closed
+                self.flush()
+
+
 def set_up_logging(settings: Settings, part: str, stream: TextIO) -> None:
     """Of a whole process. part: what it is, as in gateway-0."""
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = (
         False  # no format of ours tells them
     )
-    handler = logging.StreamHandler(stream)
+    logging._srcfile = None  # the documented way to leave out who called
+    handler = BatchHandler(stream)
     is_json = settings.log_format == "json"
     handler.setFormatter(JsonFormatter(part) if is_json else logging.Formatter(TEXT))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from gateway.genai_metrics import GenAiMetrics, TenantNames
+from gateway.genai_metrics import GenAiMetrics, Series, TenantNames
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -38,7 +38,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.genai, self.trials = GenAiMetrics(self.registry), TrialMetrics(self.registry)
+        self.series = Series()
+        self.genai, self.trials = GenAiMetrics(self.registry, self.series), TrialMetrics(self.registry)
         self.tenant_names = TenantNames()
         self.requests = Counter(
             "tidegate_requests",
@@ -149,6 +150,12 @@ class Metrics:
             "tidegate_unsupported_citations",
             "Marks [n] of written answers that no passage bore out and that were taken out.",
             ["tier"],
+            registry=self.registry,
+        )
+        self.preempted = Counter(
+            "tidegate_preempted",
+            "Answers in the making whose slot was asked back for somebody else; they went on later.",
+            ["tier", "priority"],
             registry=self.registry,
         )
         self.loop_lag_s = Gauge(
@@ -301,13 +308,35 @@ class Metrics:
         )
         self.cache_checked = Counter(
             "tidegate_cache_checked",
-            "Hits by similarity whose answer was made anew to compare: right or wrong.",
+            "Hits by similarity whose answer was made anew to compare: right, wrong or unclear (it changed meanwhile).",
             ["result"],
             registry=self.registry,
         )
         self.cache_false_hit_bound = Gauge(
             "tidegate_cache_false_hit_bound",
             "Upper 95 % bound of the share of wrong hits among the checked ones (1 = none was checked).",
+            registry=self.registry,
+        )
+        self.cache_shadows = Counter(
+            "tidegate_cache_shadows",
+            "Near answers that were not given, compared with those made instead: right, wrong or unclear.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.cache_shadow_bound = Gauge(
+            "tidegate_cache_shadow_bound",
+            "Upper 95 % bound of the share of wrong ones among the shadows (1 = none was compared).",
+            registry=self.registry,
+        )
+        self.cache_threshold = Gauge(
+            "tidegate_cache_threshold",
+            "Similarity from which on another wording is met, median of the topics learned of (2 = never).",
+            registry=self.registry,
+        )
+        self.cache_topics = Gauge(
+            "tidegate_cache_topics",
+            "Topics whose threshold was learned, by whether other wordings are met: open or closed.",
+            ["state"],
             registry=self.registry,
         )
 

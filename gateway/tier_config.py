@@ -73,6 +73,11 @@ class GenerateTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_cache: Literal["auto", "fp8"] = "auto"
 
     @property
+    def continues(self) -> bool:
+        """Whether an answer can be gone on with: our models take the tokens of its beginning."""
+        return True
+
+    @property
     def is_on_gpu(self) -> bool:
         return self.engine != "openvino"
 
@@ -86,7 +91,9 @@ class UpstreamTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     api_key_env: NAME of the environment variable that holds the key. slots: requests in flight there at once, over all
     gateway workers. tokenizer: folder of the model's tokenizer, for exact counts; "" = counts are estimated, high.
-    The timeouts are of one wait each (seconds). temperature, top_p: None = the server's own.
+    The timeouts are of one wait each (seconds). temperature, top_p: None = the server's own. json_schema: the server
+    holds an answer to the schema of `response_format`. continues: it goes on with the words of an assistant where the
+    messages end with one, as vLLM and SGLang do when `continue_final_message` asks for it.
     """
 
     base_url: str
@@ -105,6 +112,8 @@ class UpstreamTier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     connect_s: Seconds = 2.0
     first_token_s: Seconds = 20.0
     between_tokens_s: Seconds = 10.0
+    json_schema: bool = False
+    continues: bool = False
     ca_file: str = ""
     proxy: str = ""
     fallback: tuple[str, ...] = FALLBACK

@@ -155,8 +155,10 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     is_short: one sentence, or one for each part, will do.
     pin: the same number for all of a conversation, which stays on one version of a model by it; None = no matter.
     priority: 0 comes first, larger ones give way, in an engine that has priorities.
+    without_documents: asked for without passages to stand on; else a tier writes nothing where none were found.
     ids, said: of an answer that another worker began, its tokens (little-endian INT32) and what they say; the tier goes
-    on after them, and gives all of the answer. Tiers that keep no tokens begin anew.
+    on after them, and gives all of the answer. Tiers that keep no tokens begin anew, but for those that can go on from
+    what was said. num_said: tokens that it was counted as.
     """
 
     question: str
@@ -167,8 +169,10 @@ class Inquiry(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     pin: int | None = None
     priority: int = 0
+    without_documents: bool = False
     ids: bytes = b""
     said: str = ""
+    num_said: int = 0
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,3 +230,4 @@ class Receipt(msgspec.Struct, kw_only=True):
     version: str = (
         ""  # of the model that wrote the answer, as its rollout names it; empty = none, or more than one
     )
+    preempted: int = 0  # times that its slot was given to somebody else, and its answer went on later

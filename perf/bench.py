@@ -2,6 +2,7 @@
 
 overhead   what the service adds to the bare parts (perf/overhead.py)
 relay      what a token costs on its way, beside a bare gRPC client and LiteLLM (perf/relay.py)
+upstream   a tier on another server beside LiteLLM in front of the same one (perf/upstream_relay.py)
 start      how long the service takes to be ready (perf/starts.py)
 answers    how fast whole answers of the quoting tiers are (perf/answers.py)
 ingest     what ingest costs: its rate, the latency beside it, its memory (perf/ingest.py)
@@ -20,7 +21,20 @@ from typing import Any
 
 import msgspec
 
-from perf import answers, generate, ingest, limits, overhead, relay, relay_report, report, rows, starts
+from perf import (
+    answers,
+    generate,
+    ingest,
+    limits,
+    overhead,
+    relay,
+    relay_report,
+    report,
+    rows,
+    starts,
+    upstream_relay,
+    upstream_report,
+)
 from perf.cache import scenario as cache
 from perf.environment import environment
 
@@ -48,6 +62,14 @@ def run_relay(out: Path, quick: bool) -> dict[str, Any]:
     summary = relay_report.summarise(measured)
     relay_report.show(summary)
     return {"relay": summary}
+
+
+def run_upstream(out: Path, quick: bool) -> dict[str, Any]:
+    folder = upstream_relay.RESULTS if out == report.LATEST and not quick else out / "upstream"
+    measured = upstream_relay.run(upstream_relay.QUICK if quick else upstream_relay.Size())
+    for each in measured:
+        upstream_report.show(upstream_report.summarise(each))
+    return {"upstream": upstream_relay.keep(folder, measured)}
 
 
 def run_generate(out: Path, quick: bool) -> dict[str, Any]:
@@ -95,6 +117,7 @@ def run_cache(out: Path, quick: bool) -> dict[str, Any]:
 SCENARIOS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {
     "overhead": run_overhead,
     "relay": run_relay,
+    "upstream": run_upstream,
     "start": run_starts,
     "answers": run_answers,
     "ingest": run_ingest,

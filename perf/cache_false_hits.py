@@ -49,7 +49,7 @@ def judge(corpus: Corpus, made: Sequence[Pair], embed: Embed) -> list[Judged]:
     vectors = dict(zip(texts, embed(texts), strict=True))
     index = index_of(corpus, embed(corpus.texts), np.ones(len(corpus.texts), bool))
     params = msgspec.convert({"mode": "fast"}, extractive.ReaderParams)
-    threshold = Thresholds(BUDGET).of("any")
+    threshold = Thresholds(BUDGET).start
     found: dict[str, list[Passage]] = {}
     entries: dict[str, Entry] = {}
 

@@ -1,4 +1,4 @@
-"""The LiteLLM proxy in its own environment, one worker, in front of perf.upstream; both run while the block does."""
+"""The LiteLLM proxy in its own environment, in front of perf.upstream; both run while the block does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class Proxy:
     port: int
     upstream_port: int
     key: str = field(repr=False)
+    pid: int = 0
 
     @property
     def headers(self) -> dict[str, str]:
@@ -46,7 +47,7 @@ def version() -> str:
 
 
 @contextmanager
-def litellm_proxy(upstream_port: int = 0) -> Iterator[Proxy]:
+def litellm_proxy(upstream_port: int = 0, *, num_workers: int = 1) -> Iterator[Proxy]:
     """upstream_port: of a model that runs already; 0 = perf.upstream, started with it.
 
     Raises: RuntimeError with the proxy's own words when it does not start.
@@ -60,13 +61,13 @@ def litellm_proxy(upstream_port: int = 0) -> Iterator[Proxy]:
             argv = [sys.executable, "-m", "perf.upstream", str(proxy.upstream_port)]
             started.append(subprocess.Popen(argv, cwd=ROOT))
         argv = [str(ENVIRONMENT / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
-        argv += ["--port", str(proxy.port), "--num_workers", "1"]
+        argv += ["--port", str(proxy.port), "--num_workers", str(num_workers)]
         log = Path(folder) / "log"
         with log.open("wb") as out:
             server = subprocess.Popen(argv, env=_environment(folder), cwd=folder, stdout=out, stderr=out)
         try:
             _wait(server, f"http://127.0.0.1:{proxy.port}/health/liveliness", log)
-            yield proxy
+            yield replace(proxy, pid=server.pid)
         finally:
             for process in (server, *started):
                 process.terminate()

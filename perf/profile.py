@@ -35,6 +35,12 @@ def processor_seconds(service: Service) -> dict[str, float]:
     return out
 
 
+def tree_seconds(pid: int) -> float:
+    """User and system seconds so far of a process and all below it."""
+    root = psutil.Process(pid)
+    return sum(_seconds(each) for each in (root, *root.children(recursive=True)))
+
+
 def spent(before: dict[str, float], after: dict[str, float], count: int) -> dict[str, float]:
     """Microseconds for each of `count`, largest first; below 1 left out."""
     used = {name: (after[name] - before.get(name, 0.0)) / count * 1e6 for name in after}

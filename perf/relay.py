@@ -22,10 +22,8 @@ import asyncio
 import gzip
 import random
 import re
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,6 @@ from typing import Any
 
 import grpc
 import numpy as np
-import psutil
 import uvloop
 from tritonclient.grpc import service_pb2_grpc
 
@@ -47,19 +44,16 @@ from perf.profile import processor_seconds, spent
 from perf.relay_report import GAP_MS, NUM_STREAMS, Measured, show, summarise
 from perf.relay_service import TIER, relay_service
 from perf.relay_text import CHUNKS, NUM_CHUNKS, chunk
-from perf.rows import Row
+from perf.rounds import Ask, Http, check_ours, check_plain, first_chunks, round_of, row
 from perf.service import Service
-from perf.streams import BrokenStream, StreamClient, Times, check, check_ids, check_joined
+from perf.stacks import stacks_of
+from perf.streams import BrokenStream, StreamClient, Times, check_ids, check_joined
 
 QUESTION = "What happens when a Triton replica dies?"
 EACH = "coalesce_ms=0"  # what the model reads in a question: every token in a message of its own
 PACED = f"gap_ms={GAP_MS}"  # 20 tokens/s; they share messages by the service's own rule
-PY_SPY = litellm_proxy.ENVIRONMENT / "bin" / "py-spy"
-SPY_S, SPY_HZ = 5, 100
 TEXT = re.compile(rb" w\d{3}")
 _RAW_CHUNKS = [len(text).to_bytes(4, "little") + text.encode() for text in CHUNKS]
-
-Ask = Callable[[], Awaitable[Times]]
 
 
 @dataclass(frozen=True)
@@ -106,53 +100,9 @@ class Bare:
         await self._channel.close()
 
 
-class Http:
-    """Streams of one HTTP server, a connection for each client. verify: raises BrokenStream for a wrong body."""
-
-    def __init__(self, clients: list[StreamClient], verify: Callable[[bytes], None]) -> None:
-        self._clients = clients
-        self._verify = verify
-
-    @classmethod
-    async def connect(
-        cls,
-        port: int,
-        body: dict[str, Any],
-        headers: dict[str, str],
-        verify: Callable[[bytes], None],
-        count: int,
-    ) -> Http:
-        calls = (StreamClient.connect(port, litellm_proxy.PATH, body, headers) for _ in range(count))
-        return cls([await call for call in calls], verify)
-
-    def asks(self) -> list[Ask]:
-        return [self._asking(client) for client in self._clients]
-
-    def _asking(self, client: StreamClient) -> Ask:
-        async def ask() -> Times:
-            times, body = await client.ask()
-            self._verify(body)
-            return times
-
-        return ask
-
-    def close(self) -> None:
-        for client in self._clients:
-            client.close()
-
-
 def body_of(knobs: str, num_tokens: int = NUM_CHUNKS) -> dict[str, Any]:
     messages = [{"role": "user", "content": f"{QUESTION} {knobs}"}]
     return {"model": TIER, "stream": True, "max_tokens": num_tokens, "messages": messages}
-
-
-def check_plain(body: bytes) -> None:
-    check(body, CHUNKS)
-
-
-def check_ours(body: bytes) -> None:
-    check(body, CHUNKS)
-    check_ids(body)
 
 
 def check_paced(body: bytes) -> None:
@@ -177,8 +127,10 @@ async def measure(service: Service, proxy: Proxy | None, size: Size) -> Measured
         for asks in arms.values():  # warm every path before anything counts
             await asyncio.gather(*(ask() for ask in asks))
         await _rates(service, arms, size, out)
-        await _first_chunks(arms, size, out)
-        out.stacks = await _stacks(service, arms["service"]) if size is not QUICK else ""
+        out.rows += await first_chunks("relay_first", arms, size.num_first)
+        out.stacks = (
+            await stacks_of(service, "perf.relay_worker", arms["service"]) if size is not QUICK else ""
+        )
         await _paced(service, size, out)
         await _steady(service, size, out)
     finally:
@@ -206,7 +158,7 @@ async def _rates(service: Service, arms: dict[str, list[Ask]], size: Size, out: 
     for number in range(size.num_rounds):
         for name, asks in arms.items():
             before = processor_seconds(service)
-            found = await _round(f"relay_rate/{name}", number, asks, size.round_s)
+            found = await round_of(f"relay_rate/{name}", number, asks, size.round_s)
             used[name].update(
                 {part: value - before.get(part, 0) for part, value in processor_seconds(service).items()}
             )
@@ -214,31 +166,6 @@ async def _rates(service: Service, arms: dict[str, list[Ask]], size: Size, out: 
     for name, seconds in used.items():
         num_chunks = sum(row.count for row in out.rows if row.arm == f"relay_rate/{name}")
         out.profile[name] = spent({}, seconds, num_chunks)
-
-
-async def _round(arm: str, number: int, asks: list[Ask], round_s: float) -> list[Row]:
-    """Every client asks again and again; streams that began in time are followed to their end."""
-    out: list[Row] = []
-    end = time.perf_counter() + round_s
-
-    async def client(ask: Ask) -> None:
-        while time.perf_counter() < end:
-            out.append(_row(arm, number, await ask()))
-
-    await asyncio.gather(*(client(ask) for ask in asks))
-    return out
-
-
-def _row(arm: str, number: int, times: Times) -> Row:
-    return Row(arm, number, times.sent_s, times.sent_s, times.done_s, NUM_CHUNKS, times.first_s)
-
-
-async def _first_chunks(arms: dict[str, list[Ask]], size: Size, out: Measured) -> None:
-    singles = {name: asks[0] for name, asks in arms.items()}
-    rng = random.Random(0)
-    for slot in range(size.num_first):
-        for name in rng.sample(sorted(singles), len(singles)):
-            out.rows.append(_row(f"relay_first/{name}", slot, await singles[name]()))
 
 
 async def _paced(service: Service, size: Size, out: Measured) -> None:
@@ -251,7 +178,7 @@ async def _paced(service: Service, size: Size, out: Measured) -> None:
     async def client(ask: Ask) -> None:
         await asyncio.sleep(rng.uniform(0, stream_s))
         for turn in range(size.paced_turns):
-            out.rows.append(_row("relay_paced/service", turn, await ask()))
+            out.rows.append(row("relay_paced/service", turn, await ask()))
 
     before = processor_seconds(service)
     try:
@@ -297,22 +224,6 @@ async def _steady(service: Service, size: Size, out: Measured) -> None:
             raise BrokenStream("a stream ended while its middle was measured")
     for client in clients:
         client.close()
-
-
-async def _stacks(service: Service, asks: list[Ask]) -> str:
-    """Stacks of the worker under load as py-spy saw them, one a line with its count; "" where it may not look."""
-    worker = next(
-        each for each in psutil.Process(service.pid).children() if "perf.relay_worker" in each.cmdline()
-    )
-    path = service.settings.run_dir / "stacks"
-    argv = [str(PY_SPY), "record", "--pid", str(worker.pid), "--format", "raw", "--output", str(path)]
-    argv += ["--duration", str(SPY_S), "--rate", str(SPY_HZ), "--gil"]
-    if not PY_SPY.exists():
-        return ""
-    spy = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    await _round("", 0, asks, SPY_S + 1)
-    await spy.wait()
-    return path.read_text() if path.exists() else ""
 
 
 def run(size: Size) -> Measured:

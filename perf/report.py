@@ -38,16 +38,16 @@ def block(summary: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def inserted(page: str, text: str) -> str:
+def inserted(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with the text between its marks. Raises: ValueError without marks."""
-    before, _, rest = page.partition(BEGIN)
-    _, mark, after = rest.partition(END)
+    before, _, rest = page.partition(begin)
+    _, mark, after = rest.partition(end)
     if not mark:
-        raise ValueError(f"the page has no {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+        raise ValueError(f"the page has no {begin} … {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
-def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *lines])
 
 
@@ -56,7 +56,7 @@ def _added(added: dict[str, Any]) -> str:
     lines += [
         (f"**{name}**", f"**{value:.1f}** (target 3)", "") for name, value in added["added_p50_ms"].items()
     ]
-    return "**Added latency**, a trivial question, one at a time (ms)\n\n" + _table(
+    return "**Added latency**, a trivial question, one at a time (ms)\n\n" + table(
         ("arm", "p50", "p99"), lines
     )
 
@@ -69,7 +69,7 @@ def _retrieve(rate: dict[str, Any]) -> str:
         told = f"{share[arm]['median']:.2f} (target 0.80)" if arm in share else "floor"
         lines.append((f"about {tokens}", name, f"{value:.0f}", told))
     heads = ("tokens per text", "arm", "texts/s", "share")
-    return "**`retrieve` at 32 clients** (median of rounds)\n\n" + _table(heads, lines)
+    return "**`retrieve` at 32 clients** (median of rounds)\n\n" + table(heads, lines)
 
 
 def _relay(relay: dict[str, Any]) -> str:
@@ -84,7 +84,7 @@ def _relay(relay: dict[str, Any]) -> str:
         for name, share in relay["ratio"].items()
     )
     heads = ("arm", "chunks/s", "processor us per chunk")
-    return f"**Token relay**, 32 streams of 64 chunks (median of rounds): {shares}\n\n" + _table(heads, lines)
+    return f"**Token relay**, 32 streams of 64 chunks (median of rounds): {shares}\n\n" + table(heads, lines)
 
 
 def _first(relay: dict[str, Any]) -> str:
@@ -94,7 +94,7 @@ def _first(relay: dict[str, Any]) -> str:
     ]
     added = ", ".join(f"{name} **{value:.1f}**" for name, value in relay["added_first_chunk_p50_ms"].items())
     told = f"p50s: {added}; retrieval itself is {relay['retrieval_p50_ms']:.1f} of it (target 3)"
-    return f"**First chunk** at concurrency 1 (ms); {told}\n\n" + _table(("arm", "p50", "p90", "p99"), lines)
+    return f"**First chunk** at concurrency 1 (ms); {told}\n\n" + table(("arm", "p50", "p90", "p99"), lines)
 
 
 def _paced(relay: dict[str, Any]) -> str:
@@ -118,7 +118,7 @@ def _answers(answers: dict[str, Any]) -> str:
     ]
     flood = f"{answers['flood_per_s']:.0f} answers/s (target 60)"
     lines.append((f"fast@32, {flood}", f"{answers['flood_p50_ms']:.1f}", f"{answers['flood_p99_ms']:.1f}"))
-    return "**Whole answers** over the documentation (ms)\n\n" + _table(("arm", "p50", "p99"), lines)
+    return "**Whole answers** over the documentation (ms)\n\n" + table(("arm", "p50", "p99"), lines)
 
 
 def _ingest(summary: dict[str, Any]) -> str:
@@ -134,7 +134,7 @@ def _ingest(summary: dict[str, Any]) -> str:
         f"**{share['median']:.2f}** (target 0.85; quartiles {share['q1']:.2f} to {share['q3']:.2f}). A question "
         f"meanwhile, p95 **{ratio['p95']:.2f}** x idle (target 1.5), p50 {ratio['p50']:.2f} x. Resident memory of the "
         f"worker over {memory['num_chunks']} chunks with made-up vectors (MiB): {resident}; peak "
-        f"{memory['peak_mib']:.0f}.\n\n" + _table(("a question, ms", "p50", "p95", "p99"), lines)
+        f"{memory['peak_mib']:.0f}.\n\n" + table(("a question, ms", "p50", "p95", "p99"), lines)
     )
 
 
@@ -147,7 +147,7 @@ def _generate(generate: dict[str, Any]) -> str:
             (streams, name, f"{value:.0f}", f"{share['median']:.2f} (target 0.90)" if share else "floor")
         )
     heads = ("streams", "arm", "tokens/s", "share")
-    return "**Generative tier**, 135M random weights in bf16 (median of rounds)\n\n" + _table(heads, lines)
+    return "**Generative tier**, 135M random weights in bf16 (median of rounds)\n\n" + table(heads, lines)
 
 
 def write(folder: Path) -> None:

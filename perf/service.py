@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.settings import Settings, load_settings
+from gateway.storage.database import Database
+from gateway.storage.keys import create_key
 from gateway.supervise.credentials import secret
 from gateway.supervise.instance import all_ports
 
@@ -40,6 +42,14 @@ class Service:
     @property
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key}"}
+
+    def new_key(self, tenant: str) -> str:
+        database = Database(self.settings.sql_url)
+        try:
+            with database.write() as conn:
+                return create_key(conn, tenant=tenant, name="bench")[1]
+        finally:
+            database.close()
 
 
 @contextmanager

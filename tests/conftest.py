@@ -1,13 +1,15 @@
-"""For every level: tests talk to this machine, so a proxy named in the environment has no part in them; PostgreSQL."""
+"""For every level: no proxy of the environment between tests and this machine; PostgreSQL, Redis."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.fakes.postgres import Postgres, PostgresMissing, running_postgres
+from tests.fakes.redis_process import RedisProcess, running_redis
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,20 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
     url = postgres.new_database()
     yield url
     postgres.drop_database(url)
+
+
+@pytest.fixture(scope="module")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """One Redis for the tests of a module."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as process:
+        yield process
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisProcess]:
+    """A test's own, to be killed, frozen or filled."""
+    with running_redis(tmp_path) as process:
+        yield process
 
 
 def pytest_configure() -> None:

@@ -1,12 +1,14 @@
--- What one call of the queue knows, and the measures of drain.py. `queue.lua` goes on from here: the two are one script.
+-- What one call of the queue knows, and the measures of drain.py. `recall.lua` and `queue.lua` go on from here: the three
+-- are one script.
 --
 -- KEYS: held (hash: id -> worker '|' since when, ms '|' band '|' tenant), line (sorted set: id -> band * 2^50 + tag),
 -- entries (hash: id -> what is known of it), tenants (hash: 'f'|'p'|'d'|'w' band '|' tenant -> finish tag, promised tag,
 -- differences that moved nothing yet, tokens that wait), state (hash: 't<band>' virtual time, 'drain' the measures,
--- 'bytes', 'secret'), workers (sorted set: worker -> last beat), seen (sorted set: tenant -> when it asked last).
+-- 'bytes', 'secret'), workers (sorted set: worker -> last beat), seen (sorted set: tenant -> when it asked last), gives.
 -- line ':' band '|' tenant is the set of a tenant's waiters.
 -- ARGV: operation, now_ms (0 = this server's clock), limit, mailboxes' prefix, headroom, then the operation's own.
--- A worker's mailbox is a list: 'g' id = has a slot, 'd' id = its place was taken by somebody with a better right.
+-- A worker's mailbox is a list: 'g' id = has a slot, 'd' id = its place was taken by somebody with a better right, 'r' id =
+-- its slot is asked back.
 
 local HELD, LINE, ENTRIES, TENANTS, STATE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local WORKERS, SEEN = KEYS[6], KEYS[7]

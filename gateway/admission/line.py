@@ -22,66 +22,19 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
 
+from gateway.admission.asks import BAND_STEP, BANDS, Ask, Entered, Entry, Moves, Status
 from gateway.admission.drain import NUM_BANDS, Drain, Left, Slot
+from gateway.admission.recall import HEADS, LIGHT, OVER, Recalls, Wanting, victim
 
-BANDS = ("interactive", "standard", "batch")
-BAND_STEP = 2**50  # tags are tokens; three bands of them fit the 53 bits of a sorted set's score
+__all__ = ["BANDS", "Ask", "Entered", "FairLine", "Moves", "Status"]
+
 MAX_TENANTS = 100_000  # whose tags are remembered at most; then all begin again
 
 RECENT_MS = 30_000  # a tenant that asked within it counts among those who share the slots
-_OVER = 1.25  # times an equal part of the slots: beyond it a tenant is a heavy one
 _LEAST_MOVE = 64  # tokens
 _MOVE_OF_BACKLOG = 1 / 64
-_LIGHT = 2  # slots that make nobody a heavy one
 _LOOK_AHEAD = 32  # places from the head in which a light tenant is looked for
-
-Status = Literal["granted", "waiting", "full", "too_long", "infeasible"]
-
-
-class Ask(NamedTuple):
-    """One request for a slot. cost: tokens. size: bytes that the wait keeps in memory. until_ms: leaves the line then.
-
-    finish_ms: the caller's own deadline for the answer, 0 = none. tag: that of a ticket, -1 = none.
-    """
-
-    tenant: str
-    band: int
-    cost: int
-    size: int
-    until_ms: int
-    finish_ms: int = 0
-    tag: int = -1
-
-
-class Entered(NamedTuple):
-    """position: 1-based place in line, 0 with a slot. eta_ms: expected wait, -1 before anything was measured.
-
-    tag: its place; for one that was refused, the place that a ticket would keep.
-    """
-
-    status: Status
-    position: int
-    eta_ms: float
-    tag: int
-
-
-class Moves(NamedTuple):
-    """Whose wait has ended: with a slot, or because somebody else took the place."""
-
-    granted: list[str]
-    displaced: list[str]
-
-
-@dataclass
-class Entry:
-    ask: Ask
-    score: int
-
-    @property
-    def tag(self) -> int:
-        return self.score - self.ask.band * BAND_STEP
 
 
 @dataclass
@@ -96,6 +49,7 @@ class FairLine:
     max_bytes: int
     headroom_share: float = 0.0
     held: dict[str, Slot] = field(default_factory=dict)
+    recalls: Recalls = field(default_factory=Recalls)
     drain: Drain = field(default_factory=Drain)
     num_bytes: int = 0
     _entries: dict[str, Entry] = field(default_factory=dict)
@@ -108,6 +62,7 @@ class FairLine:
     _promised: dict[tuple[int, str], int] = field(default_factory=dict)  # the same for tickets that are out
     _granted: list[str] = field(default_factory=list)
     _displaced: list[str] = field(default_factory=list)
+    _recalled: list[str] = field(default_factory=list)
     _seen: dict[str, int] = field(default_factory=dict)  # when each tenant asked last
 
     @property
@@ -122,13 +77,16 @@ class FairLine:
         tag = self._newcomers_tag(key)
         if ask.tag >= 0:
             tag = min(tag, ask.tag)  # a ticket never makes a place worse
+        if ask.before_ms >= 0:
+            tag = min([tag, *(self._entries[each].tag for each in self._own.get(key, ()))])
         if self._may_take(ask.tenant):  # whoever waits may not, or had been let in
             self._charge(ask)
             self._let_in(name, ask, tag, now_ms)
             return Entered("granted", 0, 0.0, tag)
         score = ask.band * BAND_STEP + tag
         position = bisect_right(self._order, (score, name)) + 1
-        eta_ms = self.eta_ms(position, ask.band, self.left(now_ms), now_ms)
+        slot = self._victim(Wanting(name, ask.band, ask.tenant), now_ms)
+        eta_ms = 0.0 if slot else self.eta_ms(position, ask.band, self.left(now_ms), now_ms)
         refusal = self._refusal(ask, score, eta_ms, now_ms)
         if refusal is not None:
             return Entered(refusal, position, eta_ms, self._promise(ask, tag))
@@ -138,7 +96,54 @@ class FairLine:
         self._backlog[key] = self._backlog.get(key, 0) + ask.cost
         insort(self._order, (score, name))
         self.num_bytes += ask.size
+        if slot:
+            self._ask_back(slot, name)
         return Entered("waiting", position, eta_ms, tag)
+
+    def give_back(self, name: str, ask: Ask, now_ms: int) -> Entered:
+        """Its answer was broken off: whom the slot was asked back for has it, and it waits at the head of its tenant.
+
+        Where nobody waits for the slot any more, it keeps it. ask: with before_ms, and no cost, which was told before.
+        """
+        if name in self.held:
+            if self._wanted_by(name, now_ms) is None:
+                self.recalls.let_in(name, now_ms, gives=ask.gives)
+                return Entered("granted", 0, 0.0, self._newcomers_tag((ask.band, ask.tenant)))
+            self._free(name, now_ms)
+        return self.enter(name, ask, now_ms)
+
+    def recall(self, now_ms: int) -> None:
+        """Look again for slots to ask back, for the first in line."""
+        for _, name in self._order[:HEADS]:
+            ask = self._entries[name].ask
+            slot = self._victim(Wanting(name, ask.band, ask.tenant), now_ms)
+            if slot:
+                self._ask_back(slot, name)
+
+    def _victim(self, wanting: Wanting, now_ms: int) -> str | None:
+        if len(self.held) < self.limit or not self.recalls.can_ask(self.limit):
+            return None
+        return victim(
+            wanting,
+            held=self.held,
+            gives=self.recalls.given,
+            served=self._served(),
+            first=map(self._wanting, (name for _, name in self._order[:_LOOK_AHEAD])),
+            limit=self.limit,
+            now_ms=now_ms,
+        )
+
+    def _served(self) -> dict[str, Wanting]:
+        given = self.recalls.given.items()
+        return {name: self._wanting(each.waiter) for name, each in given if each.waiter in self._entries}
+
+    def _wanting(self, name: str) -> Wanting:
+        ask = self._entries[name].ask
+        return Wanting(name, ask.band, ask.tenant)
+
+    def _ask_back(self, slot: str, waiter: str) -> None:
+        self.recalls.ask_back(slot, waiter, self.limit)
+        self._recalled.append(slot)
 
     def _see(self, tenant: str, now_ms: int) -> None:
         if self.headroom:
@@ -151,14 +156,18 @@ class FairLine:
         if free > self.headroom or free <= 0 or len(self._seen) < 2:
             return free > 0
         own = sum(slot.tenant == tenant for slot in self.held.values())
-        return own < max(_LIGHT, _OVER * self.limit / len(self._seen))
+        return own < max(LIGHT, OVER * self.limit / len(self._seen))
 
     def is_closed(self, band: int, tenant: str) -> bool:
         """Whether a newcomer without a ticket would find the line full."""
         if len(self.held) < self.limit or len(self._order) < self.max_waiting:
             return False
         tag = self._newcomers_tag((band, tenant))
-        return not self._order or self._order[-1][0] <= band * BAND_STEP + tag
+        return not self._order or self._is_before(self._order[-1], band * BAND_STEP + tag)
+
+    def _is_before(self, last: tuple[int, str], score: int) -> bool:
+        """Whether the last one in line stays there; one that has the beginning of its answer always does."""
+        return last[0] <= score or self._entries[last[1]].ask.before_ms >= 0
 
     def _newcomers_tag(self, key: tuple[int, str]) -> int:
         return max(self._virtual_time(key[0]), self._finish.get(key, 0))
@@ -170,6 +179,8 @@ class FairLine:
         return min(self._time[band], self._order[at][0] - band * BAND_STEP)
 
     def _refusal(self, ask: Ask, score: int, eta_ms: float, now_ms: int) -> Status | None:
+        if ask.before_ms >= 0:
+            return None  # its client has the beginning of the answer
         if eta_ms >= 0 and ask.finish_ms and now_ms + eta_ms + self.drain.mean_ms(ask.band) > ask.finish_ms:
             return "infeasible"
         if eta_ms >= 0 and now_ms + eta_ms > ask.until_ms:
@@ -177,11 +188,11 @@ class FairLine:
         if ask.size > self.max_bytes or self.max_waiting < 1:
             return "full"
         while len(self._order) >= self.max_waiting or self.num_bytes + ask.size > self.max_bytes:
-            worst_score, worst = self._order[-1]
-            if worst_score <= score:
+            worst = self._order[-1]
+            if self._is_before(worst, score):
                 return "full"
-            self._remove(worst)
-            self._displaced.append(worst)
+            self._remove(worst[1])
+            self._displaced.append(worst[1])
         return None
 
     def _promise(self, ask: Ask, tag: int) -> int:
@@ -201,7 +212,8 @@ class FairLine:
             self._pending.clear()
 
     def _let_in(self, name: str, ask: Ask, tag: int, now_ms: int) -> None:
-        self.held[name] = Slot(ask.band, now_ms, ask.tenant)
+        self.held[name] = Slot(ask.band, now_ms - max(0, ask.before_ms), ask.tenant)
+        self.recalls.let_in(name, now_ms, gives=ask.gives)
         self._time[ask.band] = max(self._time[ask.band], tag)
 
     def leave(self, name: str, now_ms: int) -> None:
@@ -209,7 +221,7 @@ class FairLine:
         if name in self._entries:
             self._remove(name)
         elif name in self.held:
-            del self.held[name]
+            self._free(name, now_ms)
             self._grant(now_ms)
         self.rest()
 
@@ -219,12 +231,33 @@ class FairLine:
 
     def release(self, name: str, held_ms: float, now_ms: int) -> None:
         """A slot is free again; once each."""
-        slot = self.held.pop(name, None)
+        slot = self.held.get(name)
         if slot is None:
             return
         self.drain.note(slot.band, held_ms, now_ms)
+        self.recalls.ended(self.limit)
+        self._free(name, now_ms)
         self._grant(now_ms)
         self.rest()
+
+    def _free(self, name: str, now_ms: int) -> None:
+        """A slot is free again: whom it was asked back for has it."""
+        waiter = self._wanted_by(name, now_ms)
+        del self.held[name]
+        self.recalls.drop(name)
+        if waiter is not None and len(self.held) < self.limit:
+            self._give(waiter, now_ms)
+
+    def _wanted_by(self, name: str, now_ms: int) -> str | None:
+        """Whom a slot is asked back for, where that one still waits."""
+        waiter = self.recalls.waiter(name)
+        entry = self._entries.get(waiter)
+        return waiter if entry is not None and entry.ask.until_ms >= now_ms else None
+
+    def _give(self, name: str, now_ms: int) -> None:
+        entry = self._take_out(name)
+        self._let_in(name, entry.ask, entry.tag, now_ms)
+        self._granted.append(name)
 
     def settle(self, tenant: str, band: int, difference: int) -> None:
         """What the request really cost, less what was thought (tokens)."""
@@ -254,8 +287,8 @@ class FairLine:
 
     def moves(self) -> Moves:
         """What happened to those in line since the last call."""
-        moves = Moves(self._granted, self._displaced)
-        self._granted, self._displaced = [], []
+        moves = Moves(self._granted, self._displaced, self._recalled)
+        self._granted, self._displaced, self._recalled = [], [], []
         return moves
 
     def _remove(self, name: str) -> None:
@@ -278,9 +311,7 @@ class FairLine:
 
     def _grant(self, now_ms: int) -> None:
         while len(self.held) < self.limit and (name := self._next(now_ms)):
-            entry = self._take_out(name)
-            self._let_in(name, entry.ask, entry.tag, now_ms)
-            self._granted.append(name)
+            self._give(name, now_ms)
 
     def _next(self, now_ms: int) -> str | None:
         """The first in line who may have a slot."""
@@ -333,6 +364,8 @@ class FairLine:
         if entry is None:
             return 0, 0.0
         position = self.position(name)
+        if self.recalls.is_served(name):
+            return position, 0.0
         return position, self.eta_ms(position, entry.ask.band, left, now_ms)
 
     def waiting_names(self) -> Sequence[str]:

@@ -1,9 +1,4 @@
--- The one line in front of a tier's slots: the maths of line.py, shared by all workers. Goes on where `drain.lua` ends.
-
-local function entry_of(id)
-  local raw = redis.call('HGET', ENTRIES, id)
-  return raw and cjson.decode(raw)
-end
+-- The one line in front of a tier's slots: the maths of line.py, shared by all workers. Goes on where `recall.lua` ends.
 
 local function own_key(band, tenant) return LINE .. ':' .. band .. '|' .. tenant end
 
@@ -65,10 +60,12 @@ end
 
 local function remove(id, entry) remove_all({{id, entry}}) end
 
-local function holder(worker, band, tenant) return worker .. '|' .. whole(now) .. '|' .. band .. '|' .. tenant end
+local function holder(worker, since, band, tenant) return worker .. '|' .. whole(since) .. '|' .. band .. '|' .. tenant end
 
-local function let_in(id, worker, band, tenant, tag)
-  redis.call('HSET', HELD, id, holder(worker, band, tenant))
+-- gives: whether its answer can be broken off. before: how long it had a slot already, ms.
+local function let_in(id, worker, band, tenant, tag, gives, before)
+  redis.call('HSET', HELD, id, holder(worker, now - math.max(0, before), band, tenant))
+  if gives then redis.call('HSET', GIVES, id, whole(now) .. '|') end
   if tag > number_at(STATE, 't' .. band, 0) then redis.call('HSET', STATE, 't' .. band, whole(tag)) end
 end
 
@@ -94,11 +91,17 @@ end
 
 local function worker_of(holder) return string.match(holder, '^(.-)|') end
 
+-- Returns whether it had a slot.
+local function drop(id)
+  redis.call('HDEL', GIVES, id)
+  return redis.call('HDEL', HELD, id) == 1
+end
+
 -- Everything of a dead worker comes back, in one walk.
 local function bury(worker)
   local held = redis.call('HGETALL', HELD)
   for at = 1, #held, 2 do
-    if worker_of(held[at + 1]) == worker then redis.call('HDEL', HELD, held[at]) end
+    if worker_of(held[at + 1]) == worker then drop(held[at]) end
   end
   local waiting, gone = redis.call('HGETALL', ENTRIES), {}
   for at = 1, #waiting, 2 do
@@ -108,6 +111,28 @@ local function bury(worker)
   remove_all(gone)
   redis.call('ZREM', WORKERS, worker)
   redis.call('DEL', mailboxes .. worker)
+end
+
+-- A waiter gets a slot.
+local function give(id, entry)
+  let_in(id, entry.worker, entry.band, entry.tenant, take_out(id, entry) - entry.band * STEP, entry.gives, entry.before or -1)
+  mail(entry.worker, 'g' .. id)
+end
+
+-- Whom a slot is asked back for, with its entry, where that one still waits.
+local function wanted_by(id)
+  local value = redis.call('HGET', GIVES, id)
+  local _, waiter = give_of(value or '0|')
+  local entry = waiter ~= '' and entry_of(waiter)
+  if entry and entry.till >= now and is_alive(entry.worker) then return waiter, entry end
+end
+
+-- A slot is free again: whom it was asked back for has it. Returns whether it was taken.
+local function free(id)
+  local waiter, entry = wanted_by(id)
+  local was_held = drop(id)
+  if was_held and waiter and num_held() < limit then give(waiter, entry) end
+  return was_held
 end
 
 -- Let the first in line who may have a slot have it. Returns whether there was one.
@@ -124,8 +149,7 @@ local function grant_one()
       remove(id, entry)
       return true
     elseif may_take(entry.tenant) then
-      let_in(id, entry.worker, entry.band, entry.tenant, take_out(id, entry) - entry.band * STEP)
-      mail(entry.worker, 'g' .. id)
+      give(id, entry)
       return true
     end
   end
@@ -163,19 +187,37 @@ local function rest()
       redis.call('HSET', STATE, 't' .. band, all[at + 1])
     end
   end
-  redis.call('DEL', TENANTS)
+  redis.call('DEL', TENANTS, GIVES)
   redis.call('HSET', STATE, 'bytes', 0)
 end
 
 local function stay()
-  for _, key in ipairs({STATE, TENANTS, WORKERS}) do redis.call('PEXPIRE', key, IDLE_MS) end
+  for _, key in ipairs({STATE, TENANTS, WORKERS, GIVES}) do redis.call('PEXPIRE', key, IDLE_MS) end
 end
 
+-- The place of one whose answer was broken off: that of the first of its tenant, or a newcomer's.
+local function own_head(band, tenant, tag)
+  for _, id in ipairs(redis.call('SMEMBERS', own_key(band, tenant))) do
+    tag = math.min(tag, tonumber(redis.call('ZSCORE', LINE, id)) - band * STEP)
+  end
+  return tag
+end
+
+-- before: -1, or how long it had a slot until its answer was broken off (ms). Where it still has that slot, this gives it
+-- back; or lets it have it on, when nobody waits for it any more.
 local function enter()
   local id, worker, tenant = ARGV[6], ARGV[7], ARGV[8]
   local band, cost, size = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
   local wait_ms, finish_ms, ticket = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
   local max_waiting, max_bytes, ticket_id = tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17]
+  local gives, before = ARGV[19] == '1', tonumber(ARGV[20])
+  if before >= 0 and redis.call('HEXISTS', HELD, id) == 1 then
+    if not wanted_by(id) then
+      if gives then redis.call('HSET', GIVES, id, whole(now) .. '|') else redis.call('HDEL', GIVES, id) end
+      return {'granted', 0, '0', whole(newcomers_tag(band, tenant)), num_held(), num_waiting()}
+    end
+    free(id)
+  end
   see(tenant)
   grant()
   if redis.call('HEXISTS', HELD, id) == 1 then return {'granted', 0, '0', '0', num_held(), num_waiting()} end
@@ -188,9 +230,10 @@ local function enter()
   local key = band .. '|' .. tenant
   local tag = newcomers_tag(band, tenant)
   if ticket >= 0 then tag = math.min(tag, ticket) end -- a ticket never makes a place worse
+  if before >= 0 then tag = own_head(band, tenant, tag) end
   if may_take(tenant) then -- whoever waits may not, or had been let in
     charge(band, tenant, cost)
-    let_in(id, worker, band, tenant, tag)
+    let_in(id, worker, band, tenant, tag, gives, before)
     return {'granted', 0, '0', whole(tag), num_held(), num_waiting()}
   end
   local score = band * STEP + tag
@@ -199,9 +242,12 @@ local function enter()
     if other <= id then ahead = ahead + 1 end
   end
   local position = ahead + 1
-  local eta_ms = expected(ahead, band, by_band(), slots_left())
+  local slot = victim(id, band, tenant)
+  local eta_ms = slot and 0 or expected(ahead, band, by_band(), slots_left())
   local refusal
-  if eta_ms >= 0 and finish_ms > 0 and eta_ms + mean_of(band) > finish_ms then
+  if before >= 0 then
+    refusal = nil -- its client has the beginning of the answer
+  elseif eta_ms >= 0 and finish_ms > 0 and eta_ms + mean_of(band) > finish_ms then
     refusal = 'infeasible'
   elseif eta_ms >= 0 and eta_ms > wait_ms then
     refusal = 'too_long'
@@ -210,11 +256,11 @@ local function enter()
   else
     while num_waiting() >= max_waiting or number_at(STATE, 'bytes', 0) + size > max_bytes do
       local worst = redis.call('ZRANGE', LINE, -1, -1, 'WITHSCORES')
-      if tonumber(worst[2]) <= score then
+      local entry = entry_of(worst[1])
+      if tonumber(worst[2]) <= score or (entry.before or -1) >= 0 then
         refusal = 'full'
         break
       end
-      local entry = entry_of(worst[1])
       remove(worst[1], entry)
       mail(entry.worker, 'd' .. worst[1])
     end
@@ -229,34 +275,50 @@ local function enter()
     return {refusal, position, tostring(eta_ms), whole(tag), num_held(), num_waiting()}
   end
   charge(band, tenant, cost)
-  local entry = {tenant = tenant, band = band, cost = cost, size = size, till = now + wait_ms, worker = worker}
+  local entry = {tenant = tenant, band = band, cost = cost, size = size, till = now + wait_ms, worker = worker,
+    gives = gives, before = before}
   redis.call('ZADD', LINE, whole(score), id)
   redis.call('SADD', own_key(band, tenant), id)
   redis.call('PEXPIRE', own_key(band, tenant), IDLE_MS)
   redis.call('HINCRBY', TENANTS, 'w' .. key, whole(cost))
   redis.call('HSET', ENTRIES, id, cjson.encode(entry))
   redis.call('HINCRBY', STATE, 'bytes', whole(size))
+  if slot then ask_back(slot, id) end
   return {'waiting', position, tostring(eta_ms), whole(tag), num_held(), num_waiting()}
 end
 
 -- ARGV from 6: JSON list of {id, held_ms (-1 = was not used), tenant, band, difference in cost}.
 local function release()
-  local gone = {}
-  for _, row in ipairs(cjson.decode(ARGV[6])) do
-    local id, held_ms, tenant, band, difference = row[1], row[2], row[3], row[4], row[5]
-    local entry = entry_of(id)
-    if entry then
-      gone[#gone + 1] = {id, entry}
-    elseif redis.call('HDEL', HELD, id) == 1 and held_ms >= 0 then
-      note(band, held_ms)
-      settle(band, tenant, difference)
-    end
+  local gone, rows = {}, cjson.decode(ARGV[6])
+  for _, row in ipairs(rows) do
+    local entry = entry_of(row[1])
+    if entry then gone[#gone + 1] = {row[1], entry} end
   end
   remove_all(gone)
+  for _, row in ipairs(rows) do
+    local id, held_ms, tenant, band, difference = row[1], row[2], row[3], row[4], row[5]
+    if redis.call('HEXISTS', HELD, id) == 1 then
+      if held_ms >= 0 then
+        note(band, held_ms)
+        redis.call('HSET', STATE, 'credit', math.min(limit, credit() + 1))
+        settle(band, tenant, difference)
+      end
+      free(id)
+    end
+  end
   save()
   grant()
   rest()
   return {num_held(), num_waiting()}
+end
+
+-- Look again for slots to ask back, for the first in line.
+local function recall()
+  for _, id in ipairs(redis.call('ZRANGE', LINE, 0, HEADS - 1)) do
+    local entry = entry_of(id)
+    local slot = entry and victim(id, entry.band, entry.tenant)
+    if slot then ask_back(slot, id) end
+  end
 end
 
 -- ARGV from 6: worker, a secret to take where there is none.
@@ -267,6 +329,7 @@ local function beat()
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now - DEAD_MS - 1)) do bury(dead) end
   redis.call('HSETNX', STATE, 'secret', ARGV[7])
   grant()
+  recall()
   rest()
   stay()
   local mine = 0
@@ -285,10 +348,10 @@ local function restore()
   local held = redis.call('HGETALL', HELD)
   for at = 1, #held, 2 do
     if worker_of(held[at + 1]) == worker and not holds[held[at]] and not asked[held[at]] then
-      redis.call('HDEL', HELD, held[at])
+      drop(held[at])
     end
   end
-  for id in pairs(holds) do redis.call('HSETNX', HELD, id, holder(worker, 0, '')) end
+  for id in pairs(holds) do redis.call('HSETNX', HELD, id, holder(worker, now, 0, '')) end
   grant()
   return {num_held(), num_waiting()}
 end
@@ -297,12 +360,13 @@ end
 local function look()
   local places, etas, counts = {}, {}, by_band()
   local left, typical = slots_left()
+  local _, served = served_by(hash_of(GIVES))
   for at = 6, #ARGV do
     local place, eta_ms = -1, -1
     local rank = redis.call('ZRANK', LINE, ARGV[at])
     if rank then
       local band = rank < counts[1] and 0 or rank < counts[1] + counts[2] and 1 or 2
-      place, eta_ms = rank + 1, expected(rank, band, counts, left, typical)
+      place, eta_ms = rank + 1, served[ARGV[at]] and 0 or expected(rank, band, counts, left, typical)
     elseif redis.call('HEXISTS', HELD, ARGV[at]) == 1 then
       place = 0
     end

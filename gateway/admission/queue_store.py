@@ -17,8 +17,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from gateway.admission.line import BANDS
+from gateway.storage.redis_trips import answered
 
-SCRIPT = b"".join((Path(__file__).parent / name).read_bytes() for name in ("drain.lua", "queue.lua"))
+SCRIPT = b"".join(
+    (Path(__file__).parent / name).read_bytes() for name in ("drain.lua", "recall.lua", "queue.lua")
+)
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()  # what EVALSHA calls it by
 CALL_S = 0.5  # longest wait of a request for Redis, once: then all go by their own part
 ENTER_AT_MOST = 128  # requests that ask in one go
@@ -75,7 +78,7 @@ class QueueStore:
         self._headroom_share = headroom_share
         self._redis: Any = redis
         self._now_ms = now_ms
-        parts = ("held", "line", "entries", "tenants", "state", "workers", "seen")
+        parts = ("held", "line", "entries", "tenants", "state", "workers", "seen", "gives")
         self._keys = [queue_key(tier, part) for part in parts]
         self._mailboxes = queue_key(tier, "mail:")
         self._mailbox = self._mailboxes + worker
@@ -161,11 +164,13 @@ class QueueStore:
         return list(await self._within(run))
 
     async def _within(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        async def call() -> Any:
+            try:
+                return await work()
+            except RedisConnectionError:  # of a pooled connection that had ended unseen
+                return await work()
+
         try:
-            async with asyncio.timeout(CALL_S):
-                try:
-                    return await work()
-                except RedisConnectionError:  # of a pooled connection that had ended unseen
-                    return await work()
+            return await answered(call(), CALL_S)
         except (RedisError, OSError, TimeoutError) as error:
             raise Away(repr(error)) from error

@@ -27,6 +27,7 @@ log = logging.getLogger("tidegate.limits")
 PATIENCE_S = 0.003
 TICK_S = 1.0
 PROBE_S = 0.5  # how often a store that is away is tried again
+MAX_UNLIMITED = 10_000
 IDLE_S = 120.0  # then a tenant is forgotten here
 
 # (tenant, key or "", first unix second) -> tokens that the ledger has since then
@@ -100,6 +101,9 @@ class Limiter:
         self._clock, self._offset = clock, wall() - clock()
         self._patience_s = patience_s
         self._accounts: dict[str, _Account] = {}
+        self._unlimited: dict[
+            tuple[str, str], Tenant
+        ] = {}  # by tenant and key: as they were seen to have no limit
         self.is_linked = True  # whether the store answered when it was asked last
         self._is_late = False  # a request has waited in vain: nobody else does before the next answer
 
@@ -164,12 +168,17 @@ class Limiter:
 
     def _needs(self, tenant: Tenant, num_tokens: int) -> tuple[_Account | None, list[Need]]:
         """The limits and what a request takes of each; one that is larger than a limit takes all of it."""
+        if self._unlimited.get((tenant.tenant_id, tenant.key_id)) is tenant:
+            return None, []
         account = self._accounts.get(tenant.tenant_id)
         plan = account.plans.get(tenant.key_id) if account is not None else None
         now = self.now()
         if account is None or plan is None or plan.tenant is not tenant or now >= plan.until:
             limits, of_key = tenant.limits.over(self._defaults), tenant.key_limits
             if limits.is_unlimited and of_key.is_unlimited:
+                if len(self._unlimited) >= MAX_UNLIMITED:
+                    self._unlimited.clear()
+                self._unlimited[tenant.tenant_id, tenant.key_id] = tenant
                 return None, []
             account = self._accounts.setdefault(tenant.tenant_id, account or _Account(tenant.tenant_id))
             plan = self._plan(account, tenant, limits)

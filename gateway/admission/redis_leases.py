@@ -6,7 +6,6 @@ All keys of a tenant share a hash tag, so one call stays on one node of a cluste
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import secrets
@@ -20,6 +19,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from gateway.admission.limits import STORE_LEASE_S, Answer, Ask
 from gateway.errors import UpstreamUnavailable
+from gateway.storage.redis_trips import answered
 
 CALL_S = 1.0
 BEAT_TTL_MS = 10_000
@@ -104,8 +104,7 @@ class RedisLeases:
 
     async def _within(self, work: Any) -> Any:
         try:
-            async with asyncio.timeout(CALL_S):
-                return await work
+            return await answered(work, CALL_S)
         except (RedisError, OSError, TimeoutError) as error:
             raise UpstreamUnavailable(
                 "The limits' store does not answer.", code="redis_unavailable", detail=str(error)

@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 
 from gateway.admission.drain import fluid_ms
 from gateway.admission.line import BANDS
+from gateway.admission.places import Places
 from gateway.admission.queue_store import Away, QueueStore, State
 from gateway.admission.refusals import RecentRefusals, displaced, refused, waited_too_long
 from gateway.admission.slots import SlotQueue, milliseconds, seconds
@@ -34,9 +35,6 @@ from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, Wa
 log = logging.getLogger("tidegate.queue")
 
 BEAT_EVERY_S = 0.5
-LOOK_EVERY_S = 0.25
-LOOK_AT_MOST = 256  # places asked for in one call
-TURNS = 4  # in which a longer line is looked through
 ODD_BEATS = 3  # in a row, before what this worker holds is told anew
 _encode = msgspec.json.Encoder().encode
 
@@ -85,9 +83,10 @@ class RedisQueue:
         )
         self._share = share
         self._state = State()
-        self._waiters: dict[str, Waiter] = {}
-        self._entering: set[str] = set()
+        self._places = Places(self._store)
+        self._waiters, self._entering = self._places.waiters, self._places.entering
         self._held: set[str] = set()
+        self._permits: dict[str, Permit] = {}  # those whose slots may be asked back
         self._returned: list[tuple[str, float, str, int, int]] = []
         self._refused = RecentRefusals(clock)
         self._numbers = itertools.count()
@@ -152,8 +151,9 @@ class RedisQueue:
         self, *, band: str, deadline: float, on_wait: OnWait | None = None, claim: Claim = NO_CLAIM
     ) -> Permit:
         """As SlotQueue.acquire, over all workers; by this worker's own part while Redis is away."""
-        self.check(band, claim)
-        until = min(self._clock() + self.ttl_s, deadline)
+        if claim.back is None:
+            self.check(band, claim)
+        until = min(self._clock() + self.ttl_s, deadline) if claim.back is None else deadline
         while True:
             try:
                 if self._is_here:
@@ -165,6 +165,14 @@ class RedisQueue:
                 continue
 
     async def _acquire_own(self, band: str, deadline: float, on_wait: OnWait | None, claim: Claim) -> Permit:
+        back = claim.back
+        if back is not None and not back.is_over:
+            if back.inner is None:
+                self._drop(back)  # the store hears of it when it is back
+            else:
+                self._give_back(back.name, -1.0, claim, BANDS.index(band), 0)
+                back.end()
+                claim = claim._replace(back=back.inner)
         permit = await self._own.acquire(band=band, deadline=deadline, on_wait=on_wait, claim=claim)
         name = self._next_name()
         self._held.add(name)  # the store hears of it when it is back
@@ -174,12 +182,29 @@ class RedisQueue:
             permit.release()
             self._give_back(name, -1.0, claim, BANDS.index(band), difference)
 
-        return Permit(release)
+        before_ms = max(0, claim.before_ms)
+        return Permit(release, name=name, inner=permit, before_ms=before_ms, clock=self._clock)
+
+    def _drop(self, permit: Permit) -> str:
+        """The permit is over, and its slot is given back by its name, which is returned."""
+        self._held.discard(permit.name)
+        self._permits.pop(permit.name, None)
+        self._own.drop(permit.name)
+        permit.end()
+        return permit.name
+
+    def _name_of(self, back: Permit | None) -> str:
+        """A claim's name in the store: that of the slot that it gives back there, or a new one."""
+        if back is not None and not back.is_over:
+            if back.inner is None:
+                return self._drop(back)
+            back.release()
+        return self._next_name()
 
     async def _acquire(
         self, band: str, until: float, deadline: float, on_wait: OnWait | None, claim: Claim
     ) -> Permit:
-        name, number = self._next_name(), BANDS.index(band)
+        name, number = self._name_of(claim.back), BANDS.index(band)
         place = self._tickets.read(
             claim.ticket, tier=self.name, band=number, tenant=claim.tenant, now_s=time.time()
         )
@@ -235,13 +260,14 @@ class RedisQueue:
         asked = [
             claim.tenant,
             BANDS.index(band),
-            claim.cost,
+            claim.cost if claim.back is None else 0,
             claim.size,
             milliseconds(until - now),
             finish_ms,
         ]
         bounds = [self._max_waiting, self._max_bytes]
-        return [*asked, place.tag, *bounds, place.id, int(TICKET_LIFE_S * 1000)]
+        again = [int(claim.gives), claim.before_ms]
+        return [*asked, place.tag, *bounds, place.id, int(TICKET_LIFE_S * 1000), *again]
 
     def _ticket(self, band: str, claim: Claim, place: Place) -> str:
         return self._tickets.issue(
@@ -254,15 +280,18 @@ class RedisQueue:
         )
 
     def _permit(self, name: str, claim: Claim, band: int) -> Permit:
-        granted = self._clock()
         self._held.add(name)
         self._own.hold(name, band, claim.tenant)
 
         def release(difference: int) -> None:
+            self._permits.pop(name, None)
             self._own.drop(name)
-            self._give_back(name, (self._clock() - granted) * 1000, claim, band, difference)
+            self._give_back(name, permit.held_ms, claim, band, difference)
 
-        return Permit(release)
+        permit = Permit(release, name=name, before_ms=claim.before_ms, clock=self._clock)
+        if claim.gives:
+            self._permits[name] = permit
+        return permit
 
     def _give_back(self, name: str, held_ms: float, claim: Claim, band: int, difference: int) -> None:
         self._held.discard(name)
@@ -281,7 +310,8 @@ class RedisQueue:
         while True:
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    for work in (self._serve, self._store.send_entering, self._look, self._read_mail):
+                    look = partial(self._places.watch, lambda: self._is_here)
+                    for work in (self._serve, self._store.send_entering, look, self._read_mail):
                         tasks.create_task(work())
             except Exception as error:  # ours: whoever waits must not wait for nobody
                 log.exception("queue %s: its work broke off and begins again", self.name)
@@ -350,35 +380,6 @@ class RedisQueue:
         for waiter in self._waiters.values():
             waiter.say("away")
 
-    async def _look(self) -> None:
-        """Tell each waiter its place, and find those whose place or mail was lost."""
-        turn = 0
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            step = TURNS if len(self._waiters) > LOOK_AT_MOST else 1  # of thousands, each once a second
-            turn = (turn + 1) % step
-            names = [name for name in [*self._waiters][turn::step] if name not in self._entering]
-            for at in range(0, len(names) if self._is_here else 0, LOOK_AT_MOST):
-                part = names[at : at + LOOK_AT_MOST]
-                try:
-                    _, _, places, etas_ms = await self._store.call("look", *part)
-                except Away:
-                    break
-                for name, place, eta_ms in zip(part, places, etas_ms, strict=True):
-                    self._place(name, int(place), float(eta_ms))
-
-    def _place(self, name: str, position: int, eta_ms: float) -> None:
-        waiter = self._waiters.get(name)
-        if waiter is None or waiter.future.done():
-            return
-        if position > 0:
-            waiter.position, waiter.missed = position, 0
-            waiter.eta_s = seconds(eta_ms)
-            return
-        waiter.missed += 1
-        if waiter.missed > 1:  # once may be mail that is on its way
-            waiter.say("granted" if position == 0 else "lost")
-
     async def _read_mail(self) -> None:
         while True:
             for letter in await self._store.mail():
@@ -386,6 +387,10 @@ class RedisQueue:
 
     def _take(self, letter: str) -> None:
         kind, name = letter[0], letter[1:]
+        if kind == "r":
+            if name in self._permits:
+                self._permits[name].recall()
+            return
         waiter = self._waiters.get(name)
         if waiter is not None:
             waiter.say("granted" if kind == "g" else "displaced")

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 
 from gateway.admission.drain import Slot, fluid_ms
-from gateway.admission.line import BANDS, Ask, FairLine
+from gateway.admission.line import BANDS, Ask, Entered, FairLine
 from gateway.admission.refusals import displaced, refused, waited_too_long
 from gateway.admission.tickets import Tickets
 from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, stand
@@ -48,6 +48,7 @@ class SlotQueue:
         self._line = FairLine(limit, max_waiting, max_bytes, headroom_share)
         self._tickets = tickets or Tickets(secrets.token_bytes(16))
         self._waiters: dict[str, asyncio.Future[str]] = {}
+        self._permits: dict[str, Permit] = {}  # those whose slots may be asked back
         self._left, self._left_ms = self._line.left(0), -LOOK_EVERY_MS
         self._names = map("{:012d}".format, itertools.count())
 
@@ -105,20 +106,21 @@ class SlotQueue:
         caller's deadline came first). A cancelled wait leaves the line at once.
         """
         now = self._clock()
-        until = min(now + self.ttl_s, deadline)
+        until = deadline if claim.back is not None else min(now + self.ttl_s, deadline)
         number = BANDS.index(band)
         place = self._tickets.read(claim.ticket, tier=self.name, band=number, tenant=claim.tenant, now_s=now)
         ask = Ask(
             claim.tenant,
             number,
-            claim.cost,
+            claim.cost if claim.back is None else 0,
             claim.size,
             milliseconds(until),
             milliseconds(deadline) if claim.has_own_deadline else 0,
             place.tag,
+            claim.gives,
+            claim.before_ms,
         )
-        name = next(self._names)
-        entered = self._line.enter(name, ask, self._now_ms())
+        name, entered = self._enter(ask, claim.back)
         self._tell()
         if claim.on_place is not None and entered.status in {"granted", "waiting"}:
             claim.on_place(lambda: self._ticket(claim, number, entered.tag))
@@ -141,7 +143,7 @@ class SlotQueue:
             self._tell()
             if isinstance(error, TimeoutError):
                 raise waited_too_long(
-                    by_deadline=deadline <= now + self.ttl_s,
+                    by_deadline=deadline <= until,
                     ttl_s=self.ttl_s,
                     eta_s=self.eta_s(max(1, self.num_waiting)),
                 ) from None
@@ -154,6 +156,14 @@ class SlotQueue:
         if said == "displaced":
             raise displaced(self.eta_s(self.num_waiting + 1))
         return self._permit(name, claim, number)
+
+    def _enter(self, ask: Ask, back: Permit | None) -> tuple[str, Entered]:
+        if back is None or back.is_over:
+            name = next(self._names)
+            return name, self._line.enter(name, ask, self._now_ms())
+        self._permits.pop(back.name, None)
+        back.end()
+        return back.name, self._line.give_back(back.name, ask, self._now_ms())
 
     def hold(self, name: str, band: int, tenant: str = "") -> None:
         """Count a permit that was given elsewhere."""
@@ -174,6 +184,8 @@ class SlotQueue:
         now_ms = self._now_ms()
         if now_ms - self._left_ms >= LOOK_EVERY_MS:  # thousands ask once a second
             self._left, self._left_ms = self._line.left(now_ms), now_ms
+            self._line.recall(now_ms)
+            self._tell()
         position, eta_ms = self._line.where(name, self._left, now_ms)
         return position, seconds(eta_ms)
 
@@ -183,23 +195,28 @@ class SlotQueue:
         )
 
     def _permit(self, name: str, claim: Claim, band: int) -> Permit:
-        granted = self._clock()
-
         def release(difference: int) -> None:
+            self._permits.pop(name, None)
             self._line.settle(claim.tenant, band, difference)
-            self._line.release(name, (self._clock() - granted) * 1000, self._now_ms())
+            self._line.release(name, permit.held_ms, self._now_ms())
             self._tell()
 
-        return Permit(release)
+        permit = Permit(release, name=name, before_ms=claim.before_ms, clock=self._clock)
+        if claim.gives:
+            self._permits[name] = permit
+        return permit
 
     def _tell(self) -> None:
-        """Wake those whose wait has ended."""
+        """Wake those whose wait has ended, and ask slots back."""
         moves = self._line.moves()
         for names, word in ((moves.granted, "granted"), (moves.displaced, "displaced")):
             for name in names:
                 future = self._waiters.get(name)
                 if future is not None and not future.done():
                     future.set_result(word)
+        for name in moves.recalled:
+            if name in self._permits:
+                self._permits[name].recall()
 
     def _now_ms(self) -> int:
         return milliseconds(self._clock())

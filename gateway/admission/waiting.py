@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
-TELL_EVERY_S = 1.0  # how often a waiter hears its position
+# How often a waiter hears its position: the nearer its turn, the oftener. Thousands who hear of it every second keep a
+# worker busy with nothing else.
+TELL_EVERY_S = 1.0
+TELL_LATEST_S = 10.0
+TELL_SHARE = 0.1  # of the wait that is left
 OnWait = Callable[[int, float], object]  # position (1-based), expected wait in seconds
 
 
@@ -22,6 +28,8 @@ class Claim(NamedTuple):
     has_own_deadline: the deadline is the caller's, who would rather hear now that it cannot be met.
     on_place: told how to make a ticket of the place, as soon as there is one: whoever must leave it through no fault of
     its own comes back with that.
+    gives: its answer can be broken off and gone on with later. back: the permit of one to which that happened. It is
+    given back, and the claim, which was charged for before, waits at the head of its tenant, bounded by its deadline.
     """
 
     tenant: str = ""
@@ -30,6 +38,13 @@ class Claim(NamedTuple):
     has_own_deadline: bool = False
     ticket: str = ""
     on_place: Callable[[Callable[[], str]], object] | None = None
+    gives: bool = False
+    back: Permit | None = None
+
+    @property
+    def before_ms(self) -> int:
+        """How long it had a slot until its answer was broken off; -1 = it was not."""
+        return -1 if self.back is None else self.back.held_ms
 
 
 NO_CLAIM = Claim()
@@ -38,16 +53,57 @@ NO_CLAIM = Claim()
 class Permit:
     """The right to have one request in flight. Release it exactly once; a context manager does.
 
-    difference: tokens that it really cost, less its claim's; set it before the release.
+    difference: tokens that it really cost, less its claim's; set it before the release. name: of it, in its line.
+    inner: the one that it stands for. before_ms: how long its request had a slot before. clock: monotonic seconds.
     """
 
-    def __init__(self, release: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        release: Callable[[int], None],
+        *,
+        name: str = "",
+        inner: Permit | None = None,
+        before_ms: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._release: Callable[[int], None] | None = release
         self.difference = 0
+        self.name, self.inner = name, inner
+        self._clock, self._since = clock, clock() - max(0, before_ms) / 1000
+        self._until = math.inf
+        self._tell: Callable[[], object] = _nobody
+        self.is_recalled = False
+        if inner is not None:
+            inner.on_recall(self.recall)
+
+    @property
+    def held_ms(self) -> int:
+        """How long its request has had a slot, or had one until it was given back."""
+        return max(0, int((min(self._clock(), self._until) - self._since) * 1000))
+
+    @property
+    def is_over(self) -> bool:
+        return self._release is None
+
+    def recall(self) -> None:
+        """Ask the slot back."""
+        self.is_recalled = True
+        self._tell()
+
+    def on_recall(self, tell: Callable[[], object]) -> None:
+        """Whom to tell of it; at once, where it is asked back already."""
+        self._tell = tell
+        if self.is_recalled:
+            tell()
+
+    def end(self) -> None:
+        """It is over, and whoever ends it accounts for its slot."""
+        self._release, self._until = None, min(self._until, self._clock())
 
     def release(self) -> None:
-        if self._release is not None:
-            release, self._release = self._release, None
+        release = self._release
+        if release is not None:
+            self.end()
             release(self.difference)
 
     def __enter__(self) -> Permit:
@@ -55,6 +111,9 @@ class Permit:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.release()
+
+
+def _nobody() -> None: ...
 
 
 class Slot:
@@ -67,6 +126,14 @@ class Slot:
     @property
     def is_held(self) -> bool:
         return self._permit is not None
+
+    @property
+    def permit(self) -> Permit | None:
+        return self._permit
+
+    @property
+    def cost(self) -> int:
+        return self._cost
 
     def take(self, permit: Permit, cost: int) -> None:
         """cost: what the claim said (tokens)."""
@@ -126,6 +193,11 @@ class Waiter:
             self.future.set_result(word)
 
 
+def told_again_s(eta_s: float) -> float:
+    """Seconds until a waiter hears of its place again."""
+    return min(TELL_LATEST_S, max(TELL_EVERY_S, TELL_SHARE * eta_s))
+
+
 async def stand(
     future: asyncio.Future[str],
     *,
@@ -134,12 +206,13 @@ async def stand(
     where: Callable[[], tuple[int, float]],
     on_wait: OnWait | None,
 ) -> str:
-    """Wait for what the future says, telling the place once a second. Raises: TimeoutError at `until`."""
+    """Wait for what the future says, telling the place now and then. Raises: TimeoutError at `until`."""
     while not future.done():
+        position, eta_s = where()
         if on_wait is not None:
-            on_wait(*where())
+            on_wait(position, eta_s)
         left_s = until - clock()
         if left_s <= 0:
             raise TimeoutError
-        await asyncio.wait((future,), timeout=min(left_s, TELL_EVERY_S))
+        await asyncio.wait((future,), timeout=min(left_s, told_again_s(eta_s)))
     return future.result()

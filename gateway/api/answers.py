@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.chat import ChatRequest, Sink
+from gateway.shown import ready_to_encode
 from gateway.types import Citation, Passage, Receipt
 
 
@@ -58,7 +59,7 @@ def completion(chat: ChatRequest, receipt: Receipt, answer: Transcript) -> dict[
             {"index": 0, "message": message, "finish_reason": finish_reason(receipt), "logprobs": None}
         ],
         "usage": usage(receipt),
-        "tidegate": {"receipt": receipt},
+        "tidegate": {"receipt": ready_to_encode(receipt)},
     }
 
 

@@ -10,9 +10,11 @@ from gateway.api.admin import as_json
 from gateway.api.auth import http_caller
 from gateway.api.services import Services
 from gateway.caching.retrievals import Retrievals
-from gateway.caching.threshold import Thresholds, upper_bound
+from gateway.caching.threshold import NEVER, Learned, Tally, Thresholds
 from gateway.caching.vectors import RememberedVectors
 from gateway.pipeline.joint_work import JointWork
+
+MAX_TOPICS_SHOWN = 50
 
 
 async def get_cache(request: Request, services: Services) -> HTTPResponse:
@@ -56,15 +58,40 @@ def _hit_rate(verdicts: dict[str, int]) -> float | None:
 
 
 def _false_hits(thresholds: Thresholds) -> dict[str, Any]:
-    """Of the hits by similarity, as far as they were checked. rate: None = none was; bound: upper 95 %."""
-    wrong, checked = thresholds.num_wrong, thresholds.num_checked
+    """Of the hits by similarity, as far as they were checked, and of near answers that were not given."""
     return {
         "budget": thresholds.budget,
-        "checked": checked,
-        "wrong": wrong,
-        "rate": round(wrong / checked, 6) if checked else None,
-        "bound": round(upper_bound(wrong, checked), 6),
+        **_tally(thresholds.checked, "checked"),
+        "shadows": _tally(thresholds.shadows, "compared"),
+        "threshold": {"start": _or_none(thresholds.start), "median": _or_none(thresholds.middle)},
+        "topics": {"learned": len(thresholds), "closed": thresholds.num_closed},
+        "latest_topics": [_topic(each) for each in thresholds.topics(MAX_TOPICS_SHOWN)],
     }
+
+
+def _tally(tally: Tally, name: str) -> dict[str, Any]:
+    """rate: None = nothing was compared; bound: upper 95 %."""
+    wrong, compared = tally.num_wrong, tally.num_compared
+    rate = round(wrong / compared, 6) if compared else None
+    return {name: compared, "wrong": wrong, "rate": rate, "bound": round(tally.bound, 6)}
+
+
+def _topic(learned: Learned) -> dict[str, Any]:
+    """compared, wrong: as much as they still count."""
+    return {
+        "tenant": learned.topic.tenant_id,
+        "tier": learned.topic.tier,
+        "collections": list(learned.topic.collections),
+        "threshold": _or_none(learned.threshold),
+        "compared": round(learned.num_compared, 1),
+        "wrong": round(learned.num_wrong, 1),
+        "bound": round(learned.bound, 6),
+    }
+
+
+def _or_none(threshold: float) -> float | None:
+    """None = only the same question is met."""
+    return None if threshold == NEVER else threshold
 
 
 def _searches(services: Services, retrievals: Retrievals | None) -> dict[str, Any]:

@@ -20,11 +20,12 @@ from gateway.api.resuming import HEADER as EVENT_HEADER
 from gateway.api.schemas import ChatBody
 from gateway.api.services import Services
 from gateway.api.sse import DONE, EventStream
-from gateway.api.validation import chat_request, check_takes_work, new_request_id
+from gateway.api.validation import chat_request, check_takes_work
 from gateway.chat import ChatRequest
 from gateway.errors import ClientGone, TidegateError
 from gateway.lifecycle import State
 from gateway.pipeline.handover import AfterEarlier, Trail
+from gateway.shown import ready_to_encode
 from gateway.types import Citation, Passage, Receipt
 
 _BODY = msgspec.json.Decoder(ChatBody)
@@ -35,7 +36,7 @@ GOODBYE_S = 0.3  # for a reader to take the last event of a stream that is cut o
 
 async def completions(request: Request, services: Services) -> HTTPResponse | None:
     """One question. Whatever ends it, it is counted once: here until it is a request, by the pipeline after."""
-    received, request_id = time.monotonic(), new_request_id()
+    received, request_id = time.monotonic(), services.request_ids.next()
     try:
         check_takes_work(services)
         tenant = await services.auth.tenant(http_caller(request))
@@ -144,7 +145,12 @@ class _StreamSink:
         A chunk without choices comes only if usage was asked for: plain clients read choices[0] of every chunk.
         """
         stop = b',"choices":[{"index":0,"delta":{},"finish_reason":%b}]' % _json(finish_reason(receipt))
-        tail = b',"usage":' + _json(usage(receipt)) + b',"tidegate":' + _json({"receipt": receipt})
+        tail = (
+            b',"usage":'
+            + _json(usage(receipt))
+            + b',"tidegate":'
+            + _json({"receipt": ready_to_encode(receipt)})
+        )
         if not include_usage:
             return self._stream.event(self.chunk(stop + tail)) + DONE
         end = self.chunk(b',"choices":[]' + tail)
@@ -162,6 +168,7 @@ async def _stream(
         max_stall_s=settings.slow_reader_s,
         metrics=services.metrics,
         headers={REQUEST_ID_HEADER: chat.id},
+        num_open=lambda: services.lifecycle.inflight,
     )
     async with stream:
         sink = _StreamSink(stream, services, chat, events=body.tidegate.events)

@@ -36,7 +36,7 @@ from gateway.api.resuming import HEADER as EVENT_HEADER
 from gateway.api.search import SEARCH_TIMEOUT_S
 from gateway.api.services import Services
 from gateway.api.traced import traced_call
-from gateway.api.validation import chat_request, check_takes_work, new_request_id, query_text, stopping
+from gateway.api.validation import chat_request, check_takes_work, query_text, stopping
 from gateway.chat import ChatRequest
 from gateway.errors import (
     ClientGone,
@@ -49,6 +49,7 @@ from gateway.lifecycle import State
 from gateway.pipeline import traced
 from gateway.pipeline.handover import AfterEarlier
 from gateway.proto import chat_pb2
+from gateway.request_id import RequestIds
 from gateway.types import Scope
 
 log = logging.getLogger("tidegate.grpc")
@@ -92,7 +93,7 @@ class GrpcDoor:
             )
         )
         methods = {
-            name: _handler(self._traced(name, method), self._calls)
+            name: _handler(self._traced(name, method), self._calls, self._services.request_ids)
             for name, method in self._methods().items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
@@ -226,11 +227,11 @@ class GrpcDoor:
             await context.write(retrieve_response(found, body.score_threshold, total_ms))
 
 
-def _handler(method: Method, calls: set[asyncio.Task[Any]]) -> Any:
+def _handler(method: Method, calls: set[asyncio.Task[Any]], ids: RequestIds) -> Any:
     """calls: those that are open, for as long as they are."""
 
     async def answer(_: object, context: Context) -> None:
-        received, request_id = time.monotonic(), new_request_id()
+        received, request_id = time.monotonic(), ids.next()
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         if task := asyncio.current_task():
             calls.add(task)

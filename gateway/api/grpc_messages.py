@@ -12,7 +12,7 @@ import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from gateway.api.decode import convert, decode
-from gateway.api.schemas import ChatBody, RetrieveBody
+from gateway.api.schemas import ChatBody, ResponseFormat, RetrieveBody
 from gateway.api.validation import too_many_messages
 from gateway.errors import InvalidRequest
 from gateway.filters import Filter
@@ -21,7 +21,9 @@ from gateway.proto import chat_pb2 as pb
 from gateway.types import Citation, Passage, Receipt
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 _FILTER = msgspec.json.Decoder(Filter)
+_RESPONSE_FORMAT: msgspec.json.Decoder[ResponseFormat] = msgspec.json.Decoder(ResponseFormat)
 MAX_OTHER_FIELDS = 256  # entries of a request beside its messages; more than all limits together allow
 MAX_DEADLINE_MS = 86_400_000
 _VARINT_BYTES = 10
@@ -51,13 +53,13 @@ def chat_body(data: bytes, *, max_messages: int, deadline_s: float | None) -> Ch
     """A `ChatRequest` off the wire. deadline_s: what is left of the call's time. Raises: InvalidRequest."""
     check_size(data, max_messages)
     request = _parse(data, pb.ChatRequest)
-    extension: dict[str, Any] = {"collections": list(request.collections), "events": request.events}
+    extension: dict[str, Any] = {"collections": list(request.collections) or None, "events": request.events}
     if request.HasField("top_k"):
         extension["top_k"] = request.top_k
     if request.priority:
         extension["priority"] = _word(PRIORITIES, request.priority)
     if request.filters:
-        extension["filters"] = _filter(request.filters)
+        extension["filters"] = _in_json("filters", request.filters, _FILTER)
     if request.ticket:
         extension["ticket"] = request.ticket
     if request.conversation:
@@ -74,6 +76,8 @@ def chat_body(data: bytes, *, max_messages: int, deadline_s: float | None) -> Ch
         "metadata": dict(request.metadata),
         "tidegate": extension,
     }
+    if request.response_format:
+        fields["response_format"] = _in_json("response_format", request.response_format, _RESPONSE_FORMAT)
     fields |= {name: getattr(request, name) for name in _OPTIONAL if request.HasField(name)}
     return convert(fields, ChatBody)
 
@@ -84,20 +88,20 @@ def retrieve_body(data: bytes) -> RetrieveBody:
     request = _parse(data, pb.RetrieveRequest)
     fields: dict[str, Any] = {"query": request.query, "collections": list(request.collections)}
     if request.filters:
-        fields["filters"] = _filter(request.filters)
+        fields["filters"] = _in_json("filters", request.filters, _FILTER)
     fields |= {
         name: getattr(request, name) for name in ("top_k", "score_threshold") if request.HasField(name)
     }
     return convert(fields, RetrieveBody)
 
 
-def _filter(text: str) -> Filter:
-    """Raises: InvalidRequest that names the place inside the filter."""
+def _in_json(name: str, text: str, decoder: msgspec.json.Decoder[T]) -> T:
+    """A field whose text is the JSON of the HTTP API. Raises: InvalidRequest that names the place inside it."""
     try:
-        return decode(text.encode(), _FILTER)
+        return decode(text.encode(), decoder)
     except InvalidRequest as error:
-        place = f"filters.{error.param}" if error.param else "filters"
-        raise InvalidRequest(f"filters: {error.message}", code=error.code, param=place) from None
+        place = f"{name}.{error.param}" if error.param else name
+        raise InvalidRequest(f"{name}: {error.message}", code=error.code, param=place) from None
 
 
 def check_size(data: bytes, max_messages: int) -> None:
@@ -229,6 +233,7 @@ def receipt_message(receipt: Receipt) -> Any:
         cache_age_s=_reached(receipt.cache_age_s),
         trace_id=receipt.trace_id,
         version=receipt.version,
+        preempted=receipt.preempted,
     )
 
 

@@ -125,7 +125,7 @@ def create_app(services: Services, name: str = "tidegate") -> Sanic[Any, Any]:
 
     async def count(request: Any, response: BaseHTTPResponse) -> None:
         route = request.route.path if request.route is not None else "none"
-        services.metrics.http.labels(route, str(response.status)).inc()
+        services.metrics.series.of(services.metrics.http, route, str(response.status)).inc()
 
     async def part(request: Any, response: BaseHTTPResponse) -> None:
         """While draining, each answer ends its connection: the client's next request goes elsewhere."""

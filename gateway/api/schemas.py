@@ -45,9 +45,9 @@ class StreamOptions(Struct):
 
 
 class Extension(Struct, forbid_unknown_fields=True):
-    """The `tidegate` object of a chat request (DESIGN: contracts)."""
+    """The `tidegate` object of a chat request (DESIGN: contracts). collections: None = all, [] = no documents."""
 
-    collections: Refs = []
+    collections: Refs | None = None
     top_k: Annotated[int, Meta(ge=1, le=64)] | None = None
     filters: Filter | None = None
     conversation: Id | None = None
@@ -79,6 +79,9 @@ class AsJson(Struct, tag_field="type", tag="json_object"): ...
 
 class AsSchema(Struct, tag_field="type", tag="json_schema", forbid_unknown_fields=True):
     json_schema: JsonSchema
+
+
+ResponseFormat = AsText | AsJson | AsSchema
 
 
 class ChatBody(Struct, forbid_unknown_fields=True):
@@ -116,7 +119,7 @@ class ChatBody(Struct, forbid_unknown_fields=True):
     parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     function_call: Any = None
-    response_format: AsText | AsJson | AsSchema | None = None
+    response_format: ResponseFormat | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     logit_bias: dict[str, float] | None = None

@@ -25,6 +25,7 @@ from gateway.metrics import Metrics
 from gateway.pipeline.memory_parts import remembered_vectors
 from gateway.pipeline.pressure import PressureWatch
 from gateway.ports import Embedder, Retriever
+from gateway.request_id import RequestIds
 from gateway.settings import Settings
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
@@ -61,6 +62,7 @@ class Services:
     parts: dict[str, str] = field(default_factory=dict)  # name -> ok / one sentence, for /health/ready
     collection_ids: dict[Any, tuple[float, list[str]]] = field(default_factory=dict)
     versions: Versions = field(default_factory=lambda: Versions({}, percent=1, port=0))
+    request_ids: RequestIds = field(default_factory=RequestIds)
     tracer: Tracer | None = None  # None: traces are off
     part_orders: PartOrders | None = None  # None: somebody else starts and stops the processes
     alert_memory: AlertMemory = field(init=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,7 +21,10 @@ from gateway.metrics import Metrics
 FIRST_KEEPALIVE_S = 0.8  # the promise is 1 s
 NOTICE_S = 0.02
 WINDOW_S = (
-    0.025  # events that follow one another faster than this share a write; the first of them never waits
+    0.025  # with many streams, events that follow one another faster share a write; the first never waits
+)
+FEW_STREAMS = (
+    16  # up to as many open requests, a write for each batch that the tier gives at once costs little
 )
 WINDOW_BYTES = 16_384  # as much shares one write
 HIGH_WATER_BYTES = (
@@ -37,7 +41,7 @@ class EventStream:
 
     What one reader can make us hold: HIGH_WATER_BYTES and one write on top, what waits for that write (WINDOW_BYTES,
     and MAX_NOTICE_BYTES), and the kernel's queue (gateway/listener.py). max_stall_s: a reader that takes nothing for
-    this long is cut off (seconds).
+    this long is cut off (seconds). num_open: how many requests are open in this worker.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class EventStream:
         max_stall_s: float,
         metrics: Metrics,
         headers: dict[str, str],
+        num_open: Callable[[], int] = lambda: 1,
     ) -> None:
+        self._num_open = num_open
         self._max_stall_s = max_stall_s
         self._metrics = metrics
         self._request = request
@@ -61,7 +67,7 @@ class EventStream:
         self._next_id = 0
         self._num_written = 0  # the newest event before which none is missing
         self._has_lost = False  # a write was cancelled, and its events with it
-        self._flush_timer: asyncio.TimerHandle | None = None
+        self._flush_timer: asyncio.Handle | None = None
         self._flush_task: asyncio.Task[None] | None = None
         self._is_gone = False
         self._timer: asyncio.TimerHandle | None = None
@@ -127,20 +133,24 @@ class EventStream:
             self._timer = self._loop.call_later(NOTICE_S, self._tick)
 
     async def send(self, data: bytes) -> None:
-        """One event: written at once, or within WINDOW_S together with those that follow it closely.
+        """One event. The first is written at once; others together with what the tier gives in the same breath, and
+        where many streams are open within WINDOW_S.
 
         Waits while the reader is slow. Raises: ClientGone.
         """
         if self._is_gone:
             raise ClientGone("the reader left")
-        if self._response is None or self._loop.time() - self._last_write >= WINDOW_S:
+        is_crowded = self._num_open() > FEW_STREAMS
+        if self._response is None or (is_crowded and self._loop.time() - self._last_write >= WINDOW_S):
             await self.write(self.event(data))
             return
         self._pending += self.event(data)
         if len(self._pending) >= WINDOW_BYTES:
             await self.write(b"")
-        elif self._flush_timer is None:
+        elif self._flush_timer is None and is_crowded:
             self._flush_timer = self._loop.call_later(WINDOW_S, self._flush)
+        elif self._flush_timer is None:
+            self._flush_timer = self._loop.call_soon(self._flush)  # when the tier waits for more
 
     def _flush(self) -> None:
         self._flush_timer = None
@@ -194,6 +204,9 @@ class EventStream:
         if is_first:  # they are on their way: no use in keeping them until the answer ends
             self._headers = {}
             self._response.headers.clear()
+            await asyncio.sleep(
+                0
+            )  # uvloop writes when its turn ends: not behind the work on what else has come
 
     async def fail(self, error: TidegateError) -> None:
         """End a started stream with one well-formed error event."""

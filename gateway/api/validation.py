@@ -5,7 +5,6 @@ Owns what a value may be beyond its type, and the sentences that refuse it. Refu
 
 from __future__ import annotations
 
-import secrets
 import time
 
 import msgspec
@@ -24,10 +23,6 @@ MAX_SCHEMA_BYTES = 64 * 2**10  # as the models on Triton take it
 MAX_SCHEMA_DEPTH = 32
 # A tool's words are the client's own memory; `developer` is the newer name of `system`.
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-
-
-def new_request_id() -> str:
-    return f"chatcmpl-{secrets.token_hex(16)}"
 
 
 def check_takes_work(services: Services) -> None:
@@ -64,6 +59,9 @@ async def chat_request(
         )
     # an unknown model is told before anything else is done
     services.pipeline.tiers.check(body.model, tenant)
+    without_documents = extension.collections == []
+    if without_documents:
+        services.pipeline.tiers.check_writes(body.model, tenant)
     sampling = _sampling(body)
     if sampling.json_schema:
         services.pipeline.tiers.check_schemas(body.model, tenant)
@@ -78,7 +76,8 @@ async def chat_request(
         question=question,
         history=[*earlier, *history],
         sampling=sampling,
-        collections=await collection_ids(services, tenant, extension.collections),
+        collections=await collection_ids(services, tenant, extension.collections or []),
+        without_documents=without_documents,
         top_k=extension.top_k,
         filters=extension.filters,
         priority=extension.priority,

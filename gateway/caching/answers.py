@@ -13,12 +13,13 @@ from gateway.caching.semantic import Neighbour, SemanticIndex, Vector
 from gateway.caching.shared import Purge, SharedStore
 
 _OVERHEAD_BYTES = 2048  # of an entry's objects, beyond its texts
-_PASSAGE_BYTES = 700
+_PASSAGE_BYTES = 1200  # and what receipts say of it
 
 
 def _weight(entry: Entry) -> int:
     """About what an entry takes of memory (bytes)."""
-    texts = len(entry.text) + len(entry.question) + sum(len(passage.text) for passage in entry.passages)
+    quoted = sum(len(passage.text) for passage in entry.passages)
+    texts = len(entry.text) + len(entry.question) + 2 * quoted  # and once more as receipts tell them, once it is a hit
     return _OVERHEAD_BYTES + 2 * len(entry.vector) + 2 * texts + _PASSAGE_BYTES * len(entry.passages)
 
 
@@ -67,6 +68,11 @@ class Answers:
             self._local.pop(tenant_id, digest)
             return None
         return entry
+
+    def peek(self, tenant_id: str, digest: str) -> Entry | None:
+        """In the worker's own level, without being asked for."""
+        entry = self._local.peek(tenant_id, digest)
+        return None if entry is None or self._wall() >= entry.expires else entry
 
     def nearest(self, scope: str, vector: Vector, floor: float) -> list[Neighbour]:
         return self._index.nearest(scope, vector, floor=floor)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from gateway.caching.key import Key
+from gateway.shown import SharedPassages
 from gateway.types import Citation, Passage
 
 MAGIC = b"tga"
@@ -37,7 +39,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True):
     citations: list[Citation] = []
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """An answer and all that a hit needs to be given and judged.
 
     epoch: everything committed up to here was searched for it; -1 = not known. created: unix seconds. expires: unix
@@ -68,10 +70,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         return "".join(piece.text for piece in self.pieces)
 
-    @property
+    @cached_property
     def cited(self) -> frozenset[int]:
         """Numbers of the passages that the answer quotes."""
         return frozenset(citation.passage for piece in self.pieces for citation in piece.citations)
+
+    @cached_property
+    def shown(self) -> SharedPassages:
+        """The passages, as the receipts of all who are given the answer tell them."""
+        return SharedPassages.of(self.passages, in_prompt=self.in_prompt, cited=self.cited)
 
     def embedding(self) -> npt.NDArray[np.float32]:
         return np.frombuffer(self.vector, np.float32)

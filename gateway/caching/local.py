@@ -58,6 +58,11 @@ class Shelf(Generic[Value]):
                 return part[key].value
         return None
 
+    def peek(self, key: str) -> Value | None:
+        """The value, as if nobody had asked for it."""
+        part = next((part for part in self._parts() if key in part), None)
+        return None if part is None else part[key].value
+
     def put(self, key: str, value: Value, num_bytes: int) -> None:
         for part in self._parts():
             if key in part:
@@ -147,6 +152,11 @@ class LocalStore(Generic[Value]):
     def get(self, tenant_id: str, key: str) -> Value | None:
         shelf = self._shelves.get(tenant_id)
         return None if shelf is None else shelf.get(key)
+
+    def peek(self, tenant_id: str, key: str) -> Value | None:
+        """The value, as if nobody had asked for it."""
+        shelf = self._shelves.get(tenant_id)
+        return None if shelf is None else shelf.peek(key)
 
     def put(self, tenant_id: str, key: str, value: Value, num_bytes: int) -> None:
         """Keep it, unless it is too large to be kept beside others."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gateway.errors import InvalidRequest
 from gateway.language.pieces import Piece, pieces
 from gateway.language.terms import stem, words
 from gateway.types import Citation, Passage
@@ -32,7 +33,7 @@ class Cited(NamedTuple):
 
 
 class AsWritten:
-    """The way through for an answer that is JSON: brackets in it are its own."""
+    """The way through for an answer that is JSON, or that has no passages: brackets in it are its own."""
 
     num_unsupported = 0
 
@@ -41,6 +42,16 @@ class AsWritten:
 
     def finish(self) -> list[Cited]:
         return []
+
+
+def check_not_json(schema: str) -> None:
+    """Raises: InvalidRequest: a sentence that there is no answer is no JSON."""
+    if schema:
+        raise InvalidRequest(
+            "The documents hold nothing on the question, so there is nothing to fill the JSON Schema with.",
+            code="no_evidence",
+            param="response_format",
+        )
 
 
 class CitationStream:

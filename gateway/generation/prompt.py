@@ -26,6 +26,7 @@ AS_JSON = (
     "The answer is one JSON value that holds to the following JSON Schema, and nothing beside it: no numbers of "
     "passages, no words before or after. What the passages do not tell is left empty as the schema allows it."
 )
+AS_JSON_ALONE = "The answer is one JSON value that holds to the following JSON Schema, and nothing beside it."
 PASSAGES_HEAD = "Passages:"
 MAX_SOURCE_CHARS = 300  # of a passage's file name and heading together
 ANSWER_SHARE = 0.5  # of the context that an answer may set aside at most
@@ -79,7 +80,10 @@ class PromptBuilder:
         probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
         once, thrice = (len(chat.encode(chat.render([*probe * n, probe[0]]))) for n in (0, 1))
         self._turn_tokens = (thrice - once + 1) // 2  # what a template puts around a turn of one token
-        self._base_tokens = self._num_tokens(_messages([], [], [], "a")) - 1  # of what every prompt holds
+        self._base_tokens = (
+            self._num_tokens(_messages([INSTRUCTIONS], [], [], "a")) - 1
+        )  # of what every prompt holds
+        self._bare_tokens = self._num_tokens(_messages(["a"], [], [], "a")) - 2  # of one without documents
         self._counts: dict[str, int] = {}
 
     def num_fresh_chars(self, inquiry: Inquiry, passages: Sequence[Passage]) -> int:
@@ -100,10 +104,13 @@ class PromptBuilder:
         )
         system = [turn.text for turn in inquiry.history if turn.role == "system"]
         if inquiry.sampling.json_schema:
-            system.append(f"{AS_JSON}\n{inquiry.sampling.json_schema}")
+            told = AS_JSON_ALONE if inquiry.without_documents else AS_JSON
+            system.append(f"{told}\n{inquiry.sampling.json_schema}")
         said = [turn for turn in inquiry.history if turn.role != "system"]
         *of_system, of_question, of_meant = self._chat.count_many([*system, inquiry.question, inquiry.meant])
-        left = room - self._base_tokens - sum(of_system) - max(of_question, of_meant)
+        instructions = [] if inquiry.without_documents else [INSTRUCTIONS]
+        base_tokens = self._bare_tokens if inquiry.without_documents else self._base_tokens
+        left = room - base_tokens - sum(of_system) - max(of_question, of_meant)
         if left < 0:
             raise self._too_long(room, room - left)
         blocks = [_block(number, passage) for number, passage in enumerate(passages, 1)]
@@ -111,6 +118,7 @@ class PromptBuilder:
         after = left - sum(self._count(kept))
         turns = self._newest(said, after)
         num_tokens = room - after + sum(self._costs(turns))
+        system = [*instructions, *system]
         messages = _messages(system, kept, turns, _asked(inquiry, turns))
         if num_tokens > EXACT_SHARE * room:
             num_tokens = self._num_tokens(messages)
@@ -170,11 +178,10 @@ def _asked(inquiry: Inquiry, turns: list[Turn]) -> str:
 
 
 def _messages(system: list[str], blocks: list[str], turns: list[Turn], question: str) -> list[Message]:
-    parts = [INSTRUCTIONS, *system]
-    if blocks:
-        parts += [PASSAGES_HEAD, *blocks]
+    """system: what its message begins with; without any of it, and without passages, there is none."""
+    parts = [*system, PASSAGES_HEAD, *blocks] if blocks else system
     return [
-        {"role": "system", "content": "\n\n".join(parts)},
+        *([{"role": "system", "content": "\n\n".join(parts)}] if parts else []),
         *({"role": turn.role, "content": turn.text} for turn in turns),
         {"role": "user", "content": question},
     ]

@@ -14,8 +14,8 @@ from contextlib import aclosing
 import msgspec
 import numpy as np
 
-from gateway.errors import InvalidRequest, PromptTooLong, UpstreamProtocolError, UpstreamUnavailable
-from gateway.generation.citing import AsWritten, CitationStream
+from gateway.errors import PromptTooLong, UpstreamProtocolError, UpstreamUnavailable
+from gateway.generation.citing import AsWritten, CitationStream, check_not_json
 from gateway.generation.extractive import NO_ANSWER
 from gateway.generation.prompt import Format, Prompt, PromptBuilder
 from gateway.tensors import generate_model
@@ -55,12 +55,13 @@ class TritonGenerator:
     ) -> AsyncIterator[Delta]:
         """The answer as it is written; the last delta has the finish reason and the engine's counts.
 
-        Without passages nothing is written: an answer from a model's memory has no source to check.
+        Where passages were looked for and none found, nothing is written: an answer from a model's memory has no source
+        to check.
         Raises: PromptTooLong, UpstreamError and its subclasses; InvalidRequest where JSON would have to say nothing.
         """
         schema = inquiry.sampling.json_schema
-        if not passages:
-            _check_not_json(schema)
+        if not passages and not inquiry.without_documents:
+            check_not_json(schema)
             yield Delta(text=NO_ANSWER, finish_reason="no_answer")
             return
         deadline = time.monotonic() + timeout_s
@@ -70,7 +71,8 @@ class TritonGenerator:
         else:
             prompt = build(inquiry, passages)
         yield Delta(num_passages=prompt.num_passages, num_input_tokens=prompt.num_tokens)
-        marks = AsWritten() if schema else CitationStream(passages[: prompt.num_passages])
+        is_own = bool(schema) or inquiry.without_documents
+        marks = AsWritten() if is_own else CitationStream(passages[: prompt.num_passages])
         inputs = self._inputs(prompt, inquiry)
         made = _Made(inquiry.ids, inquiry.said, can_go_on=not schema)
         for text, citations in marks.feed(inquiry.said):
@@ -177,16 +179,6 @@ def _text(raw: bytes) -> str:
         raise UpstreamProtocolError(
             "The model server gave a malformed answer.", detail=f"generate: {error}"
         ) from error
-
-
-def _check_not_json(schema: str) -> None:
-    """Raises: InvalidRequest: a sentence that there is no answer is no JSON."""
-    if schema:
-        raise InvalidRequest(
-            "The documents hold nothing on the question, so there is nothing to fill the JSON Schema with.",
-            code="no_evidence",
-            param="response_format",
-        )
 
 
 def _refusal(error: UpstreamProtocolError) -> PromptTooLong | UpstreamProtocolError:

@@ -1,170 +1,147 @@
-"""Streams one tier's chat completions from its server: connections, timeouts, bounds. No URL ever comes from a request.
+"""Streams one tier's chat completions from its server: timeouts, bounds, what a failure means.
 
-The key is a header of the client and is shown nowhere: not in logs, not in errors, not in a repr.
+No URL ever comes from a request. The key is a header of the client and is shown nowhere: not in logs, not in errors,
+not in a repr.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator
 
-import httpx
+import aiohttp
+import certifi
+from aiohttp import ClientResponse
 
 from gateway import __version__
-from gateway.errors import TidegateError, UpstreamOverloaded
-from gateway.generation.upstream_wire import (
-    DONE,
-    Chunk,
-    EventReader,
-    away,
-    chunk_of,
-    malformed,
-    refusal,
-    too_late,
-)
+from gateway.errors import TidegateError
+from gateway.generation.upstream_wire import Chunk, ChunkReader, away, malformed, refusal, too_late
 from gateway.tier_config import UpstreamTier
 
 # Servers close idle connections, uvicorn after 5 s; one that is just being closed must not be taken.
 IDLE_S = 4.0
-WRITE_S = 10.0
+LAST_BYTES_S = 0.05  # after [DONE], for the end of the body: with it the connection can be used again
+HIGH_WATER_BYTES = 128 * 1024  # that have come and wait to be taken: above it the server has to wait
+MAX_HEADER_BYTES = 64 * 1024
 MAX_REFUSAL_BYTES = 64 * 1024
 BYTES_A_TOKEN = 4096  # of the stream for each token asked for: far beyond what any server needs
 MIN_BYTES = 4 * 2**20
-LAST_BYTES_S = 0.05  # after [DONE], for the end of the body: with it the connection can be used again
+OK = 200
 
 
 class UpstreamClient:
-    """Connections to one server, as many as the tier has slots. Close it at the end."""
+    """Connections to one server; their number is bounded by the tier's slots, which whoever streams holds one of. Close
+    it at the end."""
 
     def __init__(self, tier: UpstreamTier, key: str = "") -> None:
         self._tier, self._key = tier, key
         self._url = f"{tier.base_url}/chat/completions"
-        headers = {
-            "content-type": "application/json",
-            "accept": "text/event-stream",
-            "accept-encoding": "identity",  # nothing is unpacked, so nothing can unpack to gigabytes
-            "user-agent": f"tidegate/{__version__}",
-        }
-        if key:
-            headers["authorization"] = f"Bearer {key}"
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            verify=_trust(tier),
-            proxy=tier.proxy or None,
-            trust_env=False,  # no proxy and no .netrc by way of the environment
-            follow_redirects=False,
-            timeout=httpx.Timeout(None, connect=tier.connect_s, pool=tier.connect_s, write=WRITE_S),
-            limits=httpx.Limits(
-                max_connections=tier.slots, max_keepalive_connections=tier.slots, keepalive_expiry=IDLE_S
-            ),
-        )
+        self._trust = _trust(tier)
+        self._session: aiohttp.ClientSession | None = None  # from the first call on: it belongs to a loop
 
     async def close(self) -> None:
-        await self._http.aclose()
+        if self._session is not None:
+            await self._session.close()
 
-    async def stream(self, body: bytes, *, max_tokens: int, timeout_s: float) -> AsyncIterator[Chunk]:
-        """The answer's chunks. Leaving the iterator closes the connection, which stops the work over there.
+    async def stream(self, body: bytes, *, max_tokens: int, timeout_s: float) -> AsyncIterator[list[Chunk]]:
+        """The answer's chunks, at once all that have come. Leaving the iterator closes the connection, which stops the
+        work over there.
 
         Only waiting for the server counts as its time, not what is done with a chunk.
         Raises: UpstreamError and its subclasses, PromptTooLong.
         """
+        patience = _Patience(self._tier, timeout_s)
+        reader = ChunkReader(self._tier.name, max(MIN_BYTES, max_tokens * BYTES_A_TOKEN))
+        response: ClientResponse | None = None
         try:
-            patience = _Patience(self._tier, timeout_s)
-            response = await self._opened(body, patience)
-            try:
-                async for chunk in self._chunks(response, patience, max_tokens):
-                    yield chunk
-            finally:
-                await response.aclose()
+            response = await self._asked(body, patience)
+            await self._check(response, patience)
+            while not reader.is_done and (data := await self._next(response, patience)):
+                chunks = reader.feed(data)
+                if any(chunk.shows_work for chunk in chunks):
+                    patience.renew()
+                if chunks:
+                    yield chunks
+                if reader.failure is not None:
+                    raise reader.failure
+            await _read_out(response)
         except TidegateError as error:
             if self._key:  # some servers repeat a key that they do not like
                 error.detail = error.detail.replace(self._key, "***")
             raise
-
-    async def _opened(self, body: bytes, patience: _Patience) -> httpx.Response:
-        request = self._http.build_request("POST", self._url, content=body)
-        try:
-            response = await self._sent(request, patience)
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            # A kept connection that the server has just closed. Once, on another one.
-            request = self._http.build_request("POST", self._url, content=body)
-            try:
-                response = await self._sent(request, patience)
-            except httpx.HTTPError as error:
-                raise away(self._tier.name, _named(error)) from error
-        if response.status_code == httpx.codes.OK:
-            kind = response.headers.get("content-type", "")
-            if kind.startswith("text/event-stream") and "content-encoding" not in response.headers:
-                return response
-            await response.aclose()
-            raise malformed(f"the content type is {kind[:100]!r}")
-        try:
-            refused = refusal(
-                self._tier.name, response.status_code, response.headers, await self._words(response, patience)
-            )
         finally:
-            await response.aclose()
-        raise refused
+            if response is not None:
+                response.close()  # does nothing to a connection whose answer was read to its end
 
-    async def _sent(self, request: httpx.Request, patience: _Patience) -> httpx.Response:
-        """Raises: UpstreamUnavailable, UpstreamTimeout, and httpx's own for a connection that broke off."""
+    async def _asked(self, body: bytes, patience: _Patience) -> ClientResponse:
+        """An answer's head. Raises: UpstreamError and its subclasses."""
         try:
             async with patience.waiting():
-                return await self._http.send(request, stream=True)
+                try:
+                    return await self._post(body)
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                    if not _is_before_any_answer(error):
+                        raise
+                    # A kept connection that the server has just closed, as they do with idle ones. Once, on another.
+                    return await self._post(body)
+        except aiohttp.ConnectionTimeoutError as error:  # is a TimeoutError too
+            raise away(self._tier.name, f"no connection within {self._tier.connect_s:g} s") from error
         except TimeoutError:
             raise too_late(self._tier.name, "no answer") from None
-        except httpx.PoolTimeout as error:  # our permits are as many as its connections
-            raise UpstreamOverloaded(
-                f"The tier {self._tier.name!r} has no room at this moment.", detail="upstream: no connection"
-            ) from error
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            raise
-        except httpx.HTTPError as error:
+        except aiohttp.ClientHttpProxyError as error:
+            raise away(self._tier.name, f"the proxy answered {error.status}") from error
+        except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
+            raise malformed(_named(error)) from error
+        except (aiohttp.ClientError, OSError) as error:
             raise away(self._tier.name, _named(error)) from error
 
-    async def _words(self, response: httpx.Response, patience: _Patience) -> bytes:
+    async def _post(self, body: bytes) -> ClientResponse:
+        if self._session is None:
+            self._session = _session(self._tier, self._trust)
+        # The key is no header of the session: a proxy would be shown those.
+        headers = {"authorization": f"Bearer {self._key}"} if self._key else None
+        proxy = self._tier.proxy or None
+        return await self._session.post(
+            self._url, data=body, headers=headers, proxy=proxy, allow_redirects=False
+        )
+
+    async def _check(self, response: ClientResponse, patience: _Patience) -> None:
+        """Raises: what it means when the answer is no stream of events."""
+        if response.status != OK:
+            words = await self._words(response, patience)
+            raise refusal(self._tier.name, response.status, response.headers, words)
+        kind = response.headers.get("content-type", "")
+        if not kind.startswith("text/event-stream") or "content-encoding" in response.headers:
+            raise malformed(f"the content type is {kind[:100]!r}")
+
+    async def _words(self, response: ClientResponse, patience: _Patience) -> bytes:
         """The beginning of a refusal; what has come of it when it breaks off."""
         words = b""
         try:
             async with patience.waiting():
-                async for piece in response.aiter_raw():
+                while len(words) <= MAX_REFUSAL_BYTES and (piece := await response.content.readany()):
                     words += piece
-                    if len(words) > MAX_REFUSAL_BYTES:
-                        break
-        except (TimeoutError, httpx.HTTPError):
+        except (TimeoutError, aiohttp.ClientError):
             pass
         return words[:MAX_REFUSAL_BYTES]
 
-    async def _chunks(
-        self, response: httpx.Response, patience: _Patience, max_tokens: int
-    ) -> AsyncIterator[Chunk]:
-        reader, pieces = EventReader(), response.aiter_raw()
-        left_bytes = max(MIN_BYTES, max_tokens * BYTES_A_TOKEN)
-        while piece := await self._next(pieces, patience):
-            left_bytes -= len(piece)
-            if left_bytes < 0:
-                raise malformed("far more bytes than were asked for")
-            for data in reader.feed(piece):
-                if data == DONE:
-                    await _read_out(pieces)
-                    return
-                chunk = chunk_of(data, self._tier.name)
-                if chunk.is_token or chunk.finish_reason or chunk.usage:
-                    patience.renew()
-                yield chunk
-
-    async def _next(self, pieces: AsyncIterator[bytes], patience: _Patience) -> bytes:
-        """b"" at the end."""
+    async def _next(self, response: ClientResponse, patience: _Patience) -> bytes:
+        """All that has come, after a wait if that is nothing; b"" at the end."""
         try:
+            if response.content.total_bytes and (data := response.content.read_nowait()):
+                return data
             async with patience.waiting():
-                return await anext(pieces, b"")
+                return await response.content.readany()
         except TimeoutError:
             raise too_late(self._tier.name, "no token") from None
-        except httpx.RemoteProtocolError as error:
+        except aiohttp.ClientPayloadError as error:
+            if isinstance(error.__cause__, ConnectionError):
+                raise away(self._tier.name, _named(error)) from error
             raise malformed(f"the answer ended early ({_named(error)})") from error
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             raise away(self._tier.name, _named(error)) from error
 
 
@@ -196,24 +173,55 @@ class _Patience:
         await self._timer.__aexit__(*raised)  # type: ignore[arg-type]
 
 
-async def _read_out(pieces: AsyncIterator[bytes]) -> None:
+def _session(tier: UpstreamTier, trust: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+    headers = {
+        "content-type": "application/json",
+        "accept": "text/event-stream",
+        "accept-encoding": "identity",  # nothing is unpacked, so nothing can unpack to gigabytes
+        "user-agent": f"tidegate/{__version__}",
+    }
+    return aiohttp.ClientSession(
+        # No bound and no timeout of its own: slots bound it, and whoever waits has a patience.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=trust),
+        headers=headers,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=tier.connect_s),
+        auto_decompress=False,
+        trust_env=False,  # no proxy and no .netrc by way of the environment
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=HIGH_WATER_BYTES // 2,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
+
+
+def _is_before_any_answer(error: aiohttp.ClientConnectionError) -> bool:
+    """Whether the connection was there, and ended without a byte."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)  # else it is the part that came
+    return not isinstance(error, aiohttp.ClientConnectorError)
+
+
+async def _read_out(response: ClientResponse) -> None:
     """What follows [DONE] is nobody's business; a server that takes long over it loses the connection."""
+    content = response.content
+    if content.at_eof():
+        return
     try:
         async with asyncio.timeout(LAST_BYTES_S):
-            while await anext(pieces, b""):
+            while await content.readany():
                 pass
-    except (TimeoutError, httpx.HTTPError):
+    except (TimeoutError, aiohttp.ClientError):
         pass
 
 
 def _trust(tier: UpstreamTier) -> ssl.SSLContext | bool:
     """Certificates that are believed: the operator's, else SSL_CERT_FILE's, else those that come with certifi."""
     if not tier.base_url.startswith("https"):
-        return False
-    if tier.ca_file:
-        return ssl.create_default_context(cafile=tier.ca_file)
-    return httpx.create_ssl_context()
+        return True
+    return ssl.create_default_context(
+        cafile=tier.ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where()
+    )
 
 
-def _named(error: httpx.HTTPError) -> str:
+def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

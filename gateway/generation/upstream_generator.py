@@ -24,14 +24,14 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.generation.circuit import Circuit, State
-from gateway.generation.citing import CitationStream
+from gateway.generation.citing import AsWritten, CitationStream, check_not_json
 from gateway.generation.extractive import NO_ANSWER
 from gateway.generation.prompt import Format, Message, Prompt, PromptBuilder
 from gateway.generation.token_estimate import EstimatedFormat
 from gateway.generation.upstream_client import UpstreamClient
-from gateway.generation.upstream_wire import Counts, malformed
+from gateway.generation.upstream_wire import Chunk, Counts, malformed
 from gateway.tier_config import UpstreamTier
-from gateway.types import Delta, Inquiry, Passage, Sampling
+from gateway.types import Citation, Delta, Inquiry, Passage, Sampling
 
 AT_ONCE_CHARS = 600  # a prompt with no more than that to count is built without the detour over a thread
 SEAM_TOKENS = 4  # between two parts of a prompt, which is counted by its parts
@@ -86,30 +86,36 @@ class UpstreamGenerator:
     ) -> AsyncIterator[Delta]:
         """The answer as it is written; the last delta has the finish reason and the server's counts.
 
-        Without passages nothing is written: an answer from a model's memory has no source to check. Until the server
-        has counted, output tokens are the events that had text, which are never more.
-        Raises: PromptTooLong, UpstreamError and its subclasses.
+        Where passages were looked for and none found, nothing is written: an answer from a model's memory has no source
+        to check. Until the server has counted, output tokens are the events that had text, which are never more.
+        Raises: PromptTooLong, UpstreamError and its subclasses; InvalidRequest where JSON would have to say nothing.
         """
-        if not passages:
+        schema = inquiry.sampling.json_schema
+        if not passages and not inquiry.without_documents:
+            check_not_json(schema)
             yield Delta(text=NO_ANSWER, finish_reason="no_answer")
             return
         began = self._clock()
         prompt = await self._prompt(inquiry, passages)
         yield Delta(num_passages=prompt.num_passages, num_input_tokens=prompt.num_tokens)
         left_s = max(timeout_s - (self._clock() - began), 0.0)
-        marks = CitationStream(passages[: prompt.num_passages])
-        said = _Said()
-        async with aclosing(cast(Any, self._texts(prompt, inquiry.sampling, said, left_s))) as texts:
-            async for text in texts:
-                for shown, citations in marks.feed(text):
-                    yield Delta(text=shown, citations=citations, num_output_tokens=said.num_events)
+        is_own = bool(schema) or inquiry.without_documents
+        marks = AsWritten() if is_own else CitationStream(passages[: prompt.num_passages])
+        said = _Said(inquiry if self._tier.continues else Inquiry(question=""))
+        for shown, citations in marks.feed(said.begun):
+            yield said.shown(shown, citations)
+        async with aclosing(cast(Any, self._batches(prompt, inquiry.sampling, said, left_s))) as batches:
+            async for texts in batches:
+                for text in texts:
+                    for shown, citations in marks.feed(said.hear(text)):
+                        yield said.shown(shown, citations)
         for shown, citations in marks.finish():
-            yield Delta(text=shown, citations=citations, num_output_tokens=said.num_events)
-        counts = said.counts or Counts()
+            yield said.shown(shown, citations)
+        num_prompt, num_made = said.counted(prompt.num_tokens)
         yield Delta(
             finish_reason=said.finish_reason if said.finish_reason in FINISHES else "stop",
-            num_input_tokens=counts.prompt_tokens or prompt.num_tokens,
-            num_output_tokens=counts.completion_tokens or said.num_events,
+            num_input_tokens=num_prompt,
+            num_output_tokens=num_made,
             num_unsupported=marks.num_unsupported,
         )
 
@@ -118,10 +124,10 @@ class UpstreamGenerator:
             return await asyncio.to_thread(self._builder.build, inquiry, passages)
         return self._builder.build(inquiry, passages)
 
-    async def _texts(
+    async def _batches(
         self, prompt: Prompt, sampling: Sampling, said: _Said, timeout_s: float
-    ) -> AsyncIterator[str]:
-        """The server's words, and the circuit's view of how it went.
+    ) -> AsyncIterator[list[str]]:
+        """The server's words, at once all that have come, and the circuit's view of how it went.
 
         Raises: CircuitOpen, UpstreamError and its subclasses, PromptTooLong.
         """
@@ -130,18 +136,14 @@ class UpstreamGenerator:
             raise self._open(self._circuit.wait_s(self._clock()))
         result = "left"
         try:
-            body, max_tokens = self._body(prompt, sampling)
-            chunks: Any = self._client.stream(body, max_tokens=max_tokens, timeout_s=timeout_s)
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    if chunk.is_token and result == "left":
+            body, max_tokens = self._body(prompt, sampling, said)
+            batches: Any = self._client.stream(body, max_tokens=max_tokens, timeout_s=timeout_s)
+            async with aclosing(batches):
+                async for chunks in batches:
+                    if result == "left" and any(chunk.is_token for chunk in chunks):
                         self._circuit.succeeded(number, self._clock())
                         result = "ok"
-                    said.finish_reason = chunk.finish_reason or said.finish_reason
-                    said.counts = chunk.usage or said.counts
-                    if chunk.text:
-                        said.num_events += 1
-                        yield chunk.text
+                    yield said.take(chunks)
             if not said.finish_reason:
                 raise malformed("the answer ended early, without a finish reason")
             if result == "left":  # an answer without a word is an answer
@@ -156,19 +158,23 @@ class UpstreamGenerator:
             self._circuit.left(number)  # nothing, where it has been told better
             self._count(result)
 
-    def _body(self, prompt: Prompt, sampling: Sampling) -> tuple[bytes, int]:
+    def _body(self, prompt: Prompt, sampling: Sampling, said: _Said) -> tuple[bytes, int]:
         """The request, and the most tokens that it asks for: servers refuse what could outgrow the context."""
         tier = self._tier
         seams = SEAM_TOKENS * (prompt.num_passages + len(prompt.messages))
-        max_tokens = max(1, min(prompt.max_tokens, tier.context_tokens - prompt.num_tokens - seams))
+        room = min(prompt.max_tokens, tier.context_tokens - prompt.num_tokens - seams)
+        max_tokens = max(1, room - said.num_begun)
         fields = {
             "model": tier.model,
-            "messages": [_harmless(message) for message in prompt.messages],
+            "messages": [_harmless(message) for message in [*prompt.messages, *said.messages]],
             tier.max_tokens_field: max_tokens,
             "temperature": tier.temperature if sampling.temperature is None else sampling.temperature,
             "top_p": tier.top_p if sampling.top_p is None else sampling.top_p,
             "seed": sampling.seed,
             "stop": sampling.stop or None,
+            "response_format": _as_json(sampling.json_schema) if sampling.json_schema else None,
+            "add_generation_prompt": False if said.begun else None,
+            "continue_final_message": True if said.begun else None,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -181,13 +187,59 @@ class UpstreamGenerator:
         )
 
 
-class _Said:
-    """What one answer has come to. num_events: those with text."""
+def _as_json(schema: str) -> dict[str, object]:
+    """OpenAI's words for it. strict: else the schema is a mere hint to many servers."""
+    asked = {"name": "answer", "strict": True, "schema": msgspec.Raw(schema.encode())}
+    return {"type": "json_schema", "json_schema": asked}
 
-    def __init__(self) -> None:
-        self.num_events = 0
+
+class _Said:
+    """What one answer has come to. begun: the words that it goes on from. num_events: those with text.
+
+    A server may drop white space at the end of those words, so it is not told of it, and may say it once more.
+    """
+
+    def __init__(self, inquiry: Inquiry) -> None:
+        self.begun, self.num_begun = inquiry.said, inquiry.num_said
+        self.num_events = self.num_begun
         self.finish_reason = ""
         self.counts: Counts | None = None
+        self._fresh = self.begun  # since the delta before
+        self._seam = self.begun[len(self.begun.rstrip()) :]
+
+    @property
+    def messages(self) -> list[Message]:
+        return [{"role": "assistant", "content": self.begun.rstrip()}] if self.begun else []
+
+    def hear(self, text: str) -> str:
+        """What is new in the text of one event."""
+        self.num_events += 1
+        while self._seam and text[:1] == self._seam[:1]:
+            text, self._seam = text[1:], self._seam[1:]
+        if text:
+            self._seam = ""
+        self._fresh += text
+        return text
+
+    def shown(self, text: str, citations: list[Citation]) -> Delta:
+        said, self._fresh = self._fresh, ""
+        return Delta(text=text, citations=citations, num_output_tokens=self.num_events, said=said)
+
+    def counted(self, num_prompt: int) -> tuple[int, int]:
+        """Tokens of the prompt and of the answer, by the server's count; to it, words so far are part of the prompt."""
+        counts = self.counts or Counts()
+        if not counts.completion_tokens:
+            return counts.prompt_tokens or num_prompt, self.num_events
+        return max(
+            0, counts.prompt_tokens - self.num_begun
+        ) or num_prompt, counts.completion_tokens + self.num_begun
+
+    def take(self, chunks: list[Chunk]) -> list[str]:
+        """Texts of these, each of an event of its own."""
+        for chunk in chunks:
+            self.finish_reason = chunk.finish_reason or self.finish_reason
+            self.counts = chunk.usage or self.counts
+        return [text for chunk in chunks if (text := chunk.text)]
 
 
 def _is_its_fault(error: TidegateError) -> bool:

@@ -65,6 +65,11 @@ class Chunk(msgspec.Struct, frozen=True):
         return (self.choices[0].finish_reason or "") if self.choices else ""
 
     @property
+    def shows_work(self) -> bool:
+        """Whether the server gets on: a comment, or an event that says nothing, shows only that it is there."""
+        return self.is_token or bool(self.finish_reason) or self.usage is not None
+
+    @property
     def _words(self) -> Words | None:
         return self.choices[0].delta if self.choices else None
 
@@ -82,6 +87,8 @@ class EventReader:
 
     def feed(self, piece: bytes) -> list[bytes]:
         """Raises: UpstreamProtocolError when one event is beyond MAX_EVENT_BYTES."""
+        if not self._rest and not self._data and (events := _whole_events(piece)) is not None:
+            return events
         *lines, self._rest = (self._rest + piece).split(b"\n")
         events = []
         for line in lines:
@@ -96,6 +103,44 @@ class EventReader:
         if self._num_bytes + len(self._rest) > MAX_EVENT_BYTES:
             raise malformed(f"an event of more than {MAX_EVENT_BYTES} bytes")
         return events
+
+
+def _whole_events(piece: bytes) -> list[bytes] | None:
+    """The data of events of the form that nearly every server writes, each `data: ` and one line; None = other ones."""
+    if not piece.startswith(b"data: ") or not piece.endswith(b"\n\n") or len(piece) > MAX_EVENT_BYTES:
+        return None
+    events = piece[6:-2].split(b"\n\ndata: ")
+    lines = piece.count(b"\n")
+    return events if lines == 2 * len(events) and b"\r" not in piece else None
+
+
+class ChunkReader:
+    """The chunks of one answer. max_bytes: of all of it.
+
+    is_done: [DONE] came; failure: what is to be raised after the chunks that were given.
+    """
+
+    def __init__(self, tier: str, max_bytes: int) -> None:
+        self._tier, self._left_bytes = tier, max_bytes
+        self._events = EventReader()
+        self.is_done = False
+        self.failure: TidegateError | None = None
+
+    def feed(self, piece: bytes) -> list[Chunk]:
+        """Those of all events that are whole now, as far as they are good."""
+        chunks: list[Chunk] = []
+        self._left_bytes -= len(piece)
+        try:
+            if self._left_bytes < 0:
+                raise malformed("far more bytes than were asked for")
+            for data in self._events.feed(piece):
+                if data == DONE:
+                    self.is_done = True
+                    break
+                chunks.append(chunk_of(data, self._tier))
+        except TidegateError as error:
+            self.failure = error
+        return chunks
 
 
 def chunk_of(data: bytes, tier: str) -> Chunk:

@@ -136,6 +136,17 @@ _CLAUSE = re.compile(
     r"^\W*(?:when|where|if|while|since|after|before|during|as)\b[^?.]{1,200},\s*(?=(?:how|what|which|who|whom|whose|when|where|why)\b)",
     re.IGNORECASE,
 )
+# `Hi, could you please tell me: ` says nothing of what is asked for, nor of the form that a question begins with.
+_FRAME = re.compile(
+    r"^\W*+(?:(?:hi|hello|hey|ok|okay|so|well)(?: there| all)?\s*+[,!.:]\s*+){0,3}(?:(?:please|kindly)\b[\s,]*+)?"
+    r"(?:(?:(?:can|could|would|will) you (?:please |kindly )?(?:tell|explain to|show|inform|remind) (?:me|us)"
+    r"|(?:tell|remind|inform) (?:me|us)|do you (?:happen to )?know"
+    r"|(?:i(?:['’]d| would) like|i (?:want|need)) to know|i(?:['’]m| am) wondering|i wonder|(?:my|the) question is)"
+    r"[\s:,]*+)?"
+    r"(?=(?:(?:in|at|on|for|from|by|of|to|with) )?(?:how|what|which|who|whom|whose|when|where|why|is|are|was|were|do|"
+    r"does|did|has|have|had|can|could|will|would|should)\b)",
+    re.IGNORECASE,
+)
 # `Who` inside a question is part of a name.
 _TITLE_WORD = re.compile(r"(?<=[\w,] )(?:Who|When|Where|Why|How|What|Which)\b")
 
@@ -181,12 +192,14 @@ _DEFINING = re.compile(
 
 
 def read(text: str) -> Question:
-    """The question as the reader sees it. With no content word at all, every word counts as one.
+    """The question as the reader sees it, without what is put around it out of politeness. With no content word at
+    all, every word counts as one.
 
     Of a text above MAX_READ_CHARS (a question around a pasted document) only start and end are read.
     """
     if len(text) > MAX_READ_CHARS:
         text = f"{text[: MAX_READ_CHARS // 2]} … {text[-(MAX_READ_CHARS // 2) :]}"
+    text = _FRAME.sub("", text)
     at = words(text)
     found = [word.text for word in at]
     is_german = german.is_german(text)

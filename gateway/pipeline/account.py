@@ -6,7 +6,7 @@ import logging
 
 from gateway.errors import AdmissionError, DeadlineExceeded, Evicted, InvalidRequest, TidegateError
 from gateway.metrics import Metrics
-from gateway.types import Delta, Outcome, Passage, Receipt, Usage
+from gateway.types import Delta, Outcome, Receipt, Usage
 
 log = logging.getLogger("tidegate.chat")
 
@@ -20,24 +20,6 @@ def outcome_of(error: TidegateError, receipt: Receipt) -> Outcome:
     if isinstance(error, AdmissionError | InvalidRequest):
         return Outcome.REJECTED
     return Outcome.FAILED
-
-
-def shown(number: int, passage: Passage) -> dict[str, object]:
-    """A passage as the receipt tells it. `n` is the number in the answer's [n] marks."""
-    return {
-        "n": number,
-        "collection_id": passage.collection_id,
-        "file_id": passage.file_id,
-        "filename": passage.filename,
-        "heading": passage.heading,
-        "score": round(passage.score, 4),
-        "start": passage.start,
-        "end": passage.end,
-        "page": passage.page,
-        "text": passage.text,
-        "in_prompt": True,
-        "cited": False,
-    }
 
 
 def account(receipt: Receipt, delta: Delta) -> None:
@@ -66,8 +48,7 @@ def billed_tokens(receipt: Receipt) -> int:
 
 def count(metrics: Metrics, receipt: Receipt, tenant_id: str = "") -> None:
     """A finished request in the metrics and in the log. tenant_id: empty where none was found."""
-    tier = receipt.tier or "none"
-    usage = receipt.usage
+    tier, usage, of = receipt.tier or "none", receipt.usage, metrics.series.of
     metrics.genai.observe(
         tier,
         error=receipt.cause,
@@ -78,22 +59,22 @@ def count(metrics: Metrics, receipt: Receipt, tenant_id: str = "") -> None:
     )
     if tenant_id:
         tenant = metrics.tenant_names.label(tenant_id)
-        metrics.tenant_requests.labels(tenant, receipt.outcome.value).inc()
-        metrics.tenant_tokens.labels(tenant, tier, "input").inc(usage.prompt_tokens)
-        metrics.tenant_tokens.labels(tenant, tier, "output").inc(usage.completion_tokens)
-    metrics.requests.labels(receipt.outcome.value, receipt.cause, tier).inc()
-    metrics.total_s.labels(tier).observe(receipt.total_ms / 1000)
+        of(metrics.tenant_requests, tenant, receipt.outcome.value).inc()
+        of(metrics.tenant_tokens, tenant, tier, "input").inc(usage.prompt_tokens)
+        of(metrics.tenant_tokens, tenant, tier, "output").inc(usage.completion_tokens)
+    of(metrics.requests, receipt.outcome.value, receipt.cause, tier).inc()
+    of(metrics.total_s, tier).observe(receipt.total_ms / 1000)
     if receipt.ttft_ms >= 0:
-        metrics.ttft_s.labels(tier).observe(receipt.ttft_ms / 1000)
+        of(metrics.ttft_s, tier).observe(receipt.ttft_ms / 1000)
     if receipt.queue_ms >= 0:
-        metrics.queue_s.labels(tier).observe(receipt.queue_ms / 1000)
-    metrics.tokens.labels(tier, "input").inc(receipt.usage.prompt_tokens)
-    metrics.tokens.labels(tier, "output").inc(receipt.usage.completion_tokens)
+        of(metrics.queue_s, tier).observe(receipt.queue_ms / 1000)
+    of(metrics.tokens, tier, "input").inc(usage.prompt_tokens)
+    of(metrics.tokens, tier, "output").inc(usage.completion_tokens)
     if receipt.stage == "done":  # a refusal counts itself, and what failed was given to nobody
         for step in receipt.degraded:
-            metrics.degraded.labels(step, tier).inc()
+            of(metrics.degraded, step, tier).inc()
     if receipt.unsupported_citations:
-        metrics.unsupported_citations.labels(tier).inc(receipt.unsupported_citations)
+        of(metrics.unsupported_citations, tier).inc(receipt.unsupported_citations)
     log.info(
         "outcome=%s cause=%s stage=%s tier=%s total_ms=%s id=%s",
         receipt.outcome, receipt.cause or "-", receipt.stage, tier, receipt.total_ms, receipt.id,

@@ -10,12 +10,12 @@ from gateway.caching.retrievals import Retrievals
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.pipeline import traced
-from gateway.pipeline.account import shown
 from gateway.pipeline.deadline import late, left_s
 from gateway.pipeline.request import ChatRequest, Evidence
 from gateway.pipeline.route import Route
 from gateway.ports import Retrieved, Retriever
 from gateway.retrieval.second_hop import Plan, planned, with_found
+from gateway.shown import shown
 from gateway.tiering.tiers import Tier
 from gateway.types import Receipt, Scope
 

@@ -178,6 +178,7 @@ def digest(request: ChatRequest) -> bytes:
         request.question,
         sampling,
         request.collections,
+        request.without_documents,
         request.top_k,
         request.filters,
         request.conversation,

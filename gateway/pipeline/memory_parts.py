@@ -74,7 +74,7 @@ def answer_memory(
     )
     metrics.cache_entries.set_function(lambda: len(answers))
     metrics.cache_bytes.set_function(lambda: answers.num_bytes)
-    metrics.cache_false_hit_bound.set_function(lambda: thresholds.bound)
+    tell_thresholds(thresholds, metrics)
     return AnswerMemory(
         answers,
         watch,
@@ -88,6 +88,14 @@ def answer_memory(
         joint=joint_work(redis, trips, metrics),
         retrievals=retrievals,
     )
+
+
+def tell_thresholds(thresholds: Thresholds, metrics: Metrics) -> None:
+    metrics.cache_false_hit_bound.set_function(lambda: thresholds.checked.bound)
+    metrics.cache_shadow_bound.set_function(lambda: thresholds.shadows.bound)
+    metrics.cache_threshold.set_function(lambda: thresholds.middle)
+    metrics.cache_topics.labels("closed").set_function(lambda: thresholds.num_closed)
+    metrics.cache_topics.labels("open").set_function(lambda: len(thresholds) - thresholds.num_closed)
 
 
 def remembered_vectors(settings: Settings, embedder: Embedder, metrics: Metrics) -> RememberedVectors:

@@ -19,9 +19,8 @@ import msgspec
 
 from gateway.caching.answers import Answers
 from gateway.caching.corpus_watch import CorpusWatch
-from gateway.caching.entry import Entry, agreement, chunk_ids, same_evidence
+from gateway.caching.entry import Entry, agreement, same_evidence
 from gateway.caching.flight import Reader
-from gateway.caching.guards import objection
 from gateway.caching.key import Key, key_of
 from gateway.caching.retrievals import Retrievals
 from gateway.caching.shared import READ_LIMIT_S
@@ -29,12 +28,12 @@ from gateway.caching.threshold import Thresholds
 from gateway.errors import DeadlineExceeded, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.pipeline import traced
-from gateway.pipeline.account import shown
 from gateway.pipeline.deadline import over
 from gateway.pipeline.edition import Edition, is_deterministic, of_version, setting_of
-from gateway.pipeline.hit_check import HitChecks
+from gateway.pipeline.hit_check import HitChecks, KeptAnswer
 from gateway.pipeline.joint_work import JointWork
 from gateway.pipeline.keeping import entry_of, is_of_one_piece
+from gateway.pipeline.near_answers import Found, NearAnswers, stands_on
 from gateway.pipeline.request import ChatRequest, Evidence, Sink, pin_of
 from gateway.pipeline.route import Route
 from gateway.pipeline.shared_work import Chosen, Sent, SharedWork, Step, Told, Waiting, take_over
@@ -46,7 +45,6 @@ __all__ = ["HITS", "AnswerMemory", "Edition", "Recall", "stands_on"]
 log = logging.getLogger("tidegate.cache")
 
 HITS = ("exact", "semantic", "joined")
-SAME_EVIDENCE = 0.5  # share of chunks that a near question's retrieval must have in common with the answer's
 EARLY_SHARE = 0.1  # of its life, at whose end a hot answer is made anew by one request in EARLY_ODDS
 EARLY_ODDS = 20
 TTL_SPREAD = 0.1  # so that what was made at once does not run out at once
@@ -72,7 +70,7 @@ class Recall:
     is_under_way: bool = False
     tier: str = ""
     evidence: Evidence | None = None
-    near: Entry | None = None  # what was given for another wording
+    near: Found | None = None  # another wording's answer
     waited_s: float = 0.0
     is_due: bool = False  # there is an answer, but it is to be made anew
 
@@ -115,6 +113,7 @@ class AnswerMemory:
         self._clock, self._wall, self._chance = clock, wall, chance
         self._under_way: dict[tuple[Key, str], SharedWork] = {}
         self._checks = HitChecks(thresholds, metrics, chance)
+        self._near_answers = NearAnswers(answers, thresholds, self._checks, metrics)
         self.is_idle: Callable[[str], bool] = lambda _tier: True  # whether nobody waits for the tier
         self.version_met: Callable[[str, int], Met] = one_version
 
@@ -123,6 +122,7 @@ class AnswerMemory:
         version = self.version_met(route.tier.name, pin_of(request)).version
         edition = of_version(self._editions.get(route.tier.name), version)
         is_out = request.cache == "off" or request.tenant.tenant_id in self._opted_out
+        is_out = is_out or request.without_documents  # answers are remembered by what they stand on
         if edition is None or is_out or not is_deterministic(request, route, edition):
             self._metrics.cache_verdicts.labels("off").inc()
             return None
@@ -187,34 +187,26 @@ class AnswerMemory:
 
     async def _near(self, recall: Recall, evidence: Evidence, sink: Sink, receipt: Receipt) -> bool:
         """The answer to the nearest question that asks the same and stands on the same evidence."""
-        key = recall.key
-        if evidence.embedding is None:
+        found = recall.near = self._near_answers.find(recall.key, recall.request, recall.tier, evidence)
+        if found.entry is None:
             return False
-        for neighbour in self.answers.nearest(key.scope, evidence.embedding, self.thresholds.of(key.scope)):
-            entry = self.answers.held(key.tenant_id, neighbour.digest)
-            if entry is None or neighbour.digest == key.digest or entry.tier != recall.tier:
-                continue
-            objects = objection(entry.question, recall.request.question)
-            if objects is None and not stands_on(entry, evidence):
-                objects = "evidence"
-            if objects is not None:
-                self._metrics.cache_objections.labels(objects).inc()
-                continue
-            receipt.cache, receipt.cache_similarity = "semantic", round(min(neighbour.similarity, 1.0), 4)
-            receipt.cache_agreement = round(agreement(entry.passages, evidence.passages), 4)
-            await self._give(entry, recall.request, sink, receipt)
-            recall.near = entry
-            return True
-        return False
+        receipt.cache, receipt.cache_similarity = "semantic", round(found.similarity, 4)
+        receipt.cache_agreement = round(agreement(found.entry.passages, evidence.passages), 4)
+        await self._give(found.entry, recall.request, sink, receipt)
+        return True
 
-    def _check_later(self, recall: Recall, similarity: float, work: Work) -> None:
+    def _check_later(self, recall: Recall, work: Work) -> None:
         """Now and then, while nobody waits: see whether the answer to another wording was right for this one."""
-        entry = recall.near
-        if entry is None or not self._checks.is_due() or not self.is_idle(entry.tier):
+        near, request = recall.near, recall.request
+        given = None if near is None else near.entry
+        if near is None or given is None or not self._checks.is_due(near.asked.topic):
+            return
+        if not self.is_idle(given.tier):
             return
         recall.reads = False  # this time its own answer
-        receipt = Receipt(id=recall.request.id, created=recall.request.created, outcome=Outcome.FAILED)
-        self._checks.start(recall.key.scope, similarity, entry, lambda sink: work(sink, receipt))
+        receipt = Receipt(id=request.id, created=request.created, outcome=Outcome.FAILED, tier=given.tier)
+        anew = KeptAnswer(request.question, receipt)
+        self._checks.start(near.asked.topic, near.similarity, given, anew, lambda sink: work(sink, receipt))
 
     async def _give(self, entry: Entry, request: ChatRequest, sink: Sink, receipt: Receipt) -> None:
         """Send a remembered answer as it was sent, and write down what it is."""
@@ -223,10 +215,7 @@ class AnswerMemory:
             receipt.tier = entry.tier
             receipt.tier_reason += f"; {entry.tier} had answered it"
             sink.chosen(entry.tier)
-        receipt.passages = [shown(number, passage) for number, passage in enumerate(entry.passages, 1)]
-        for passage in receipt.passages:
-            passage["in_prompt"] = passage["n"] in entry.in_prompt
-            passage["cited"] = passage["n"] in entry.cited
+        receipt.passages = entry.shown
         receipt.hops, receipt.unsupported_citations = entry.hops, entry.unsupported_citations
         receipt.degraded = list(entry.degraded)
         for piece in entry.pieces:
@@ -272,7 +261,7 @@ class AnswerMemory:
                 return None
             await work(shared, shared.made)
             written = self._keep(recall, shared)
-            self._check_later(recall, shared.made.cache_similarity, work)
+            self._check_later(recall, work)
             return written
 
         if self.joint is None or not recall.reads:
@@ -362,6 +351,7 @@ class AnswerMemory:
             recall.key, recall.request, shared, evidence,
             edition=recall.edition, created=now, expires=now + self._life_s(recall.request, evidence) * spread,
         )  # fmt: skip
+        self._near_answers.learn_later(recall.near, entry)
         return self.answers.keep(recall.key, entry)
 
     def _life_s(self, request: ChatRequest, evidence: Evidence) -> float:
@@ -382,17 +372,3 @@ class AnswerMemory:
 def _patience_s(waited_s: float) -> float:
     """For Redis, after a read that took so long. One that took longer than it may took our own time, not Redis's."""
     return READ_LIMIT_S - waited_s if waited_s < READ_LIMIT_S else READ_LIMIT_S / 2
-
-
-def stands_on(entry: Entry, evidence: Evidence) -> bool:
-    """Whether a retrieval for another wording bears the answer: every passage that it quotes was found again at its
-    version, the best one found was known to the answer, and most of the rest is the same."""
-    found = chunk_ids(evidence.passages)
-    quoted = chunk_ids([entry.passages[number - 1] for number in entry.cited])
-    if not evidence.passages or not entry.passages or not quoted <= found:
-        return not evidence.passages and not entry.passages
-    best = chunk_ids(evidence.passages[:1])
-    return (
-        bool(best & chunk_ids(entry.passages))
-        and agreement(entry.passages, evidence.passages) >= SAME_EVIDENCE
-    )

@@ -9,14 +9,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gateway.admission.asks import BANDS
 from gateway.filters import Filter
 from gateway.language.follow_up import resolve
 from gateway.pipeline.handover import Earlier, Trail
-from gateway.types import Citation, Passage, Receipt, Sampling, Tenant, Turn
+from gateway.types import Citation, Inquiry, Passage, Receipt, Sampling, Tenant, Turn
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A validated request. received and deadline: monotonic seconds. collections: ids, empty = all."""
+    """A validated request. received and deadline: monotonic seconds. collections: ids, empty = all.
+
+    without_documents: nothing is searched for; the tier writes what its model makes of the messages.
+    """
 
     id: str
     tenant: Tenant
@@ -25,6 +29,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     history: list[Turn] = []  # what was said before the question, oldest first
     sampling: Sampling = Sampling()
     collections: list[str] = []
+    without_documents: bool = False
     top_k: int | None = None
     filters: Filter | None = None
     priority: str = "interactive"
@@ -73,6 +78,27 @@ class Record(Protocol):
     def record(self, tenant: Tenant, receipt: Receipt) -> None:
         """Keep a finished request's receipt and usage. Never blocks, never raises."""
         ...
+
+
+def inquiry_of(
+    request: ChatRequest, evidence: Evidence, sampling: Sampling, *, is_short: bool, is_generative: bool
+) -> Inquiry:
+    """What the tier is asked. is_generative: who writes has the conversation, and the question as it was put."""
+    is_rewritten = is_generative and bool(request.written)
+    earlier = request.earlier
+    return Inquiry(
+        question=request.written if is_rewritten else request.question,
+        meant=request.question if is_rewritten else "",
+        parts=evidence.parts,
+        history=request.history,
+        sampling=sampling,
+        is_short=is_short,
+        pin=pin_of(request),
+        priority=BANDS.index(request.priority),
+        without_documents=request.without_documents,
+        ids=earlier.left.ids if earlier else b"",
+        said=earlier.left.said if earlier else "",
+    )
 
 
 def history_chars(request: ChatRequest) -> int:

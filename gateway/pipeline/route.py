@@ -76,6 +76,13 @@ def disclose(receipt: Receipt, step: Step) -> None:
     receipt.degraded = [each.value for each in STEPS if each in told]
 
 
+def _can_answer(tier: Tier, request: ChatRequest) -> bool:
+    """Whether the tier can do what the request asks for beyond a text from documents."""
+    return (tier.keeps_schemas or not request.sampling.json_schema) and (
+        tier.is_generative or not request.without_documents
+    )
+
+
 class Router:
     """budget_left: share of the tenant's monthly tokens that is left, 0..1; 1 where it has no budget."""
 
@@ -96,12 +103,14 @@ class Router:
     def choose(self, request: ChatRequest, receipt: Receipt) -> Route:
         """The tier by name or by `auto`, then what the ladder takes away.
 
-        Raises: NotFound (no such tier, or not for this tenant), InvalidRequest (a tier that cannot hold to the schema),
+        Raises: NotFound (no such tier, or not for this tenant), InvalidRequest (a tier that cannot do what is asked),
         Rejected (the ladder's last step).
         """
         self._tiers.check(request.model, request.tenant)
         if request.sampling.json_schema:
             self._tiers.check_schemas(request.model, request.tenant)
+        if request.without_documents:
+            self._tiers.check_writes(request.model, request.tenant)
         if request.earlier is not None and request.earlier.left.passages is not None:
             return self._as_before(request.earlier, receipt)
         if request.model == AUTO:
@@ -152,7 +161,7 @@ class Router:
         tier = self._tiers.tiers.get(name)
         if tier is None or tier not in self._tiers.offered(request.tenant):
             return None
-        if request.sampling.json_schema and not tier.keeps_schemas:
+        if not _can_answer(tier, request):
             return None
         steps = self._ladders.steps(name, request.priority, request.tenant.floor)
         return None if Step.REFUSE in steps else Route(tier, steps=steps)
@@ -174,7 +183,8 @@ class Router:
                 code="overloaded",
                 retry_after_s=max(1.0, self._eta_s(route.tier.name, band)),
             )
-        step = None if request.sampling.json_schema else self._moves(route)  # what quotes writes no JSON
+        is_written = request.sampling.json_schema or request.without_documents  # what quotes does neither
+        step = None if is_written else self._moves(route)
         smaller = self._tiers.cheapest_quoting(tenant) if step else None
         if step is None or smaller is None or smaller == route.tier:
             return None
@@ -194,8 +204,8 @@ class Router:
 
     def _offers(self, request: ChatRequest) -> list[Offer]:
         tiers = self._tiers.choices(request.tenant)
-        if request.sampling.json_schema:
-            tiers = self._tiers.keeping_schemas(request.tenant)
+        if request.sampling.json_schema or request.without_documents:
+            tiers = [tier for tier in self._tiers.offered(request.tenant) if _can_answer(tier, request)]
         return [
             Offer(
                 tier.name,

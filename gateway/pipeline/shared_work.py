@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from gateway.caching.flight import Flight, Reader
 from gateway.errors import UpstreamUnavailable
+from gateway.shown import SharedPassages
 from gateway.types import Citation, Passage, Receipt, Usage
 
 
@@ -125,4 +126,5 @@ def take_over(receipt: Receipt, made: Receipt) -> None:
                  "cache_age_s"):  # fmt: skip
         setattr(receipt, name, getattr(made, name))
     receipt.degraded = list(made.degraded)
-    receipt.passages = [dict(passage) for passage in made.passages]
+    is_shared = isinstance(made.passages, SharedPassages)
+    receipt.passages = made.passages if is_shared else [dict(passage) for passage in made.passages]

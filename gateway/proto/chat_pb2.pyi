@@ -86,7 +86,7 @@ OUTCOME_EVICTED: Outcome
 OUTCOME_FAILED: Outcome
 
 class ChatRequest(_message.Message):
-    __slots__ = ("model", "messages", "collections", "top_k", "priority", "cache", "events", "max_tokens", "temperature", "top_p", "seed", "stop", "filters", "conversation", "store", "metadata", "ticket")
+    __slots__ = ("model", "messages", "collections", "top_k", "priority", "cache", "events", "max_tokens", "temperature", "top_p", "seed", "stop", "filters", "conversation", "store", "metadata", "ticket", "response_format")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -111,6 +111,7 @@ class ChatRequest(_message.Message):
     STORE_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     TICKET_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FORMAT_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     collections: _containers.RepeatedScalarFieldContainer[str]
@@ -128,7 +129,8 @@ class ChatRequest(_message.Message):
     store: bool
     metadata: _containers.ScalarMap[str, str]
     ticket: str
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., collections: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., events: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., filters: _Optional[str] = ..., conversation: _Optional[str] = ..., store: _Optional[bool] = ..., metadata: _Optional[_Mapping[str, str]] = ..., ticket: _Optional[str] = ...) -> None: ...
+    response_format: str
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., collections: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., events: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., filters: _Optional[str] = ..., conversation: _Optional[str] = ..., store: _Optional[bool] = ..., metadata: _Optional[_Mapping[str, str]] = ..., ticket: _Optional[str] = ..., response_format: _Optional[str] = ...) -> None: ...
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -211,7 +213,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., total_tokens: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("id", "created", "outcome", "cause", "stage", "tier", "tier_reason", "cache", "embed_ms", "search_ms", "queue_ms", "ttft_ms", "total_ms", "passages", "usage", "finish_reason", "question", "question_reason", "conversation", "unsupported_citations", "hops", "degraded", "cache_similarity", "cache_agreement", "cache_age_s", "trace_id", "version")
+    __slots__ = ("id", "created", "outcome", "cause", "stage", "tier", "tier_reason", "cache", "embed_ms", "search_ms", "queue_ms", "ttft_ms", "total_ms", "passages", "usage", "finish_reason", "question", "question_reason", "conversation", "unsupported_citations", "hops", "degraded", "cache_similarity", "cache_agreement", "cache_age_s", "trace_id", "version", "preempted")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +241,7 @@ class Receipt(_message.Message):
     CACHE_AGE_S_FIELD_NUMBER: _ClassVar[int]
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    PREEMPTED_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: int
     outcome: Outcome
@@ -266,7 +269,8 @@ class Receipt(_message.Message):
     cache_age_s: float
     trace_id: str
     version: str
-    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., cause: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., tier: _Optional[str] = ..., tier_reason: _Optional[str] = ..., cache: _Optional[str] = ..., embed_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., passages: _Optional[_Iterable[_Union[ReceiptPassage, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., question: _Optional[str] = ..., question_reason: _Optional[str] = ..., conversation: _Optional[str] = ..., unsupported_citations: _Optional[int] = ..., hops: _Optional[int] = ..., degraded: _Optional[_Iterable[str]] = ..., cache_similarity: _Optional[float] = ..., cache_agreement: _Optional[float] = ..., cache_age_s: _Optional[float] = ..., trace_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    preempted: int
+    def __init__(self, id: _Optional[str] = ..., created: _Optional[int] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., cause: _Optional[str] = ..., stage: _Optional[_Union[Stage, str]] = ..., tier: _Optional[str] = ..., tier_reason: _Optional[str] = ..., cache: _Optional[str] = ..., embed_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., queue_ms: _Optional[float] = ..., ttft_ms: _Optional[float] = ..., total_ms: _Optional[float] = ..., passages: _Optional[_Iterable[_Union[ReceiptPassage, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., question: _Optional[str] = ..., question_reason: _Optional[str] = ..., conversation: _Optional[str] = ..., unsupported_citations: _Optional[int] = ..., hops: _Optional[int] = ..., degraded: _Optional[_Iterable[str]] = ..., cache_similarity: _Optional[float] = ..., cache_agreement: _Optional[float] = ..., cache_age_s: _Optional[float] = ..., trace_id: _Optional[str] = ..., version: _Optional[str] = ..., preempted: _Optional[int] = ...) -> None: ...
 
 class ReceiptPassage(_message.Message):
     __slots__ = ("n", "collection_id", "file_id", "filename", "heading", "score", "start", "end", "text", "in_prompt", "cited", "page")

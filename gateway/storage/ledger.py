@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
+from gateway.shown import SharedPassages
 from gateway.storage.database import insert_or_ignore
 from gateway.storage.match import equals
-from gateway.storage.schema import receipts, usage
+from gateway.storage.schema import receipt_passages, receipts, usage
 from gateway.types import Outcome
 
 RECEIPT_DAYS = 30  # for so long receipts are kept; usage is kept for ever
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class PassagesPlace(NamedTuple):
+    tenant_id: str
+    digest: str
+    day: int
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     """How one request ended. body_json: JSON of types.Receipt; tier empty = no tier was reached;
-    created_at: unix seconds."""
+    created_at: unix seconds. passages: those of the receipt, where `body_json` has none and they are stored apart."""
 
     receipt_id: str
     tenant_id: str
@@ -28,6 +37,14 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     created_at: int
+    passages: SharedPassages | None = None
+
+    @property
+    def place(self) -> PassagesPlace | None:
+        """Where its passages are stored, for all receipts of the day that tell the same ones."""
+        if self.passages is None:
+            return None
+        return PassagesPlace(self.tenant_id, self.passages.digest, _day(self.created_at))
 
 
 class UsageTotal(msgspec.Struct, frozen=True):
@@ -37,14 +54,25 @@ class UsageTotal(msgspec.Struct, frozen=True):
     completion_tokens: int
 
 
-def record(conn: sa.Connection, entries: Sequence[LedgerEntry]) -> None:
-    """Write receipts and usage; entries that are there already stay as they are.
+def record(
+    conn: sa.Connection, entries: Sequence[LedgerEntry], stored: Container[PassagesPlace] = ()
+) -> None:
+    """Write receipts and usage; entries that are there already stay as they are. stored: passages that are known to be
+    there.
 
     Billed, and so counted as usage, is what was answered, and of what broke off what was sent: not what was refused,
     left or failed before its first token.
     """
     if not entries:
         return
+    apart = {each.place: each.passages for each in entries if each.place and each.place not in stored}
+    if apart:
+        rows = [
+            {**place._asdict(), "body": told.json.decode()}
+            for place, told in apart.items()
+            if place and told
+        ]
+        conn.execute(insert_or_ignore(conn, receipt_passages), rows)
     conn.execute(insert_or_ignore(conn, receipts), [_receipt(entry) for entry in entries])
     billed = [_usage(entry) for entry in entries if is_billed(entry)]
     if billed:
@@ -53,10 +81,26 @@ def record(conn: sa.Connection, entries: Sequence[LedgerEntry]) -> None:
 
 def get_receipt(conn: sa.Connection, tenant_id: str, receipt_id: str) -> str | None:
     """The receipt's JSON; None when it is unknown or another tenant's."""
-    query = sa.select(receipts.c.body).where(
+    query = sa.select(receipts.c.body, receipts.c.passages, receipts.c.created_at).where(
         equals(receipts.c.id, receipt_id), receipts.c.tenant_id == tenant_id
     )
-    return conn.execute(query).scalar()
+    row = conn.execute(query).one_or_none()
+    if row is None or row.passages is None:
+        return None if row is None else str(row.body)
+    apart = sa.select(receipt_passages.c.body).where(
+        receipt_passages.c.tenant_id == tenant_id,
+        receipt_passages.c.digest == row.passages,
+        receipt_passages.c.day == _day(row.created_at),
+    )
+    told: str = conn.execute(apart).scalar() or "[]"
+    return with_passages(row.body.encode(), told.encode()).decode()
+
+
+def with_passages(body: bytes, passages: bytes) -> bytes:
+    """A receipt's JSON with those in the place of its own."""
+    fields = _FIELDS.decode(body)
+    fields["passages"] = msgspec.Raw(passages)
+    return msgspec.json.encode(fields)
 
 
 def prune(conn: sa.Connection, before: int, limit: int) -> int:
@@ -67,6 +111,7 @@ def prune(conn: sa.Connection, before: int, limit: int) -> int:
         .order_by(receipts.c.created_at)
         .limit(limit)
     )
+    conn.execute(sa.delete(receipt_passages).where(receipt_passages.c.day < _day(before)))
     return conn.execute(sa.delete(receipts).where(receipts.c.id.in_(oldest))).rowcount
 
 
@@ -101,7 +146,12 @@ def _receipt(entry: LedgerEntry) -> dict[str, object]:
         "outcome": entry.outcome,
         "body": entry.body_json,
         "created_at": entry.created_at,
+        "passages": None if entry.passages is None else entry.passages.digest,
     }
+
+
+def _day(at: int) -> int:
+    return at // 86_400
 
 
 def _usage(entry: LedgerEntry) -> dict[str, object]:

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from gateway.errors import UpstreamUnavailable
 from gateway.metrics import Metrics
+from gateway.shown import SharedPassages
 from gateway.storage import ledger
 from gateway.storage.database import Database
 from gateway.types import Receipt, Tenant
@@ -26,6 +27,7 @@ log = logging.getLogger("tidegate.recorder")
 
 MAX_WAITING = 5_000  # at about 10 KB each
 MAX_RECENT = 1024
+MAX_STORED = 20_000
 BATCH = 500
 FLUSH_EVERY_S = 0.05
 UNBILLED_EVERY_S = 0.5  # what nobody is billed for waits longer: a flood of refusals costs few transactions
@@ -41,21 +43,26 @@ class Recorder:
         self._database, self._redis, self._metrics = database, redis, metrics
         self._waiting: deque[ledger.LedgerEntry] = deque()  # for SQL
         self._unpublished: list[tuple[str, bytes]] = []  # for Redis
-        self._recent: OrderedDict[str, bytes] = OrderedDict()  # this worker's own
+        self._recent: OrderedDict[str, tuple[bytes, SharedPassages | None]] = OrderedDict()  # of this worker
+        self._stored: set[ledger.PassagesPlace] = set()  # passages that are in SQL for sure
         self._arrived = asyncio.Event()
         self._is_billed = False  # something of what waits
         self._flushing = asyncio.Lock()
 
     def record(self, tenant: Tenant, receipt: Receipt) -> None:
         """Keep a finished request. Bounded; never blocks."""
-        body, key = _encode(receipt), _key(tenant.tenant_id, receipt.id)
-        self._recent[key] = body
+        key, passages = _key(tenant.tenant_id, receipt.id), None
+        if isinstance(receipt.passages, SharedPassages):
+            passages, receipt = receipt.passages, msgspec.structs.replace(receipt, passages=[])
+        body = _encode(receipt)
+        self._recent[key] = body, passages
         if len(self._recent) > MAX_RECENT:
             self._recent.popitem(last=False)
         if len(self._waiting) >= MAX_WAITING:
             self._metrics.dropped_records.inc()
             return
-        self._unpublished.append((key, body))
+        if passages is None:  # hits are many, and in SQL a moment later
+            self._unpublished.append((key, body))
         entry = ledger.LedgerEntry(
             receipt_id=receipt.id,
             tenant_id=tenant.tenant_id,
@@ -66,6 +73,7 @@ class Recorder:
             prompt_tokens=receipt.usage.prompt_tokens,
             completion_tokens=receipt.usage.completion_tokens,
             created_at=receipt.created,
+            passages=passages,
         )
         self._waiting.append(entry)
         self._is_billed = self._is_billed or ledger.is_billed(entry)
@@ -78,7 +86,8 @@ class Recorder:
         """
         key = _key(tenant_id, receipt_id)
         if key in self._recent:
-            return self._recent[key]
+            body, passages = self._recent[key]
+            return body if passages is None else ledger.with_passages(body, passages.json)
         found = await self._look_up(tenant_id, receipt_id)
         if found is None:
             await asyncio.sleep(2 * FLUSH_EVERY_S)
@@ -147,7 +156,7 @@ class Recorder:
         """One transaction. An entry that SQL refuses for its own sake is dropped: it must not block others."""
         try:
             with self._database.write() as conn:
-                ledger.record(conn, batch)
+                ledger.record(conn, batch, self._stored)
         except (UpstreamUnavailable, OSError):
             raise
         except Exception:
@@ -157,6 +166,10 @@ class Recorder:
                 return
             for entry in batch:
                 self._write([entry])
+            return
+        if len(self._stored) > MAX_STORED:
+            self._stored.clear()
+        self._stored.update(entry.place for entry in batch if entry.place)
 
 
 def _key(tenant_id: str, receipt_id: str) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
@@ -27,6 +27,7 @@ MAX_ASKING = 4096  # calls that wait for a trip; more are refused
 LATE_S = 0.001  # a timer that rings later than this tells of a busy event loop
 MAX_LATE = 3  # replies in a row that came, but too late, before Redis is left alone as if it had failed
 MAX_TURNS = 10  # of a busy event loop, each of which begins the wait anew
+STEP_S = 0.05
 
 
 class Away(Exception):
@@ -44,6 +45,26 @@ async def within(limit_s: float, future: asyncio.Future[Result]) -> Result:
         if loop.time() - due < LATE_S:
             break
     raise TimeoutError
+
+
+async def answered(work: Coroutine[Any, Any, Result], limit_s: float) -> Result:
+    """What the call says; it is cancelled when its time is over. Raises: TimeoutError.
+
+    The time is our own event loop's: a step of the wait counts for no more than it was to last, so a loop that is
+    seconds behind does not take Redis for dead, and turns to what has come before it counts on.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        left_s = limit_s
+        while left_s > 0:
+            step_s = min(left_s, STEP_S)
+            done, _pending = await asyncio.wait({task}, timeout=step_s)
+            if done:
+                return task.result()
+            left_s -= step_s
+        raise TimeoutError
+    finally:
+        task.cancel()
 
 
 class RedisTrips:

@@ -224,6 +224,17 @@ receipts = sa.Table(
     sa.Column("outcome", sa.String(16), nullable=False),
     sa.Column("body", sa.Text, nullable=False),  # JSON of types.Receipt
     sa.Column("created_at", sa.Integer, nullable=False, index=True),
+    sa.Column("passages", sa.String(32)),  # the digest of its passages, where they stand in receipt_passages
+)
+
+# Passages of answers that are given many times: once a day, for all receipts of that day.
+receipt_passages = sa.Table(
+    "receipt_passages",
+    metadata,
+    sa.Column("tenant_id", sa.String(64), primary_key=True),
+    sa.Column("digest", sa.String(32), primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True, index=True),  # of the receipts: created_at / 86,400
+    sa.Column("body", sa.Text, nullable=False),  # JSON
 )
 
 usage = sa.Table(

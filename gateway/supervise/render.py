@@ -19,6 +19,7 @@ from gateway.settings import Settings
 from gateway.supervise import watching
 from gateway.supervise.assets import Assets, package_parent
 from gateway.supervise.binaries import find_envoy, find_redis
+from gateway.supervise.envoy_tracing import BALANCER, EDGE, envoy_tracing
 from gateway.supervise.triton_server import leash
 from gateway.tier_config import generate_tiers, upstream_tiers
 from gateway.triton import MODEL_HEADER, PIN_HEADER
@@ -183,6 +184,8 @@ def render_envoy(settings: Settings, assets: Assets, index: int = 0, role: Role 
             for index in workers
         ],
         tritons=triton_groups(settings),
+        tracing=envoy_tracing(settings),
+        span_names={"edge": EDGE, "inner": BALANCER},
         model_header=MODEL_HEADER,
         pin_header=PIN_HEADER,
         canary_percent=settings.canary_percent,

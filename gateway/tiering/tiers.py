@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway.errors import InvalidRequest, NotFound
 from gateway.settings import SettingsError
-from gateway.tier_config import ConfiguredTier, GenerateTier, UpstreamTier
+from gateway.tier_config import ConfiguredTier, UpstreamTier
 from gateway.types import Tenant
 
 
@@ -73,6 +73,22 @@ class TierBook:
             param="response_format",
         )
 
+    def check_writes(self, model: str, tenant: Tenant) -> None:
+        """Raises: InvalidRequest where that model can only quote documents."""
+        able = [tier.name for tier in self.writing(tenant)]
+        if model in able or (model == AUTO and able):
+            return
+        others = f"these write: {', '.join(able)}" if able else "no tier here writes"
+        raise InvalidRequest(
+            f"The model {model!r} quotes documents, so it has no answer without any; {others}.",
+            code="unsupported_value",
+            param="tidegate.collections",
+        )
+
+    def writing(self, tenant: Tenant) -> list[Tier]:
+        """Those of a tenant that need no documents, cheapest first."""
+        return [tier for tier in self.offered(tenant) if tier.is_generative]
+
     def keeping_schemas(self, tenant: Tenant) -> list[Tier]:
         """Those of a tenant that can, cheapest first."""
         return [tier for tier in self.offered(tenant) if tier.keeps_schemas]
@@ -114,7 +130,7 @@ def _tier(tier: ConfiguredTier, num_replicas: int) -> Tier:
         tier.context_tokens,
         fallback=tier.fallback,
         is_remote=is_remote,
-        keeps_schemas=isinstance(tier, GenerateTier) and tier.is_on_gpu,
+        keeps_schemas=tier.json_schema if isinstance(tier, UpstreamTier) else tier.is_on_gpu,
     )
 
 

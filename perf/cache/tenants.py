@@ -33,8 +33,6 @@ from redis.asyncio import Redis
 from gateway.caching.shared import SharedStore, entry_name
 from gateway.caching.threshold import upper_bound
 from gateway.pipeline.request import Evidence
-from gateway.storage.database import Database
-from gateway.storage.keys import create_key
 from gateway.storage.redis_client import connect_redis
 from gateway.types import Citation, Passage
 from perf.cache.client import Connection, question, request
@@ -166,7 +164,7 @@ async def _plant(redis: Redis, worker: Ours, owner: str, prober: str, text: str)
 async def probe_service(service: Service, size: Size) -> dict[str, Any]:
     """Every tenant asks what the others have asked; its answers may hold its own name and nobody else's."""
     names = [f"Keeper{chr(65 + at)}{chr(65 + at)}" for at in range(size.num_service_tenants)]
-    keys = {name: _new_key(service, name.lower()) for name in names}
+    keys = {name: service.new_key(name.lower()) for name in names}
     for name, key in keys.items():
         await _ingest(service, name, key)
     texts = [text.format(subject) + "?" for text, _ in FACTS for subject in SUBJECTS]
@@ -193,15 +191,6 @@ async def probe_service(service: Service, size: Size) -> dict[str, Any]:
         "answered_with_own_name": answered,
         "verdicts": dict(verdicts),
     }
-
-
-def _new_key(service: Service, tenant: str) -> str:
-    database = Database(service.settings.sql_url)
-    try:
-        with database.write() as conn:
-            return create_key(conn, tenant=tenant, name="bench")[1]
-    finally:
-        database.close()
 
 
 async def _ingest(service: Service, name: str, key: str) -> None:

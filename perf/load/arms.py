@@ -23,8 +23,6 @@ from typing import Any
 
 from gateway.cli.client import Target
 from gateway.settings import load_settings
-from gateway.storage.database import Database
-from gateway.storage.keys import create_key
 from gateway.supervise.binaries import find_envoy
 from gateway.supervise.samples import ingest_samples
 from perf import litellm_proxy
@@ -166,7 +164,7 @@ def _settings(scenario: Scenario) -> dict[str, Any]:
 def _ours(name: str, service: Service, model: str, scenario: Scenario, engine_port: int) -> Arm:
     """With a key and a document for every tenant."""
     tenants = [tenant for source in scenario.sources for tenant in source.tenants]
-    keys = {tenant: _new_key(service, tenant) for tenant in tenants}
+    keys = {tenant: service.new_key(tenant) for tenant in tenants}
     for key in keys.values():
         ingest_samples(
             Target(service.base_url, key, is_direct=True), [ROOT / "README.md"], lambda _: None, lambda: False
@@ -181,15 +179,6 @@ def _ours(name: str, service: Service, model: str, scenario: Scenario, engine_po
         checks_text=bool(engine_port),
     )
     return Arm(endpoint, engine_port, service)
-
-
-def _new_key(service: Service, tenant: str) -> str:
-    database = Database(service.settings.sql_url)
-    try:
-        with database.write() as conn:
-            return create_key(conn, tenant=tenant, name="load")[1]
-    finally:
-        database.close()
 
 
 def _peer(name: str, port: int, keys: dict[str, str]) -> Endpoint:
@@ -208,6 +197,7 @@ def tiers_file(port: int, slots: int, patience_s: float) -> str:
         "context_tokens = 8192\n"
         f"first_token_s = {patience_s + 60:g}\n"
         f"between_tokens_s = 60\n"
+        "continues = true\n"
         "fallback = []\n"  # what is measured is this tier
     )
 

@@ -78,6 +78,7 @@ class Player(asyncio.Protocol):
         self._is_asking = False
         self._has_head = False
         self._made = 0
+        self._begun = 0  # tokens that it goes on after
         self._num_tokens = 0
         self._due_s = 0.0
         self._wants_usage = False
@@ -116,7 +117,9 @@ class Player(asyncio.Protocol):
             asked.get("max_tokens") or asked.get("max_completion_tokens") or DEFAULT_TOKENS
         )
         self._wants_usage = bool((asked.get("stream_options") or {}).get("include_usage"))
-        self._is_asking, self._has_head, self._made = True, False, 0
+        self._is_asking, self._has_head, self._made = True, False, _num_said(asked)
+        self._begun = self._made
+        self._num_tokens += self._made
         self._engine.enter(self)
 
     def play(self) -> None:
@@ -140,12 +143,22 @@ class Player(asyncio.Protocol):
             return
         events += _framed(_chunk({}, "length"))
         if self._wants_usage:
-            usage = {"prompt_tokens": 1, "completion_tokens": self._made, "total_tokens": self._made + 1}
+            made = self._made - self._begun
+            usage = {
+                "prompt_tokens": 1 + self._begun,
+                "completion_tokens": made,
+                "total_tokens": self._made + 1,
+            }
             events += _framed(msgspec.json.encode(_HEAD | {"choices": [], "usage": usage}))
         self._transport.write(events + _framed(b"[DONE]") + b"0\r\n\r\n")
         self._is_asking = False
         self._engine.leave(self, is_answered=True)
         self.data_received(b"")  # a request that came meanwhile
+
+
+def _num_said(asked: dict[str, Any]) -> int:
+    """Words of an answer that is to be gone on with."""
+    return len(asked["messages"][-1]["content"].split()) if asked.get("continue_final_message") else 0
 
 
 _HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "relay"}

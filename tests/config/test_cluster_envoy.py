@@ -29,8 +29,8 @@ CLUSTER = {
 }
 
 
-def bootstrap(tmp_path: Path, role: render.Role) -> dict[str, Any]:
-    settings = load_settings({}, var=tmp_path, **CLUSTER)
+def bootstrap(tmp_path: Path, role: render.Role, **explicit: object) -> dict[str, Any]:
+    settings = load_settings({}, var=tmp_path, **CLUSTER, **explicit)
     config = tmp_path / f"{role}.yaml"
     config.write_text(render.render_envoy(settings, find_assets(), role=role))
     command = [*render.envoy_command(settings, config, role), "--mode", "validate"]
@@ -61,6 +61,15 @@ def test_a_balancer_stays_on_loopback_and_has_a_cluster_for_each_side(tmp_path: 
         "triton_small_canary",
         "triton_large",
     ]
+
+
+@pytest.mark.parametrize("role", ["edge", "balancer"])
+def test_both_know_the_collector_of_traces(tmp_path: Path, role: render.Role) -> None:
+    found = bootstrap(tmp_path, role, otlp_endpoint="http://otel-collector.monitoring:4318")
+    (collector,) = [each for each in found["clusters"] if each["name"] == "collector"]
+    (entry,) = collector["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    address = {"address": "otel-collector.monitoring", "port_value": 4318}
+    assert entry["endpoint"]["address"]["socket_address"] == address
 
 
 def test_one_that_left_dns_gets_no_new_call(tmp_path: Path) -> None:

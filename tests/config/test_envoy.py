@@ -44,6 +44,30 @@ def test_envoy_accepts_the_configuration(tmp_path: Path, replicas: int, workers:
     assert "deprecated" not in (result.stdout + result.stderr).lower()
 
 
+OTEL = {
+    "plain": {},
+    "with a key": {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20key,x-team=tides"},
+    "all of them": {"OTEL_TRACES_SAMPLER": "always_on"},
+    "by the trace": {"OTEL_TRACES_SAMPLER": "traceidratio"},
+    "a share": {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.125"},
+}
+
+
+@pytest.mark.parametrize("environ", OTEL.values(), ids=OTEL)
+@pytest.mark.parametrize("url", ["http://127.0.0.1:4318", "https://otel.example/x", "https://10.0.0.1"])
+@pytest.mark.parametrize("rate", [0, 1000])
+def test_envoy_accepts_what_traces_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], url: str, rate: int
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    settings, config = prepared(tmp_path, otlp_endpoint=url, edge_requests_per_s=rate)
+    command = [*render.envoy_command(settings, config), "--mode", "validate"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "deprecated" not in (result.stdout + result.stderr).lower()
+
+
 def clusters(config: Path) -> dict[str, list[dict[str, object]]]:
     """Endpoints by cluster name."""
     parsed = yaml.safe_load(config.read_text())["static_resources"]["clusters"]

@@ -41,7 +41,7 @@ def test_the_table_has_every_field_with_its_default(page: str, kind: Any, untold
 
 
 def as_shown(default: object) -> str:
-    return json.dumps(default) if isinstance(default, tuple) else str(default)
+    return json.dumps(default) if isinstance(default, tuple | bool) else str(default)
 
 
 def test_every_cause_of_a_fallback_is_on_the_page() -> None:

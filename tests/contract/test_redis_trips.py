@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ import pytest
 from gateway.settings import Settings
 from gateway.storage import redis_trips
 from gateway.storage.redis_client import connect_redis
-from gateway.storage.redis_trips import MAX_LATE, REST_S, Away, RedisTrips, within
-from tests.fakes.redis_process import RedisProcess, running_redis
+from gateway.storage.redis_trips import MAX_LATE, REST_S, STEP_S, Away, RedisTrips, answered, within
+from tests.fakes.redis_process import RedisProcess
 
 LIMIT_S = 0.004
 ENOUGH_S = 1.0  # of a call that is to succeed whatever else this machine does
@@ -37,14 +36,8 @@ class Trips(RedisTrips):
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisProcess]:
-    with running_redis(tmp_path) as process:
-        yield process
-
-
-@pytest.fixture
-async def trips(server: RedisProcess) -> AsyncIterator[Trips]:
-    made = Trips(server.url)
+async def trips(own_redis: RedisProcess) -> AsyncIterator[Trips]:
+    made = Trips(own_redis.url)
     await made.call("PING", limit_s=ENOUGH_S)
     made.batches.clear()
     yield made
@@ -67,8 +60,8 @@ async def test_an_error_of_one_call_is_no_other_ones(trips: Trips) -> None:
     assert not trips.is_resting
 
 
-async def test_a_redis_that_stands_still_is_waited_for_once(server: RedisProcess, trips: Trips) -> None:
-    server.freeze()
+async def test_a_redis_that_stands_still_is_waited_for_once(own_redis: RedisProcess, trips: Trips) -> None:
+    own_redis.freeze()
     try:
         began = time.perf_counter()
         with pytest.raises(Away):
@@ -81,7 +74,7 @@ async def test_a_redis_that_stands_still_is_waited_for_once(server: RedisProcess
         others_s = time.perf_counter() - began
         assert isinstance(await trips.post("PING"), Exception)
     finally:
-        server.thaw()
+        own_redis.thaw()
     assert LIMIT_S <= first_s < 0.05
     assert others_s < 0.02
     trips.now = time.monotonic() + 2 * REST_S
@@ -89,29 +82,29 @@ async def test_a_redis_that_stands_still_is_waited_for_once(server: RedisProcess
 
 
 async def test_replies_that_are_late_but_come_end_the_wait_for_a_while(
-    server: RedisProcess, trips: Trips, monkeypatch: pytest.MonkeyPatch
+    own_redis: RedisProcess, trips: Trips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_trips, "TRIP_LIMIT_S", 5.0)
     for number in range(1, MAX_LATE + 1):
-        server.freeze()
+        own_redis.freeze()
         try:
             with pytest.raises(Away):
                 await trips.call("PING", limit_s=LIMIT_S)
             late = trips.post("PING")
         finally:
-            server.thaw()
+            own_redis.thaw()
         assert not isinstance(await late, Exception)
         assert trips.is_resting == (number == MAX_LATE)
 
 
 async def test_one_that_is_gone_raises_nothing_else_and_is_found_again(
-    server: RedisProcess, trips: Trips
+    own_redis: RedisProcess, trips: Trips
 ) -> None:
-    server.kill()
+    own_redis.kill()
     assert isinstance(await trips.post("PING"), Away)
     with pytest.raises(Away):
         await trips.call("PING", limit_s=ENOUGH_S)
-    server.start()
+    own_redis.start()
     trips.now = time.monotonic() + 2 * REST_S
     assert await trips.call("PING", limit_s=ENOUGH_S)
 
@@ -139,3 +132,36 @@ async def test_time_in_which_the_loop_stood_still_does_not_count() -> None:
     assert await within(LIMIT_S, future) == "read"
     with pytest.raises(TimeoutError):
         await within(LIMIT_S, loop.create_future())
+
+
+async def test_a_loop_that_stands_still_does_not_take_redis_for_dead(own_redis: RedisProcess) -> None:
+    """The reply is there when the loop turns to it, long after the time was over by the clock."""
+    redis = connect_redis(Settings(redis_url=own_redis.url))
+    await redis.ping()
+
+    async def ask() -> Any:
+        asyncio.get_running_loop().call_soon(time.sleep, 4 * STEP_S)
+        return await redis.echo("here")
+
+    assert await answered(ask(), 2 * STEP_S) == b"here"
+    await redis.aclose()
+
+
+async def test_a_redis_that_is_frozen_is_given_up_in_time_and_its_call_ended(own_redis: RedisProcess) -> None:
+    redis = connect_redis(Settings(redis_url=own_redis.url))
+    await redis.ping()
+    own_redis.freeze()
+    ended = asyncio.Event()
+
+    async def ask() -> Any:
+        try:
+            return await redis.echo("late")
+        finally:
+            ended.set()
+
+    with pytest.raises(TimeoutError):
+        await answered(ask(), 2 * STEP_S)
+    await asyncio.wait_for(ended.wait(), ENOUGH_S)
+    own_redis.thaw()
+    assert await redis.echo("again") == b"again"
+    await redis.aclose()

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.errors import Conflict
+from gateway.shown import SharedPassages
 from gateway.storage import keys, ledger, schema
 
 
@@ -100,6 +101,35 @@ def test_old_receipts_go_a_few_at_a_time_and_usage_stays(conn: sa.Connection) ->
     assert [ledger.prune(conn, 7, 5) for _ in range(2)] == [2, 0]
     assert ledger.get_receipt(conn, "default", "r7") is not None
     assert ledger.usage_totals(conn, "default") == [ledger.UsageTotal("fast", 10, 100, 30)]
+
+
+def test_passages_of_many_receipts_are_stored_once_a_day_and_go_with_the_last_receipt(
+    conn: sa.Connection,
+) -> None:
+    day, told = 86_400, SharedPassages([{"n": 1, "text": "Tides turn twice."}])
+    entries = [
+        _entry("r1", body_json='{"id":"r1","passages":[]}', created_at=day, passages=told),
+        _entry("r2", body_json='{"id":"r2","passages":[]}', created_at=2 * day - 1, passages=told),
+        _entry("r3", body_json='{"id":"r3","passages":[]}', created_at=2 * day, passages=told),
+        _entry("r4", tenant_id="other", body_json='{"passages":[]}', created_at=day, passages=told),
+    ]
+    ledger.record(conn, entries)
+    count = sa.select(sa.func.count()).select_from(schema.receipt_passages)
+    assert conn.execute(count).scalar() == 3
+    whole = '{"id":"%s","passages":[{"n":1,"text":"Tides turn twice."}]}'
+    for name in ("r1", "r2", "r3"):
+        assert ledger.get_receipt(conn, "default", name) == whole % name
+    assert ledger.prune(conn, 2 * day, 10) == 3
+    assert conn.execute(count).scalar() == 1
+    assert ledger.get_receipt(conn, "default", "r3") == whole % "r3"
+
+
+def test_passages_that_are_known_to_be_stored_are_not_written_again(conn: sa.Connection) -> None:
+    entry = _entry("r1", body_json='{"passages":[]}', passages=SharedPassages([{"n": 1}]))
+    ledger.record(conn, [entry], {entry.place})
+    assert (
+        ledger.get_receipt(conn, "default", "r1") == '{"passages":[]}'
+    )  # a store that lost them tells the rest
 
 
 def test_receipts_are_seen_by_their_tenant_only(conn: sa.Connection) -> None:

@@ -16,6 +16,7 @@ from tests.fakes.trace_collector import Seen, TraceCollector, collecting
 QUESTION = "What is a tide gate?"
 CHAT = "POST /v1/chat/completions"
 GATEWAY, TRITON = "tidegate-gateway", "tidegate-triton"
+EDGE, BALANCER = "tidegate-edge", "tidegate-balancer"
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,12 @@ def ask(service: Service, trace_id: str, question: str = QUESTION, **ours: objec
 
 
 def whole(collector: TraceCollector, trace_id: str, *names: str) -> list[Seen]:
+    """The trace, once it has these spans and no gap: of all parents only the client's own is not in it."""
+
     def is_there(_: list[Seen]) -> bool:
-        return {CHAT, *names} <= {span.name for span in collector.trace(trace_id)}
+        trace = collector.trace(trace_id)
+        lacking = {span.parent_id for span in trace} - {span.span_id for span in trace}
+        return {EDGE, CHAT, *names} <= {span.name for span in trace} and len(lacking) == 1
 
     collector.wait_for(is_there, 20)
     return collector.trace(trace_id)
@@ -71,9 +76,11 @@ def test_one_trace_leads_from_the_client_into_tritons_models(
         return names
 
     for model in ("embed", "search", "rerank"):
-        assert path(model)[-3:] == ["inference.GRPCInferenceService/ModelInfer", "retrieval", CHAT]
-    assert path("reader")[-3:] == ["inference.GRPCInferenceService/ModelStreamInfer", "chat fast", CHAT]
-    assert path("cache lookup", GATEWAY) == ["cache lookup", CHAT]
+        way = [BALANCER, "inference.GRPCInferenceService/ModelInfer", "retrieval", CHAT, EDGE]
+        assert path(model)[-5:] == way
+    way = [BALANCER, "inference.GRPCInferenceService/ModelStreamInfer", "chat fast", CHAT, EDGE]
+    assert path("reader")[-5:] == way
+    assert path("cache lookup", GATEWAY) == ["cache lookup", CHAT, EDGE]
     assert {span.name for span in trace if span.service == GATEWAY} >= {"admission"}
 
 

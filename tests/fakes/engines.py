@@ -81,6 +81,7 @@ class ScriptedAnswerer:
     texts: list[str] | None = None
     delay_s: float = 0.0
     gap_s: float = 0.0
+    in_one_breath: int = 1  # so many deltas come without a wait in between
     hold_s: float = 0.0  # before the last delta, which has the finish reason
     fail_with: Exception | None = None
     fail_at: int = 0
@@ -105,7 +106,7 @@ class ScriptedAnswerer:
             for index, delta in enumerate(self._deltas(passages)):
                 if self.fail_with is not None and index == self.fail_at:
                     raise self.fail_with
-                if index:
+                if (index and index % self.in_one_breath == 0) or (delta.finish_reason and self.hold_s):
                     await asyncio.sleep(self.hold_s if delta.finish_reason and self.hold_s else self.gap_s)
                 yield delta
             done = True

@@ -34,6 +34,7 @@ class Replica:
     num_calls: int = 0
     num_open: int = 0
     is_healthy: bool = True
+    heads: list[dict[str, str]] = field(default_factory=list)  # of the calls
     host: str = "127.0.0.1"
     _servers: list[asyncio.Server] = field(default_factory=list)
     _connections: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -75,6 +76,8 @@ class Replica:
                 for event in http.receive_data(data):
                     if isinstance(event, h2.events.DataReceived):
                         http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                    if isinstance(event, h2.events.RequestReceived):
+                        self.heads.append(dict(event.headers))
                     if isinstance(event, h2.events.StreamEnded):
                         task = asyncio.create_task(self._answer(http, writer, event.stream_id))
                         self._tasks.add(task)

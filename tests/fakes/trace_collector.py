@@ -93,7 +93,7 @@ class TraceCollector:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                data = self.rfile.read(int(self.headers["content-length"]))
+                data = _body(self)
                 if not collector._thawed.is_set():
                     collector.num_frozen += 1
                     collector._thawed.wait()
@@ -115,6 +115,18 @@ class TraceCollector:
                 pass
 
         return Handler
+
+
+def _body(handler: BaseHTTPRequestHandler) -> bytes:
+    """Of known length, or in chunks, as Envoy sends it."""
+    if "chunked" not in handler.headers.get("transfer-encoding", ""):
+        return handler.rfile.read(int(handler.headers["content-length"]))
+    data = b""
+    while size := int(handler.rfile.readline().partition(b";")[0], 16):
+        data += handler.rfile.read(size)
+        handler.rfile.readline()
+    handler.rfile.readline()
+    return data
 
 
 def message_of(data: bytes) -> ExportTraceServiceRequest:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from gateway.embedding.export import EmbedderUnavailable, prepare_embedder
 from gateway.settings import load_settings
 from gateway.supervise.binaries import BinaryMissing, find_libpython, find_stub, find_triton_home
+from gateway.triton import TritonClient
+from tests.fakes.triton_process import TritonProcess
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +37,11 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except EmbedderUnavailable as missing:
         pytest.skip(f"no embedding model: {missing}")
     return folder
+
+
+@pytest_asyncio.fixture
+async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
+    """Of the module's Triton."""
+    client = TritonClient(triton.target)
+    yield client
+    await client.close()

@@ -6,7 +6,7 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +33,6 @@ def triton(
     models = [MODELS / "retrieval" / name for name in ("embed", "embed_passages")]
     with running_triton(folder, models, settings) as process:
         yield process
-
-
-@pytest.fixture
-async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
-    client = TritonClient(triton.target)
-    yield client
-    await client.close()
 
 
 async def test_both_models_give_the_same_vectors(client: TritonClient) -> None:

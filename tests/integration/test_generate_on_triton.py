@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -43,13 +43,6 @@ def triton(
     settings.models_dir.symlink_to(tiny_checkpoints["llama"].models_dir)
     with running_triton(folder / "triton", [], settings) as process:
         yield process
-
-
-@pytest.fixture
-async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
-    client = TritonClient(triton.target)
-    yield client
-    await client.close()
 
 
 def inputs(prompt: str | None = "A tide gate", **values: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from gateway.settings import Settings
 from gateway.storage import catalog
 from gateway.types import DEFAULT_EMBEDDER
 from tests.fakes.ingest import ScriptedEmbedder, upload
-from tests.integration.test_ingest_worker import Bench, until
+from tests.integration.test_ingest_worker import Bench
+from tests.waiting import until
 
 LONG = "".join(f"Sentence {number} of a longer text about nothing. " for number in range(400))
 

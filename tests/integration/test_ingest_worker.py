@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,9 @@ from gateway.storage.database import Database
 from gateway.tensors import EMBEDDING_DIM
 from tests.fakes.engines import vectors
 from tests.fakes.ingest import ScriptedEmbedder, upload
+from tests.waiting import until
 
+WORK_S = 30.0  # at most, where others work beside it
 GUIDE = (
     "# Guide\n\n## Install\n\n" + "Take the wheel and install it. " * 60 + "\n\n## Run\n\nType make run.\n"
 )
@@ -76,14 +78,8 @@ class Bench:
         return [await self._until_done(file_id) for file_id in file_ids]
 
     async def _until_done(self, file_id: str) -> catalog.AttachmentRow:
-        await until(lambda: self.attachment(file_id).status != "in_progress")
+        await until(lambda: self.attachment(file_id).status != "in_progress", within_s=WORK_S)
         return self.attachment(file_id)
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - the condition is a row of the database
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -319,7 +315,10 @@ async def test_kill_9_at_any_moment_loses_and_doubles_nothing(
     file_id = bench.upload("long.txt", text)
     for attempt in (1, 2):
         process = await asyncio.to_thread(_start_worker, bench, tmp_path)
-        await until(lambda: bench.attachment(file_id).attempts >= attempt or bench.chunks() != [])  # noqa: B023
+        await until(
+            lambda: bench.attachment(file_id).attempts >= attempt or bench.chunks() != [],  # noqa: B023
+            within_s=WORK_S,
+        )
         await asyncio.sleep(rng.random() * 1.2)  # the whole work takes about 0.8 s
         process.kill()
         process.communicate()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 
 import msgspec
@@ -36,13 +36,6 @@ def triton(triton_installed: None, tmp_path_factory: pytest.TempPathFactory) -> 
     settings = load_settings({}, var=folder / "var", port=free_port(), embed_threads=1)
     with running_triton(folder, [MODELS / "generation" / "reader"], settings) as process:
         yield process
-
-
-@pytest.fixture
-async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
-    client = TritonClient(triton.target)
-    yield client
-    await client.close()
 
 
 async def steps_of(

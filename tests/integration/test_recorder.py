@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from redis.asyncio import Redis
 
 from gateway.metrics import Metrics
+from gateway.shown import SharedPassages
 from gateway.storage import keys
 from gateway.storage.database import Database
 from gateway.storage.recorder import UNBILLED_EVERY_S, Recorder
@@ -92,3 +94,21 @@ async def test_flushes_at_once_write_each_entry_once(database: CountingDatabase,
     await asyncio.gather(*(recorder.flush() for _ in range(5)))
     assert num_kept(database) == NUM_REFUSED
     assert database.num_writes == 1
+
+
+async def test_receipts_of_one_answer_share_its_passages_and_each_tells_them(
+    database: CountingDatabase, recorder: Recorder
+) -> None:
+    told = SharedPassages([{"n": 1, "text": "Tides turn twice."}])
+    for name in ("hit-1", "hit-2"):
+        hit = receipt(name, Outcome.CACHED)
+        hit.passages = told
+        recorder.record(TENANT, hit)
+    fresh = await recorder.find("acme", "hit-1")
+    await until(lambda: num_kept(database) == 2)
+    other = Recorder(database, Redis(port=1), Metrics())
+    stored = [await other.find("acme", name) for name in ("hit-1", "hit-2")]
+    assert [msgspec.json.decode(each or b"")["passages"] for each in (fresh, *stored)] == [told] * 3
+    with database.read() as conn:
+        (row,) = conn.execute(sa.text("SELECT body FROM receipt_passages")).all()
+    assert msgspec.json.decode(row.body) == told

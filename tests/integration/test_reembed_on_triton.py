@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -75,13 +75,6 @@ def triton(
     models = [MODELS / "retrieval" / name for name in names]
     with running_triton(tmp_path_factory.mktemp("triton"), models, settings) as process:
         yield process
-
-
-@pytest.fixture
-async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
-    client = TritonClient(triton.target)
-    yield client
-    await client.close()
 
 
 async def _filled(client: TritonClient, database: Database, tenant_id: str, embedder: str) -> str:

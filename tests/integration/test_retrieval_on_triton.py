@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -52,13 +52,6 @@ def triton(
     settings = load_settings({}, var=folder / "var", port=free_port(), database_url=sql_url)
     with running_triton(folder, sorted((MODELS / "retrieval").iterdir()), settings) as process:
         yield process
-
-
-@pytest.fixture
-async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
-    client = TritonClient(triton.target)
-    yield client
-    await client.close()
 
 
 async def search(client: TritonClient, vector: np.ndarray, scope: Scope | bytes) -> list[Passage]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,13 +58,6 @@ def tracer(collector: TraceCollector) -> Iterator[OtlpTracer]:
     tracer = otlp_tracer(f"{collector.url}/v1/traces", lambda *_: None, {"OTEL_BSP_SCHEDULE_DELAY": "20"})
     yield tracer
     tracer.close(1.0)
-
-
-@pytest.fixture
-async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
-    client = TritonClient(triton.target)
-    yield client
-    await client.close()
 
 
 async def test_the_ensembles_models_are_spans_below_our_call(

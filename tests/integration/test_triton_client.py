@@ -46,13 +46,6 @@ def triton(triton_installed: None, tmp_path_factory: pytest.TempPathFactory) -> 
         yield process
 
 
-@pytest.fixture
-async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
-    client = TritonClient(triton.target)
-    yield client
-    await client.close()
-
-
 def number(value: int) -> np.ndarray:
     return np.array([value], np.int32)
 

@@ -101,11 +101,13 @@ async def test_under_load_json_is_neither_quoted_nor_cut_short() -> None:
     assert bench.answerers["small"].inquiries[0].sampling.max_tokens is None
 
 
-def test_the_engines_that_can_are_those_with_a_grammar() -> None:
+def test_the_tiers_that_can_have_an_engine_with_a_grammar_or_a_server_that_is_said_to() -> None:
     configured = [
         GenerateTier(name="a", checkpoint="x", engine="tensorrt_llm"),
         GenerateTier(name="b", checkpoint="x", engine="vllm"),
         GenerateTier(name="c", checkpoint="x"),
         UpstreamTier(name="d", base_url="http://x", model="m"),
+        UpstreamTier(name="e", base_url="http://x", model="m", json_schema=True),
     ]
-    assert [tier.keeps_schemas for tier in generative_tiers(configured, 1)] == [True, True, False, False]
+    able = [tier.name for tier in generative_tiers(configured, 1) if tier.keeps_schemas]
+    assert able == ["a", "b", "e"]

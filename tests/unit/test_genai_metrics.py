@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from gateway.genai_metrics import GenAiMetrics, TenantNames
+from gateway.genai_metrics import GenAiMetrics, Series, TenantNames
 from gateway.metrics import Metrics
 from gateway.pipeline.account import count
 from gateway.types import Outcome, Receipt, Usage
@@ -19,7 +19,9 @@ CHAT = {
 
 def test_time_per_output_token_counts_the_gaps_after_the_first_token() -> None:
     registry = CollectorRegistry()
-    GenAiMetrics(registry).observe("small", error="", total_s=2.1, ttft_s=0.1, num_input=7, num_output=11)
+    GenAiMetrics(registry, Series()).observe(
+        "small", error="", total_s=2.1, ttft_s=0.1, num_input=7, num_output=11
+    )
     name = "gen_ai_server_time_per_output_token_seconds"
     assert registry.get_sample_value(f"{name}_sum", CHAT) == pytest.approx(0.2)
     usage = {
@@ -31,7 +33,7 @@ def test_time_per_output_token_counts_the_gaps_after_the_first_token() -> None:
 
 def test_an_answer_that_never_began_has_a_duration_and_no_first_token() -> None:
     registry = CollectorRegistry()
-    GenAiMetrics(registry).observe(
+    GenAiMetrics(registry, Series()).observe(
         "small", error="queue_ttl", total_s=3.0, ttft_s=-0.001, num_input=0, num_output=0
     )
     duration = "gen_ai_server_request_duration_seconds_count"
@@ -41,7 +43,9 @@ def test_an_answer_that_never_began_has_a_duration_and_no_first_token() -> None:
 
 def test_one_token_has_no_gap() -> None:
     registry = CollectorRegistry()
-    GenAiMetrics(registry).observe("small", error="", total_s=1.0, ttft_s=0.5, num_input=1, num_output=1)
+    GenAiMetrics(registry, Series()).observe(
+        "small", error="", total_s=1.0, ttft_s=0.5, num_input=1, num_output=1
+    )
     assert registry.get_sample_value("gen_ai_server_time_per_output_token_seconds_count", CHAT) is None
 
 

@@ -6,9 +6,15 @@ import asyncio
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
-from gateway.logs import JsonFormatter
+import pytest
+
+from gateway.logs import BatchHandler, JsonFormatter
 from gateway.request_id import current, working_for
 
 
@@ -65,3 +71,50 @@ async def test_each_request_keeps_its_own_id_and_none_outlives_it() -> None:
     with working_for("c"):
         (line,) = logged(lambda log: log.info("x"))
     assert line["request_id"] == "c"
+
+
+def test_lines_are_written_together_and_a_warning_at_once(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        handler = BatchHandler(stream)
+        handler.EVERY_S = 3600.0
+        log = logging.getLogger("tidegate.test_batches")
+        log.propagate = False
+        log.setLevel(logging.INFO)
+        log.addHandler(handler)
+        log.info("first")
+        before = (tmp_path / "log").read_text()
+        log.warning("second")
+        log.removeHandler(handler)
+    assert (before, (tmp_path / "log").read_text()) == ("", "first\nsecond\n")
+
+
+def test_lines_that_gather_are_written_soon_and_all_of_them_at_the_end(tmp_path: Path) -> None:
+    """In a process of its own: the end of one is what is asked about."""
+    program = (
+        "import logging, sys, pathlib, time\n"
+        "from gateway.logs import BatchHandler\n"
+        "out = pathlib.Path(sys.argv[1])\n"
+        "logging.basicConfig(level=logging.INFO, handlers=[BatchHandler(out.open('w'))])\n"
+        "logging.info('soon')\n"
+        "until = time.monotonic() + 30\n"
+        "while not out.read_text() and time.monotonic() < until: time.sleep(0.01)\n"
+        "print(out.read_text(), end='')\n"
+        "logging.info('last')\n"
+    )
+    out = tmp_path / "log"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(out)], capture_output=True, text=True, check=True
+    )
+    assert (ran.stdout, out.read_text()) == ("INFO:root:soon\n", "INFO:root:soon\nINFO:root:last\n")
+
+
+def test_a_reader_that_is_gone_costs_lines_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    handler = BatchHandler(open(writer, "w"))  # noqa: SIM115 - the handler keeps it
+    log = logging.getLogger("tidegate.test_no_reader")
+    log.propagate = False
+    log.addHandler(handler)
+    log.warning("nobody hears this")
+    log.removeHandler(handler)
+    assert "BrokenPipeError" in capfd.readouterr().err

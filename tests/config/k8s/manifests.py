@@ -25,7 +25,7 @@ NAME = "app.kubernetes.io/name"
 @functools.cache
 def rendered(overlay: str) -> tuple[Doc, ...]:
     """Skips, and says so, where there is no kubectl."""
-    return _kustomized(K8S / "overlays" / overlay)
+    return kustomized(K8S / "overlays" / overlay)
 
 
 def label(doc: Doc) -> str:
@@ -34,6 +34,12 @@ def label(doc: Doc) -> str:
 
 def of_kind(docs: tuple[Doc, ...], *kinds: str) -> list[Doc]:
     return [doc for doc in docs if doc["kind"] in kinds]
+
+
+def config_map(docs: tuple[Doc, ...], key: str) -> Doc:
+    """The one that has this key."""
+    (found,) = [doc for doc in of_kind(docs, "ConfigMap") if key in doc.get("data", {})]
+    return found
 
 
 def pod_templates(docs: tuple[Doc, ...]) -> Iterator[tuple[str, Doc]]:
@@ -82,10 +88,10 @@ def rendered_with(overlay: str, component: str, folder: Path) -> tuple[Doc, ...]
         "components": [os.path.relpath(K8S / "components" / component, folder)],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    return _kustomized(folder)
+    return kustomized(folder)
 
 
-def _kustomized(folder: Path) -> tuple[Doc, ...]:
+def kustomized(folder: Path) -> tuple[Doc, ...]:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed: the overlays are not rendered")

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from gateway.settings import load_settings
+from gateway.shutdown import CUT_OFF_S, GOODBYE_S
 from gateway.supervise.guard import BALANCER_NOTICES_S, UNLOAD_S
 from tests.config.k8s.manifests import (
     NAME,
     OVERLAYS,
     Doc,
+    config_map,
     containers,
     label,
     matches,
@@ -22,25 +24,20 @@ from tests.config.k8s.manifests import (
 )
 
 overlays = pytest.mark.parametrize("overlay", OVERLAYS)
-# After the drain: to tell those who are cut off, to write what is kept, to let a child go (gateway/app.py, guard.py,
-# envoy_process.py).
-AFTER_DRAIN_S = {"gateway": 2.0 + 2.0 + 5.0, "edge": 5.0, "triton": BALANCER_NOTICES_S + UNLOAD_S + 1.0}
-
-
-def settings_data(docs: tuple[Doc, ...]) -> dict[str, str]:
-    (found,) = [
-        doc["data"]
-        for doc in of_kind(docs, "ConfigMap")
-        if doc["metadata"]["name"].startswith("tidegate-settings")
-    ]
-    return dict(found)
+# After the drain: to tell those who are cut off, to write what is kept, to let a child go (gateway/shutdown.py,
+# guard.py, envoy_process.py).
+AFTER_DRAIN_S = {
+    "gateway": GOODBYE_S + CUT_OFF_S + 5.0,
+    "edge": 5.0,
+    "triton": BALANCER_NOTICES_S + UNLOAD_S + 1.0,
+}
 
 
 @overlays
 def test_every_stream_may_end_before_its_pod_does(overlay: str) -> None:
     """preStop + what is left of the longest stream + the end itself <= grace period, for each part in its path."""
     docs = rendered(overlay)
-    settings = load_settings(settings_data(docs))
+    settings = load_settings(config_map(docs, "TIDEGATE_AUTH")["data"])
     longest_s = settings.request_timeout_s
     assert settings.drain_s >= longest_s, "the drain cuts streams that had time left"
     checked = set()

@@ -16,7 +16,7 @@ import pytest
 from gateway.errors import UpstreamUnavailable
 from gateway.tiering.ladder import Orders, Step
 from tests.integration.api.conftest import Gateway
-from tests.integration.api.test_leaving import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 LIMIT_S = 30

@@ -15,13 +15,13 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from gateway.app import drain
 from gateway.settings import load_settings
+from gateway.shutdown import drain
 from gateway.storage import ledger
 from gateway.supervise.binaries import BinaryMissing, find_envoy
 from tests.integration.api.conftest import Gateway
-from tests.integration.api.test_leaving import until
 from tests.integration.supervise.test_edge import Edge, running_edge
+from tests.waiting import until
 
 try:
     find_envoy(load_settings({}))

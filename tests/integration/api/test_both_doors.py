@@ -20,7 +20,7 @@ from gateway.errors import (
 from tests.fakes.engines import passage
 from tests.integration.api.conftest import Gateway
 from tests.integration.api.doors import Door, GrpcDoor, HttpDoor, Reply
-from tests.integration.api.test_leaving import until
+from tests.waiting import until
 
 STOP_WITHIN_S = 0.1
 QUESTION = [{"role": "user", "content": "What is a tide gate?"}]

@@ -12,7 +12,8 @@ from gateway.lifecycle import State
 from tests.integration.api.conftest import Gateway
 from tests.integration.api.doors import Door
 from tests.integration.api.test_both_doors import QUESTION, ask_both, door, doors
-from tests.integration.api.test_leaving import the_receipt, until
+from tests.integration.api.test_leaving import the_receipt
+from tests.waiting import until
 
 __all__ = ["door", "doors"]
 STOP_WITHIN_S = 0.1

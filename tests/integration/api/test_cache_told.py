@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest_asyncio
 
+from gateway.caching.threshold import Topic
 from gateway.pipeline.memory_parts import answer_memory
 from gateway.pipeline.remember import AnswerMemory
 from gateway.proto import chat_pb2, chat_pb2_grpc
@@ -112,14 +113,26 @@ async def test_the_operator_sees_what_the_cache_holds_and_how_often_it_was_wrong
     )
     memory = remembering.services.pipeline.memory
     assert isinstance(memory, AnswerMemory)
+    topic = Topic("acme", "fast", ("vs_1",))
     for was_right in (True, True, False):
-        memory.thresholds.observe("scope", 0.9, was_right=was_right)
+        memory.thresholds.observe(topic, 0.9, was_right=was_right)
+    for was_right in (True, False, False):
+        memory.thresholds.observe(topic, 0.98, was_right=was_right, was_given=False)
     shown = (await view(remembering)).json()
     assert shown["verdicts"] == {"miss": 1, "exact": 2}
     assert shown["hit_rate"] == 0.6667
     wrong = shown["false_hits"]
     assert (wrong["budget"], wrong["checked"], wrong["wrong"], wrong["rate"]) == (0.005, 3, 1, 0.333333)
     assert 0.33 < wrong["bound"] < 1
+    shadows = wrong["shadows"]
+    assert (shadows["compared"], shadows["wrong"], shadows["rate"]) == (3, 2, 0.666667)
+    assert 0.66 < shadows["bound"] < 1
+    assert wrong["threshold"] == {"start": 0.8, "median": None}
+    assert wrong["topics"] == {"learned": 1, "closed": 1}
+    (told,) = wrong["latest_topics"]
+    assert (told["tenant"], told["tier"], told["collections"]) == ("acme", "fast", ["vs_1"])
+    assert (told["threshold"], told["compared"], told["wrong"]) == (None, 6, 3)
+    assert told["bound"] > 0.005
     assert (shown["answers"]["entries"], shown["searches"]["entries"]) == (1, 1)
     assert shown["answers"]["bytes"] > 0
     assert (shown["vectors"]["entries"], shown["vectors"]["miss"]) == (2, 2)

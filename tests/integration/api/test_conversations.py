@@ -14,7 +14,8 @@ import pytest_asyncio
 from gateway.errors import UpstreamUnavailable
 from gateway.storage import conversations
 from tests.integration.api.conftest import Gateway
-from tests.integration.api.test_leaving import the_receipt, until
+from tests.integration.api.test_leaving import the_receipt
+from tests.waiting import until
 
 FIRST = "What is a tide gate?"
 

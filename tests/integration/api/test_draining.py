@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from gateway.app import cut_off, drain
 from gateway.lifecycle import State
+from gateway.shutdown import cut_off, drain
 from tests.integration.api.conftest import Gateway
 from tests.integration.api.doors import Door, GrpcDoor, HttpDoor
-from tests.integration.api.test_leaving import open_request, until
+from tests.integration.api.test_leaving import open_request
+from tests.waiting import until
 
 QUESTION = [{"role": "user", "content": "What is a tide gate?"}]
 DRAIN_S = 2.0  # the lead is a quarter of it

@@ -10,7 +10,8 @@ import pytest
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from tests.integration.api.conftest import Gateway
-from tests.integration.api.test_leaving import open_request, until
+from tests.integration.api.test_leaving import open_request
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from gateway.proto import chat_pb2_grpc
 from tests.integration.api.conftest import MAX_STALL_S, Gateway
 from tests.integration.api.doors import CHAT, GrpcDoor, Reply, grpc_failure, grpc_request
 from tests.integration.api.test_both_doors import QUESTION, counted
-from tests.integration.api.test_leaving import until
+from tests.waiting import until
 
 SERVICE = "tidegate.v1.ChatService"
 MIB = 2**20

@@ -14,16 +14,16 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from gateway.app import cut_off, drain
 from gateway.lifecycle import State
 from gateway.proto import chat_pb2 as pb
+from gateway.shutdown import cut_off, drain
 from gateway.storage import handovers, ledger
 from gateway.types import Delta
 from tests.fakes.engines import PASSAGES, passage
 from tests.integration.api.conftest import Gateway
 from tests.integration.api.doors import CHAT as GRPC_CHAT
 from tests.integration.api.doors import grpc_request
-from tests.integration.api.test_leaving import until
+from tests.waiting import until
 
 CHAT = "/v1/chat/completions"
 QUESTION = "What is a tide gate?"

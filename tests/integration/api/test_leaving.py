@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 
 import pytest
 
 from gateway.storage import ledger
 from tests.integration.api.conftest import Gateway
+from tests.waiting import until
 
 STOP_WITHIN_S = 0.1
 MESSAGES = [{"role": "user", "content": "x"}]
-
-
-async def until(check: Callable[[], object], within_s: float = 5.0) -> float:
-    """Wait for a condition; the seconds it took. Fails after `within_s`."""
-    clock = asyncio.get_running_loop().time
-    start = clock()
-    while not check():
-        assert clock() - start < within_s, "the condition never came true"
-        await asyncio.sleep(0.002)
-    return clock() - start
 
 
 async def open_request(

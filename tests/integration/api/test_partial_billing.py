@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from gateway.app import cut_off, drain
 from gateway.errors import UpstreamProtocolError, UpstreamUnavailable
+from gateway.shutdown import cut_off, drain
 from gateway.storage import limits
 from gateway.types import Delta
 from tests.integration.api.conftest import Gateway
 from tests.integration.api.doors import Door, Reply
 from tests.integration.api.test_both_doors import QUESTION, door, doors
-from tests.integration.api.test_leaving import the_receipt, until
+from tests.integration.api.test_leaving import the_receipt
+from tests.waiting import until
 
 __all__ = ["door", "doors"]
 WORDS = [f"word{number} " for number in range(40)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +11,22 @@ import pytest
 import pytest_asyncio
 
 from gateway.api.auth import Authenticator, Caller
-from gateway.app import follow_key_changes
 from gateway.errors import Unauthenticated
+from gateway.neighbours import follow_key_changes
 from gateway.settings import Settings
 from gateway.storage import keys
 from gateway.storage.database import Database
 from gateway.storage.redis_channel import follow_channel
 from gateway.storage.redis_client import connect_redis
-from tests.fakes.redis_process import RedisProcess, running_redis
+from tests.fakes.redis_process import RedisProcess
 
 LIMIT_S = 8
 STEPS = 80  # of the event loop, more than a subscription takes
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisProcess]:
-    with running_redis(tmp_path) as process:
-        yield process
-
-
 @pytest_asyncio.fixture
-async def redis(server: RedisProcess) -> AsyncIterator[Any]:
-    client = connect_redis(Settings(redis_url=server.url))
+async def redis(own_redis: RedisProcess) -> AsyncIterator[Any]:
+    client = connect_redis(Settings(redis_url=own_redis.url))
     yield client
     await client.aclose()
 
@@ -76,12 +70,12 @@ async def test_messages_are_heard_and_the_start_counts_as_a_gap(redis: Any) -> N
     await stopped(task)
 
 
-async def test_a_restart_is_a_gap_and_messages_are_heard_again(server: RedisProcess, redis: Any) -> None:
+async def test_a_restart_is_a_gap_and_messages_are_heard_again(own_redis: RedisProcess, redis: Any) -> None:
     follower = Follower()
     task = follower.follow(redis)
     await next_gap(follower)
-    server.kill()
-    server.start()
+    own_redis.kill()
+    own_redis.start()
     await next_gap(follower)
     await redis.publish("news", b"b")
     async with asyncio.timeout(LIMIT_S):
@@ -101,15 +95,15 @@ async def test_silence_is_no_gap_while_redis_answers(redis: Any) -> None:
     await stopped(task)
 
 
-async def test_a_redis_that_stands_still_is_left_and_found_again(server: RedisProcess, redis: Any) -> None:
+async def test_a_redis_that_stands_still_is_left_and_found_again(own_redis: RedisProcess, redis: Any) -> None:
     follower = Follower()
     task = follower.follow(redis, silence_s=0.2)
     await next_gap(follower)
-    server.freeze()
+    own_redis.freeze()
     async with asyncio.timeout(LIMIT_S):
         while redis.connection_pool._in_use_connections:  # noqa: ASYNC110  the library has no event for it
             await asyncio.sleep(0.01)
-    server.thaw()
+    own_redis.thaw()
     await next_gap(follower)
     await stopped(task)
 
@@ -134,19 +128,19 @@ class Remembering(Authenticator):
         self.forgot.set()
 
 
-def restart(server: RedisProcess) -> None:
-    server.kill()
-    server.start()
+def restart(own_redis: RedisProcess) -> None:
+    own_redis.kill()
+    own_redis.start()
 
 
-def cut_off(server: RedisProcess) -> None:
+def cut_off(own_redis: RedisProcess) -> None:
     """Redis stays, so that the library connects anew without a word."""
-    server.command("CLIENT", "KILL", "TYPE", "pubsub")
+    own_redis.command("CLIENT", "KILL", "TYPE", "pubsub")
 
 
 @pytest.mark.parametrize("lose", [restart, cut_off], ids=["restarted", "cut off"])
 async def test_a_key_whose_revocation_nobody_heard_is_forgotten_with_the_connection(
-    server: RedisProcess, redis: Any, tmp_path: Path, lose: Callable[[RedisProcess], None]
+    own_redis: RedisProcess, redis: Any, tmp_path: Path, lose: Callable[[RedisProcess], None]
 ) -> None:
     database = Database(f"sqlite:///{tmp_path / 'tidegate.db'}")
     database.migrate()
@@ -162,7 +156,7 @@ async def test_a_key_whose_revocation_nobody_heard_is_forgotten_with_the_connect
             keys.revoke_key(conn, row.id)
         await auth.tenant(caller)  # known for a while
         auth.forgot.clear()
-        lose(server)
+        lose(own_redis)
         await auth.forgot.wait()
     with pytest.raises(Unauthenticated):
         await auth.tenant(caller)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from gateway.errors import UpstreamUnavailable
 from gateway.settings import Settings
 from gateway.storage.redis_client import connect_redis
 from gateway.storage.shared_note import SharedNote
-from tests.fakes.redis_process import RedisProcess, running_redis
+from tests.fakes.redis_process import RedisProcess
 from tests.integration.api.conftest import free_port
 
 LIMIT_S = 5
@@ -130,14 +129,8 @@ async def test_without_redis_a_change_is_refused() -> None:
     await gone.aclose()
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisProcess]:
-    with running_redis(tmp_path) as process:
-        yield process
-
-
-def fill(server: RedisProcess) -> None:
-    server.command("CONFIG", "SET", "maxmemory", "1")
+def fill(own_redis: RedisProcess) -> None:
+    own_redis.command("CONFIG", "SET", "maxmemory", "1")
 
 
 @pytest.mark.parametrize(
@@ -145,26 +138,26 @@ def fill(server: RedisProcess) -> None:
     [
         (RedisProcess.kill, RedisProcess.start),
         (RedisProcess.freeze, RedisProcess.thaw),
-        (fill, lambda server: server.command("CONFIG", "SET", "maxmemory", "0")),
+        (fill, lambda own_redis: own_redis.command("CONFIG", "SET", "maxmemory", "0")),
     ],
     ids=["killed", "frozen", "full"],
 )
 async def test_a_redis_in_trouble_refuses_changes_and_has_them_when_it_is_well(
-    server: RedisProcess, hurt: Callable[[RedisProcess], object], heal: Callable[[RedisProcess], object]
+    own_redis: RedisProcess, hurt: Callable[[RedisProcess], object], heal: Callable[[RedisProcess], object]
 ) -> None:
-    redis = connect_redis(Settings(redis_url=server.url))
+    redis = connect_redis(Settings(redis_url=own_redis.url))
     one, other = Worker(redis, "note"), Worker(redis, "note")
     await until(lambda: subscribers(redis, "note"), 2)
     await one.note.write(b"a")
     await until(lambda: last(other), b"a")
-    hurt(server)
+    hurt(own_redis)
     loop = asyncio.get_running_loop()
     started = loop.time()
     with pytest.raises(UpstreamUnavailable, match="stays in force"):
         await one.note.write(b"b")
     assert loop.time() - started < 3.0
     assert (one.heard[-1], other.heard[-1]) == (b"a", b"a")
-    heal(server)
+    heal(own_redis)
     late = Worker(redis, "note")  # where Redis has lost the note, another worker gives it back
     await until(lambda: has_heard(late), True)
     assert late.heard[-1] in {b"a", b"b"}  # a frozen Redis may still carry out what it was asked

@@ -10,7 +10,7 @@ import pytest_asyncio
 from gateway.memory import MemoryGuard, Reading
 from tests.integration.api.conftest import Gateway
 from tests.integration.api.doors import Door, GrpcDoor, HttpDoor
-from tests.integration.api.test_leaving import until
+from tests.waiting import until
 
 QUESTION = [{"role": "user", "content": "What is a tide gate?"}]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 
 import pytest
 
-from gateway.api.sse import WINDOW_S
+from gateway.api.sse import FEW_STREAMS, WINDOW_S
 from tests.integration.api.conftest import Gateway
 
 PAUSE_S = 4 * WINDOW_S
@@ -34,12 +35,33 @@ async def writes(gateway: Gateway) -> list[list[str]]:
     return out
 
 
-async def test_events_that_follow_closely_share_a_write_and_the_first_goes_alone(gateway: Gateway) -> None:
-    gateway.fast.texts = [f"t{number}" for number in range(20)]
-    seen = await writes(gateway)
+@pytest.fixture
+def crowded(gateway: Gateway) -> Iterator[Gateway]:
+    """As if many other streams were open."""
+    gateway.services.lifecycle.inflight += FEW_STREAMS
+    yield gateway
+    gateway.services.lifecycle.inflight -= FEW_STREAMS
+
+
+async def test_among_many_streams_events_that_follow_closely_share_a_write(crowded: Gateway) -> None:
+    crowded.fast.texts = [f"t{number}" for number in range(20)]
+    seen = await writes(crowded)
     assert seen[0] == ["t0"]
-    assert [text for texts in seen for text in texts if text] == gateway.fast.texts
+    assert [text for texts in seen for text in texts if text] == crowded.fast.texts
     assert len(seen) <= 3
+
+
+async def test_among_few_a_write_holds_what_the_tier_gives_in_one_breath(gateway: Gateway) -> None:
+    gateway.fast.texts = [f"t{number}" for number in range(20)]
+    gateway.fast.in_one_breath, gateway.fast.gap_s = 5, WINDOW_S / 5
+    seen = [texts for texts in await writes(gateway) if texts != [""]]
+    assert [len(texts) for texts in seen] == [1, 4, 5, 5, 5]
+
+
+async def test_among_few_an_event_waits_for_no_other(gateway: Gateway) -> None:
+    """Also where they come faster than the window of many streams is wide."""
+    gateway.fast.texts, gateway.fast.gap_s = ["a", "b", "c", "d"], WINDOW_S / 5
+    assert [texts for texts in await writes(gateway) if texts != [""]] == [["a"], ["b"], ["c"], ["d"]]
 
 
 async def test_an_event_after_a_pause_does_not_wait(gateway: Gateway) -> None:
@@ -47,11 +69,11 @@ async def test_an_event_after_a_pause_does_not_wait(gateway: Gateway) -> None:
     assert [texts for texts in await writes(gateway) if texts != [""]] == [["a"], ["b"], ["c"]]
 
 
-async def test_a_lone_event_inside_the_window_is_written_when_it_ends(gateway: Gateway) -> None:
+async def test_a_lone_event_inside_the_window_is_written_when_it_ends(crowded: Gateway) -> None:
     """The answer goes on long after it: nothing later pushes it out."""
-    gateway.fast.texts, gateway.fast.gap_s = ["a", "b"], 0.0
-    gateway.fast.hold_s = 5 * PAUSE_S
-    task = asyncio.create_task(writes(gateway))
+    crowded.fast.texts, crowded.fast.gap_s = ["a", "b"], 0.0
+    crowded.fast.hold_s = 5 * PAUSE_S
+    task = asyncio.create_task(writes(crowded))
     assert [texts for texts in await task if texts != [""]] == [["a"], ["b"]]
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
-import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
@@ -15,7 +14,7 @@ from gateway.admission.redis_leases import RedisLeases
 from gateway.errors import RateLimited
 from gateway.metrics import Metrics
 from gateway.types import Limits, Tenant
-from tests.fakes.redis_process import RedisProcess, running_redis
+from tests.fakes.redis_process import RedisProcess
 
 START = 1_800_000_000.0
 
@@ -102,12 +101,6 @@ class Workers:
         for limiter in self.limiters:
             await limiter.close()
         await asyncio.gather(*(each.aclose() for each in self.redis))
-
-
-@pytest.fixture(scope="module")
-def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
-    with running_redis(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 @pytest_asyncio.fixture

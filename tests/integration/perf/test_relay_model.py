@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 
 import numpy as np
@@ -27,13 +27,6 @@ def triton(triton_installed: None, tmp_path_factory: pytest.TempPathFactory) -> 
     settings = load_settings({}, var=folder / "var", port=free_port())
     with running_triton(folder, [MODELS / TIER], settings) as process:
         yield process
-
-
-@pytest.fixture
-async def client(triton: TritonProcess) -> AsyncIterator[TritonClient]:
-    client = TritonClient(triton.target)
-    yield client
-    await client.close()
 
 
 async def ask(client: TritonClient, prompt: str, num_tokens: int, **inputs: int) -> list[Outputs]:

@@ -16,12 +16,12 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from gateway.admission.line import Ask, FairLine
+from gateway.admission.line import Ask, Entered, FairLine
 from gateway.admission.queue_store import SCRIPT
 from tests.fakes.redis_process import RedisProcess
 
 WORKER, MAX_WAITING, MAX_BYTES = "w", 5, 1000
-KEYS = [f"q:{part}" for part in ("held", "line", "entries", "tenants", "state", "workers", "seen")]
+KEYS = [f"q:{part}" for part in ("held", "line", "entries", "tenants", "state", "workers", "seen", "gives")]
 TENANTS = st.sampled_from(["a", "b", "c"])
 
 
@@ -35,6 +35,7 @@ def machine(redis: Redis, headroom_share: float) -> type[RuleBasedStateMachine]:
             self.now, self.limit, self.count = 1_000_000, 2, 0
             self.model = FairLine(self.limit, MAX_WAITING, MAX_BYTES, headroom_share)
             self.waiting: set[str] = set()
+            self.recalled: set[str] = set()
             self.asks: dict[str, Ask] = {}
             self.run("beat", WORKER, "00")
 
@@ -47,9 +48,10 @@ def machine(redis: Redis, headroom_share: float) -> type[RuleBasedStateMachine]:
             """Whose wait ended is the same in both, by kind; each is told once."""
             moves = self.model.moves()
             told = [letter.decode() for letter in redis.lpop("mail:" + WORKER, 1000) or []]
-            assert sorted(told) == sorted(
-                ["g" + name for name in moves.granted] + ["d" + name for name in moves.displaced]
-            )
+            kinds = {"g": moves.granted, "d": moves.displaced, "r": moves.recalled}
+            assert sorted(told) == sorted(kind + name for kind, names in kinds.items() for name in names)
+            assert {*moves.recalled} <= {*self.model.held} | {*moves.granted}
+            self.recalled |= {*moves.recalled}
             ended = {*moves.granted, *moves.displaced}
             assert ended <= self.waiting
             self.waiting -= ended
@@ -61,30 +63,45 @@ def machine(redis: Redis, headroom_share: float) -> type[RuleBasedStateMachine]:
             size=st.sampled_from([0, 10, 400, 2000]),
             wait_ms=st.sampled_from([50, 1000, 100_000]),
             finish_ms=st.sampled_from([0, 0, 200, 100_000]),
+            gives=st.booleans(),
         )
-        def enter(self, tenant: str, band: int, cost: int, size: int, wait_ms: int, finish_ms: int) -> None:
+        def enter(
+            self, tenant: str, band: int, cost: int, size: int, wait_ms: int, finish_ms: int, gives: bool
+        ) -> None:
             self.count += 1
             name = f"{self.count:06d}"
             until, finish = self.now + wait_ms, self.now + finish_ms if finish_ms else 0
-            ask = Ask(tenant, band, cost, size, until, finish)
+            ask = Ask(tenant, band, cost, size, until, finish, gives=gives)
             self.waiting.add(name)  # moved by its own arrival, at the earliest
-            entered = self.model.enter(name, ask, self.now)
-            reply = self.run(
-                "enter",
-                name,
-                WORKER,
-                tenant,
-                band,
-                cost,
-                size,
-                wait_ms,
-                finish_ms,
-                -1,
-                MAX_WAITING,
-                MAX_BYTES,
-                "",
-                1,
+            self.entered(name, ask, self.model.enter(name, ask, self.now))
+
+        @precondition(lambda self: self.recalled & {*self.model.held})
+        @rule(
+            data=st.data(), wait_ms=st.sampled_from([1000, 100_000]), gives=st.booleans(), again=st.booleans()
+        )
+        def give_way(self, data: st.DataObject, wait_ms: int, gives: bool, again: bool) -> None:
+            """A slot that was asked back comes, and its request waits again; the call may be sent twice."""
+            name = data.draw(st.sampled_from(sorted(self.recalled & {*self.model.held})))
+            self.recalled.discard(name)
+            before = self.asks[name]
+            held_ms = self.now - self.model.held[name].since_ms
+            ask = before._replace(
+                cost=0, until_ms=self.now + wait_ms, finish_ms=0, gives=gives, before_ms=held_ms
             )
+            waiter = self.model.recalls.waiter(name)
+            is_wanted = waiter in self.model and self.asks[waiter].until_ms >= self.now
+            self.waiting.add(name)
+            entered = self.model.give_back(name, ask, self.now)
+            self.entered(name, ask, entered)
+            if is_wanted:  # it has the slot, and nobody who came before; but for slots that went meanwhile
+                assert waiter in self.model.held or len(self.model.held) >= self.limit
+            else:
+                assert entered.status == "granted"
+            if again and name in self.model.held:
+                assert self.ask(name, ask)[0] == b"granted"
+
+        def entered(self, name: str, ask: Ask, entered: Entered) -> None:
+            reply = self.ask(name, ask)
             assert reply[0].decode() == entered.status
             assert int(reply[3]) == entered.tag
             if entered.status != "granted":
@@ -94,6 +111,12 @@ def machine(redis: Redis, headroom_share: float) -> type[RuleBasedStateMachine]:
                 self.waiting.discard(name)
             self.asks[name] = ask
             self.settle()
+
+        def ask(self, name: str, ask: Ask) -> Any:
+            left = (ask.until_ms - self.now, ask.finish_ms - self.now if ask.finish_ms else 0)
+            terms = [name, WORKER, ask.tenant, ask.band, ask.cost, ask.size, *left]
+            bounds = [-1, MAX_WAITING, MAX_BYTES, "", 1]
+            return self.run("enter", *terms, *bounds, int(ask.gives), ask.before_ms)
 
         @precondition(lambda self: self.model.held)
         @rule(data=st.data(), held_ms=st.integers(1, 5000), difference=st.integers(-200, 200))
@@ -121,22 +144,27 @@ def machine(redis: Redis, headroom_share: float) -> type[RuleBasedStateMachine]:
         @rule(ms=st.sampled_from([1, 100, 1500]))
         def time_passes(self, ms: int) -> None:
             self.now += ms
-            self.run("beat", WORKER, "00")
+            self.beat()
+
+        def beat(self) -> None:
             self.model.resize(self.limit, self.now)
+            self.run("beat", WORKER, "00")
+            self.model.recall(self.now)
             self.model.rest()
             self.settle()
 
         @rule(limit=st.integers(1, 8))
         def resize(self, limit: int) -> None:
             self.limit = limit
-            self.model.resize(limit, self.now)
-            self.run("beat", WORKER, "00")
-            self.model.rest()
-            self.settle()
+            self.beat()
 
         @invariant()
         def same_state(self) -> None:
             assert redis.hlen("q:held") == len(self.model.held)
+            given = {name.decode(): value.decode() for name, value in redis.hgetall("q:gives").items()}
+            kept = self.model.recalls.given.items()
+            assert given == {name: f"{each.granted_ms}|{each.waiter}" for name, each in kept}
+            assert given.keys() <= self.model.held.keys()
             names = list(self.model.waiting_names())
             assert [name.decode() for name in redis.zrange("q:line", 0, -1)] == names
             assert redis.hlen("q:entries") == len(names)
@@ -149,9 +177,10 @@ def machine(redis: Redis, headroom_share: float) -> type[RuleBasedStateMachine]:
                 assert (held, waiting) == (len(self.model.held), len(names))
             for kind in {(self.asks[name].tenant, self.asks[name].band) for name in names}:
                 own = [name for name in names if (self.asks[name].tenant, self.asks[name].band) == kind]
-                assert own == sorted(own)  # first come, first served
-            assert len(self.model) <= MAX_WAITING
-            assert self.model.num_bytes <= MAX_BYTES
+                assert own == sorted(own), "first come, first served"
+            newcomers = [self.asks[name] for name in names if self.asks[name].before_ms < 0]
+            assert len(newcomers) <= MAX_WAITING
+            assert sum(ask.size for ask in newcomers) <= MAX_BYTES
 
     return Both
 

@@ -13,19 +13,13 @@ from gateway.admission.redis_queue import RedisQueue
 from gateway.admission.waiting import Claim, Permit
 from tests.fakes.redis_process import RedisProcess
 from tests.integration.queue.conftest import Workers
+from tests.waiting import until
 
 
 async def take(queue: RedisQueue, tenant: str = "a", *, within_s: float = 10.0) -> Permit:
     return await queue.acquire(
         band="interactive", deadline=time.monotonic() + within_s, claim=Claim(tenant=tenant)
     )
-
-
-async def until(what: object, *, within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not what():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it never came to that"
-        await asyncio.sleep(0.01)
 
 
 async def waiting(queue: RedisQueue, tenant: str = "a") -> asyncio.Task[Permit]:

@@ -20,7 +20,8 @@ from gateway.supervise import render
 from gateway.supervise.assets import find_assets
 from gateway.supervise.binaries import BinaryMissing, find_envoy
 from tests.fakes.replica import Replica
-from tests.integration.supervise.test_edge import port_with_room, until
+from tests.integration.supervise.test_edge import port_with_room
+from tests.waiting import until
 
 try:
     find_envoy(load_settings({}))
@@ -65,9 +66,9 @@ def few_calls(config: str) -> str:
 
 @contextlib.asynccontextmanager
 async def running(
-    folder: Path, change: Callable[[str], str] = lambda config: config
+    folder: Path, change: Callable[[str], str] = lambda config: config, **explicit: object
 ) -> AsyncIterator[Balancer]:
-    settings = load_settings({}, var=folder, port=port_with_room(307), triton_replicas=2)
+    settings = load_settings({}, var=folder, port=port_with_room(307), triton_replicas=2, **explicit)
     replicas = [Replica(ports[0], ports[3]) for ports in map(settings.triton_ports, (0, 1))]
     for replica in replicas:
         await replica.start()

@@ -23,6 +23,7 @@ from gateway.settings import Settings, load_settings
 from gateway.supervise import render
 from gateway.supervise.assets import find_assets
 from gateway.supervise.binaries import BinaryMissing, find_envoy
+from tests.waiting import until
 
 try:
     find_envoy(load_settings({}))
@@ -117,13 +118,6 @@ def port_with_room(span: int) -> int:
     raise RuntimeError("no free ports")
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition did not come true in time"
-        await asyncio.sleep(0.01)
-
-
 @pytest_asyncio.fixture
 async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
     async with running_edge(tmp_path) as made:
@@ -168,7 +162,9 @@ async def both_healthy(admin_port: int) -> None:
         while time.monotonic() < deadline_s:
             with contextlib.suppress(httpx.HTTPError):
                 url = f"http://127.0.0.1:{admin_port}/clusters"
-                if (await client.get(url)).text.count("::health_flags::healthy") == 4:  # two doors
+                lines = (await client.get(url)).text.splitlines()
+                found = [line for line in lines if line.startswith("gateway")]
+                if sum(line.endswith("::health_flags::healthy") for line in found) == 4:  # two doors
                     return
             await asyncio.sleep(0.05)
     raise AssertionError("Envoy did not find both workers healthy")

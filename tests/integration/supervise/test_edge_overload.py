@@ -18,7 +18,8 @@ from grpc_status import rpc_status
 from gateway.settings import load_settings
 from gateway.supervise.binaries import BinaryMissing, find_envoy
 from gateway.supervise.edge import Edge as Admin
-from tests.integration.supervise.test_edge import Edge, edge, running_edge, until
+from tests.integration.supervise.test_edge import Edge, edge, running_edge
+from tests.waiting import until
 
 __all__ = ["edge"]
 

@@ -17,7 +17,8 @@ from gateway.settings import Settings, load_settings
 from gateway.supervise.binaries import BinaryMissing, find_envoy
 from tests.fakes.parts import PartProcess, running_part, status_of
 from tests.fakes.replica import Replica
-from tests.integration.supervise.test_edge import port_with_room, until
+from tests.integration.supervise.test_edge import port_with_room
+from tests.waiting import until
 
 try:
     find_envoy(load_settings({}))

@@ -95,3 +95,24 @@ def test_german_words_that_say_nothing_are_no_terms() -> None:
 )
 def test_names_and_numbers_are_entities(text: str, entities: set[str]) -> None:
     assert read(text).entities == {stem(word) for word in entities}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "Hi, where is Bremen?",
+        "Hello there! Could you please tell me: where is Bremen?",
+        "Please tell me where is Bremen?",
+        "I'd like to know: where is Bremen?",
+        "Do you happen to know where is Bremen?",
+    ],
+)
+def test_politeness_around_a_question_is_no_part_of_it(asked: str) -> None:
+    assert read(asked) == read("where is Bremen?")
+
+
+@pytest.mark.parametrize(
+    "asked", ["Hello Kitty was made when?", "Well logging is what?", "Can you swim?", "Hi-fi is what?"]
+)
+def test_what_only_looks_like_politeness_stays(asked: str) -> None:
+    assert read(asked).text == asked

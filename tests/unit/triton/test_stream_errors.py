@@ -6,7 +6,7 @@ import pytest
 
 from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamUnavailable
 from gateway.tensors import split_stream_error, stream_error
-from gateway.triton import map_message
+from gateway.triton.errors import map_message
 
 
 def test_what_a_model_says_comes_back() -> None:

@@ -1,64 +1,21 @@
+"""Requests have the tensors that tensors.py allows, and answers that do not fit it are refused."""
+
 from __future__ import annotations
 
-import grpc
 import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from gateway import triton
-from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import UpstreamProtocolError
 from gateway.tensors import EMBED, READER, RETRIEVE, SEARCH, Model, Tensor
+from gateway.triton.coding import fill, make_plan, pack_bytes, read_outputs, unpack_bytes
 
 CONTINUATION = Model("continuation", "test", (Tensor("ids", "INT32", (-1,)),), (), max_batch_size=0)
 
 
-@pytest.mark.parametrize("code", list(grpc.StatusCode), ids=lambda code: code.name)
-def test_every_grpc_status_has_an_error_of_ours(code: grpc.StatusCode) -> None:
-    error = triton.map_status(code, "secret of the server", "embed")
-    assert code in triton.STATUS_ERRORS
-    assert isinstance(error, UpstreamError)
-    assert "secret" in error.detail
-    assert "secret" not in error.message
-
-
-@pytest.mark.parametrize(
-    ("code", "details", "kind", "word"),
-    [
-        (grpc.StatusCode.UNAVAILABLE, "", UpstreamUnavailable, "upstream_unavailable"),
-        (
-            grpc.StatusCode.UNAVAILABLE,
-            "vector_store_timeout: x",
-            UpstreamUnavailable,
-            "vector_store_unavailable",
-        ),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, "", UpstreamTimeout, "upstream_timeout"),
-        (grpc.StatusCode.INVALID_ARGUMENT, "", UpstreamProtocolError, "upstream_protocol_error"),
-        (grpc.StatusCode.INTERNAL, "boom", UpstreamError, "upstream_error"),
-        (
-            grpc.StatusCode.INTERNAL,
-            "Received RST_STREAM with error code 2",
-            UpstreamUnavailable,
-            "upstream_unavailable",
-        ),
-        (
-            grpc.StatusCode.INTERNAL,
-            "Stub process 'embed_0_0' is not healthy.",
-            UpstreamUnavailable,
-            "replica_dead",
-        ),
-    ],
-)
-def test_status_maps_to_the_most_specific_error(
-    code: grpc.StatusCode, details: str, kind: type[UpstreamError], word: str
-) -> None:
-    error = triton.map_status(code, details, "embed")
-    assert type(error) is kind
-    assert error.code == word
-
-
 def test_bytes_are_packed_behind_their_length() -> None:
-    assert triton.pack_bytes([b"ab", b"", b"c"]) == b"\x02\0\0\0ab\0\0\0\0\x01\0\0\0c"
-    assert triton.unpack_bytes(triton.pack_bytes([b"ab", b"", b"c"])) == [b"ab", b"", b"c"]
+    assert pack_bytes([b"ab", b"", b"c"]) == b"\x02\0\0\0ab\0\0\0\0\x01\0\0\0c"
+    assert unpack_bytes(pack_bytes([b"ab", b"", b"c"])) == [b"ab", b"", b"c"]
 
 
 @pytest.mark.parametrize(
@@ -66,11 +23,11 @@ def test_bytes_are_packed_behind_their_length() -> None:
 )
 def test_cut_off_bytes_are_a_protocol_error(raw: bytes) -> None:
     with pytest.raises(UpstreamProtocolError):
-        triton.unpack_bytes(raw)
+        unpack_bytes(raw)
 
 
 def request_of(model: Model, inputs: dict, batch: int = 1) -> service_pb2.ModelInferRequest:
-    return triton.fill(triton.make_plan(model, inputs, batch), inputs)
+    return fill(make_plan(model, inputs, batch), inputs)
 
 
 def test_request_has_tensors_and_contents_in_one_order() -> None:
@@ -80,7 +37,7 @@ def test_request_has_tensors_and_contents_in_one_order() -> None:
         ("scope", "BYTES", [1, 1]),
         ("text", "BYTES", [1, 1]),
     ]
-    assert list(request.raw_input_contents) == [triton.pack_bytes([b"{}"]), triton.pack_bytes([b"tide"])]
+    assert list(request.raw_input_contents) == [pack_bytes([b"{}"]), pack_bytes([b"tide"])]
 
 
 def test_batch_and_missing_batch_dimension_shape_the_request() -> None:
@@ -90,9 +47,9 @@ def test_batch_and_missing_batch_dimension_shape_the_request() -> None:
 
 
 def test_open_dimension_takes_the_shape_of_its_value() -> None:
-    plan = triton.make_plan(CONTINUATION, ["ids"], 1)
+    plan = make_plan(CONTINUATION, ["ids"], 1)
     for size in (3, 0, 5):
-        request = triton.fill(plan, {"ids": np.arange(size, dtype=np.int32)})
+        request = fill(plan, {"ids": np.arange(size, dtype=np.int32)})
         assert list(request.inputs[0].shape) == [size]
         assert len(request.raw_input_contents[0]) == 4 * size
 
@@ -134,8 +91,8 @@ VECTOR = ("embedding", "FP32", [1, 384], np.ones(384, np.float32).tobytes())
 
 
 def test_outputs_are_read_by_name() -> None:
-    plan = triton.make_plan(EMBED, ["text"], 1)
-    outputs = triton.read_outputs(plan, answer_with(VECTOR))
+    plan = make_plan(EMBED, ["text"], 1)
+    outputs = read_outputs(plan, answer_with(VECTOR))
     assert outputs["embedding"].shape == (1, 384)
     assert outputs["embedding"].dtype == np.float32
 
@@ -153,4 +110,4 @@ def test_outputs_are_read_by_name() -> None:
 )
 def test_answer_that_does_not_fit_tensors_is_a_protocol_error(answer: service_pb2.ModelInferResponse) -> None:
     with pytest.raises(UpstreamProtocolError):
-        triton.read_outputs(triton.make_plan(EMBED, ["text"], 1), answer)
+        read_outputs(make_plan(EMBED, ["text"], 1), answer)

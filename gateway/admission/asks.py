@@ -1,0 +1,59 @@
+"""What the line in front of a tier's slots is asked, and what it says. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+BANDS = ("interactive", "standard", "batch")
+BAND_STEP = 2**50  # tags are tokens; three bands of them fit the 53 bits of a sorted set's score
+
+Status = Literal["granted", "waiting", "full", "too_long", "infeasible"]
+
+
+class Ask(NamedTuple):
+    """One request for a slot. cost: tokens. size: bytes that the wait keeps in memory. until_ms: leaves the line then.
+
+    finish_ms: the caller's own deadline for the answer, 0 = none. tag: that of a ticket, -1 = none. gives: whether its
+    answer can be broken off. before_ms: how long it had a slot until that happened, -1 = it did not.
+    """
+
+    tenant: str
+    band: int
+    cost: int
+    size: int
+    until_ms: int
+    finish_ms: int = 0
+    tag: int = -1
+    gives: bool = False
+    before_ms: int = -1
+
+
+class Entered(NamedTuple):
+    """position: 1-based place in line, 0 with a slot. eta_ms: expected wait, -1 before anything was measured.
+
+    tag: its place; for one that was refused, the place that a ticket would keep.
+    """
+
+    status: Status
+    position: int
+    eta_ms: float
+    tag: int
+
+
+class Moves(NamedTuple):
+    """Whose wait has ended: with a slot, or as somebody else took the place. recalled: slots that are asked back."""
+
+    granted: list[str]
+    displaced: list[str]
+    recalled: list[str]
+
+
+@dataclass
+class Entry:
+    ask: Ask
+    score: int
+
+    @property
+    def tag(self) -> int:
+        return self.score - self.ask.band * BAND_STEP

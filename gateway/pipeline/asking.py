@@ -1,0 +1,65 @@
+"""What a request asks of the limits and of a tier's queue: its tokens as far as they can be guessed, and its rights."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from gateway.admission.estimate import Estimate, estimated_tokens, weighed
+from gateway.admission.experience import Experience
+from gateway.admission.waiting import Claim, Slot
+from gateway.pipeline.interrupted import MAX_TIMES
+from gateway.pipeline.request import ChatRequest, history_chars
+from gateway.pipeline.route import Route
+from gateway.types import Receipt
+
+
+class Asking:
+    """One per process. chunk_chars: length of a passage. preemptible: tiers that can go on with an answer."""
+
+    def __init__(self, chunk_chars: int, preemptible: Container[str] = ()) -> None:
+        self._chunk_chars, self._preemptible = chunk_chars, preemptible
+        self._experience = Experience()
+
+    def estimate(self, request: ChatRequest, route: Route) -> Estimate:
+        return estimated_tokens(
+            question_chars=len(request.question),
+            history_chars=history_chars(request),
+            num_passages=0 if request.without_documents else route.num_passages(request.top_k),
+            chunk_chars=self._chunk_chars,
+            context_tokens=route.tier.context_tokens,
+            max_tokens=request.sampling.max_tokens,
+        )
+
+    def claim(self, request: ChatRequest, route: Route) -> Claim:
+        """What the request asks of the tier's queue."""
+        return Claim(
+            tenant=request.tenant.tenant_id,
+            cost=self._experience.expected(
+                route.tier.name, request.tenant.tenant_id, self.estimate(request, route).weighed
+            ),
+            size=len(request.question) + history_chars(request),
+            has_own_deadline=request.has_own_deadline,
+            ticket=request.ticket,
+            on_place=None if request.trail is None else request.trail.placed,
+        )
+
+    def claim_of(self, request: ChatRequest, route: Route, slot: Slot, receipt: Receipt) -> Claim:
+        """The same for a slot; where it has one, that was asked back, it has been charged for."""
+        claim = self.claim(request, route)
+        if slot.permit is not None:
+            claim = claim._replace(cost=slot.cost, ticket="", back=slot.permit)
+        return claim._replace(gives=self.gives_way(request, route) and receipt.preempted < MAX_TIMES)
+
+    def gives_way(self, request: ChatRequest, route: Route) -> bool:
+        """Whether the answer can be broken off, and goes on later. No engine takes up a schema in the middle."""
+        return route.tier.name in self._preemptible and not request.sampling.json_schema
+
+    def settle(self, slot: Slot, request: ChatRequest, route: Route, receipt: Receipt) -> None:
+        """What the answer cost in the end."""
+        usage = receipt.usage
+        if not usage.completion_tokens:
+            return
+        guessed = self.estimate(request, route).weighed
+        real = weighed(usage.prompt_tokens, usage.completion_tokens)
+        slot.settle(real)
+        self._experience.note(route.tier.name, request.tenant.tenant_id, guessed, real)
