@@ -281,6 +281,15 @@ class FairLine:
                 entry.score = max(key[0] * BAND_STEP, entry.score + difference)
                 insort(self._order, (entry.score, name))
 
+    def dissolve(self) -> None:
+        """Empty the line. Nobody in it was served, so no tenant is charged."""
+        for key, cost in self._backlog.items():
+            if key in self._finish:
+                self._finish[key] = max(0, self._finish[key] - cost)
+        for each in (self._entries, self._order, self._own, self._backlog):
+            each.clear()  # type: ignore[attr-defined]
+        self.num_bytes = 0
+
     def resize(self, limit: int, now_ms: int) -> None:
         self.limit = limit
         self._grant(now_ms)

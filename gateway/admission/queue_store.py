@@ -23,7 +23,7 @@ SCRIPT = b"".join(
     (Path(__file__).parent / name).read_bytes() for name in ("drain.lua", "recall.lua", "queue.lua")
 )
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()  # what EVALSHA calls it by
-CALL_S = 0.5  # longest wait of a request for Redis, once: then all go by their own part
+CALL_S = 1.0  # longest wait of a request for Redis, once: then all go by their own part
 ENTER_AT_MOST = 128  # requests that ask in one go
 MAIL_BLOCK_S = 1
 MAIL_CALL_S = 3.0

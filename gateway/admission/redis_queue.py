@@ -252,7 +252,7 @@ class RedisQueue:
             return self._permit(name, claim, number)
         if said == "displaced":
             raise displaced(self.eta_s(self.num_waiting + 1))
-        raise Away if said == "away" else _Lost
+        raise _Lost  # gone, or the queue was: it may be back by now
 
     def _terms(self, band: str, until: float, deadline: float, claim: Claim, place: Place) -> list[Any]:
         now = self._clock()

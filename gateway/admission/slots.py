@@ -176,6 +176,7 @@ class SlotQueue:
 
     def dissolve(self) -> None:
         """Send all who wait away, to another line. They get `Moved`."""
+        self._line.dissolve()  # at once: thousands who leave it one by one move all behind them, each time
         for future in self._waiters.values():
             if not future.done():
                 future.set_result("moved")

@@ -16,8 +16,10 @@ class FrequencySketch:
         self._rows = [bytearray(self._width) for _ in range(_ROWS)]
         self._num_counted, self._period = 0, 10 * max(num_keys, 1)
 
-    def count(self, key: str) -> None:
-        places = self._places(key)
+    def count(self, key: str) -> int:
+        """Returns a number drawn from the key, always the same, by which keys can be sampled."""
+        digest = _digest(key)
+        places = self._places(digest)
         least = min(row[at] for row, at in zip(self._rows, places, strict=True))
         if least < _MOST:
             for row, at in zip(self._rows, places, strict=True):
@@ -25,16 +27,28 @@ class FrequencySketch:
                     row[at] = least + 1
         self._num_counted += 1
         if self._num_counted >= self._period:
-            self._num_counted //= 2
-            self._rows = [bytearray(count >> 1 for count in row) for row in self._rows]
+            self.age()
+        return int.from_bytes(digest[4 * _ROWS :], "little")
+
+    def drawn(self, key: str) -> int:
+        """The number that `count` returns."""
+        return int.from_bytes(_digest(key)[4 * _ROWS :], "little")
+
+    def age(self) -> None:
+        """Halve all counts."""
+        self._num_counted //= 2
+        self._rows = [bytearray(count >> 1 for count in row) for row in self._rows]
 
     def estimate(self, key: str) -> int:
         """At least as often as it was, up to 15."""
-        return min(row[at] for row, at in zip(self._rows, self._places(key), strict=True))
+        return min(row[at] for row, at in zip(self._rows, self._places(_digest(key)), strict=True))
 
-    def _places(self, key: str) -> list[int]:
-        digest = hashlib.blake2b(key.encode(), digest_size=4 * _ROWS).digest()
+    def _places(self, digest: bytes) -> list[int]:
         return [
             int.from_bytes(digest[4 * row : 4 * row + 4], "little") & (self._width - 1)
             for row in range(_ROWS)
         ]
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=4 * _ROWS + 4).digest()

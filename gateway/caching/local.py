@@ -1,8 +1,9 @@
 """The worker's own level: bounded by bytes, one shelf for each tenant, admission by frequency (W-TinyLFU).
 
 New entries pass a small window; what falls out of it takes a place among the kept ones only if it was asked for more
-often than the one that would go, so a scan leaves the kept ones alone. The largest shelf gives way first, so no tenant
-can evict another that holds less.
+often than the one that would go, so a scan leaves the kept ones alone. Where what is asked moves on and most of it
+fits, age alone tells more: then the window is all there is (LRU). A duel of two small copies says which (duel.py). The
+largest shelf gives way first, so no tenant can evict another that holds less.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
+from gateway.caching.duel import ROOM, ByAge, Duel
 from gateway.caching.frequency import FrequencySketch
 
 Value = TypeVar("Value")
@@ -18,6 +20,7 @@ Value = TypeVar("Value")
 _WINDOW_SHARE = 0.05
 _PROTECTED_SHARE = 0.8  # of the kept ones
 _TYPICAL_BYTES = 4096  # of an entry: how many keys the sketch tells apart
+_MOVED_AT_ONCE = 32  # entries, as the window grows small again
 _MAX_ENTRY_SHARE = 0.05  # of all memory, for one entry
 
 
@@ -27,12 +30,18 @@ class _Kept(NamedTuple, Generic[Value]):
 
 
 class Shelf(Generic[Value]):
-    """One tenant's entries. max_bytes: of this shelf; dropped: told of every key that goes."""
+    """One tenant's entries. max_bytes: of this shelf; dropped: told of every key that goes. is_adaptive: else the
+    window is small whatever comes."""
 
-    def __init__(self, max_bytes: int, dropped: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, max_bytes: int, dropped: Callable[[str], None] = lambda _: None, *, is_adaptive: bool = True
+    ) -> None:
         self.max_bytes, self.num_bytes = max_bytes, 0
         self._dropped = dropped
-        self._sketch = FrequencySketch(max(64, min(max_bytes // _TYPICAL_BYTES, 1 << 16)))
+        num_keys = max(64, min(max_bytes // _TYPICAL_BYTES, 1 << 16))
+        self._sketch = FrequencySketch(num_keys)
+        self._duel = _duel(max_bytes, max(1, num_keys // ROOM)) if is_adaptive else None
+        self.is_by_age = False
         self._window, self._probation, self._protected = (OrderedDict[str, _Kept[Value]]() for _ in range(3))
         self._bytes = {id(part): 0 for part in self._parts()}
 
@@ -47,7 +56,18 @@ class Shelf(Generic[Value]):
             yield from ((key, kept.value) for key, kept in part.items())
 
     def get(self, key: str) -> Value | None:
-        self._sketch.count(key)
+        drawn = self._sketch.count(key)
+        kept = self._use(key)
+        if kept is not None and self._duel is not None and self._duel.is_sampled(drawn):
+            self._fight(key, kept.num_bytes)
+        return None if kept is None else kept.value
+
+    def _use(self, key: str) -> _Kept[Value] | None:
+        """The entry, in its new place."""
+        if self.is_by_age and key not in self._window:
+            for part in (self._probation, self._protected):
+                if key in part:
+                    self._move(key, part, self._window)
         if key in self._probation:  # asked for twice: it has earned its place
             self._move(key, self._probation, self._protected)
             while self._bytes[id(self._protected)] > self._main_bytes * _PROTECTED_SHARE:
@@ -55,7 +75,7 @@ class Shelf(Generic[Value]):
         for part in self._parts():
             if key in part:
                 part.move_to_end(key)
-                return part[key].value
+                return part[key]
         return None
 
     def peek(self, key: str) -> Value | None:
@@ -64,12 +84,18 @@ class Shelf(Generic[Value]):
         return None if part is None else part[key].value
 
     def put(self, key: str, value: Value, num_bytes: int) -> None:
+        was_there = False
         for part in self._parts():
             if key in part:
                 self._remove(part, key)
+                was_there = True
+        if not was_there and self._duel is not None and self._duel.is_sampled(self._sketch.drawn(key)):
+            self._fight(key, num_bytes)
         self._add(self._window, key, _Kept(value, num_bytes))
-        window_bytes = max(self.max_bytes * _WINDOW_SHARE, num_bytes)
-        while self._bytes[id(self._window)] > window_bytes:
+        window_bytes = max(self.max_bytes * self._window_share, num_bytes)
+        for _ in range(_MOVED_AT_ONCE):
+            if self._bytes[id(self._window)] <= window_bytes:
+                break
             candidate = next(iter(self._window))
             self._move(candidate, self._window, self._probation)
             self._settle(candidate)
@@ -89,8 +115,20 @@ class Shelf(Generic[Value]):
             self.pop(next(iter(part)))
 
     @property
+    def _window_share(self) -> float:
+        return 1.0 if self.is_by_age else _WINDOW_SHARE
+
+    @property
     def _main_bytes(self) -> float:
         return self.max_bytes * (1 - _WINDOW_SHARE)
+
+    def _fight(self, key: str, num_bytes: int) -> None:
+        if self._duel is None:
+            return
+        self._duel.ask(key, num_bytes)
+        if self.is_by_age != bool(self._duel.leader):
+            self.is_by_age = bool(self._duel.leader)
+            self._sketch.age()  # what was counted is of other times
 
     def _settle(self, candidate: str) -> None:
         """Where the kept ones are too many, the candidate or the oldest of them goes: the one asked for less."""
@@ -122,6 +160,23 @@ class Shelf(Generic[Value]):
         self, key: str, source: OrderedDict[str, _Kept[Value]], target: OrderedDict[str, _Kept[Value]]
     ) -> None:
         self._add(target, key, self._remove(source, key))
+
+
+class _ByFrequency:
+    """A shelf of sizes alone, for the duel."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._shelf = Shelf[bool](max_bytes, is_adaptive=False)
+
+    def ask(self, key: str, num_bytes: int) -> bool:
+        if self._shelf.get(key) is not None:
+            return True
+        self._shelf.put(key, True, num_bytes)
+        return False
+
+
+def _duel(max_bytes: int, one_in: int) -> Duel:
+    return Duel(_ByFrequency(max_bytes // one_in), ByAge(max_bytes // one_in), one_in)
 
 
 class LocalStore(Generic[Value]):

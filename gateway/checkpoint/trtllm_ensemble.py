@@ -8,6 +8,7 @@ For images up to 26.07; later ones have the LLM API alone. The tables below are 
 - A step that runs is not cancelled with the ensemble's request: gateway/generation/ensemble_client.py stops it by id.
 - Text made of one chunk's tokens lacks spaces and halves of letters: the ensemble gives `output_ids` along.
 - The executor hears nothing of Triton's queue: `max_queue_size` is what bounds its own.
+- The C++ backend does not read a tokenizer: its grammars need a file that the image's own program writes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gateway.checkpoint.errors import CheckpointError
 from gateway.tensors import Model, Tensor
 
 PREPROCESSING, LLM, POSTPROCESSING, ENSEMBLE = "preprocessing", "tensorrt_llm", "postprocessing", "ensemble"
+TOKENIZER_INFO = "xgrammar_tokenizer_info.json"
 SCALARS = frozenset({"input_lengths", "request_output_len", "end_id", "pad_id", "streaming", "stop", "runtime_top_k",
                      "runtime_top_p", "temperature", "seed", "exclude_input_in_output"})  # fmt: skip
 
@@ -165,8 +167,8 @@ def render(wish: EnsembleWish) -> dict[str, str]:
                     "enable_kv_cache_reuse": "true",
                     "enable_chunked_context": "true",
                     "exclude_input_in_output": "true",
-                    "guided_decoding_backend": "xgrammar",
                     "cancellation_check_period_ms": "20",
+                    **_grammar(wish),
                 }
             ),
         ),
@@ -174,6 +176,14 @@ def render(wish: EnsembleWish) -> dict[str, str]:
         POSTPROCESSING: _config(postprocessing, 'backend: "python"', _one_instance(), _parameters(tokenizer)),
         ENSEMBLE: _config(ensemble, 'platform: "ensemble"', _scheduling()),
     }
+
+
+def _grammar(wish: EnsembleWish) -> dict[str, str]:
+    """What holds an output to a JSON Schema: nothing, where the tokens' own file is not beside the engine."""
+    tokens = wish.engine_dir / TOKENIZER_INFO
+    if not tokens.is_file():
+        return {}
+    return {"guided_decoding_backend": "xgrammar", "xgrammar_tokenizer_info_path": str(tokens)}
 
 
 def write_repository(wish: EnsembleWish, models: Path, output: Path) -> list[Path]:

@@ -20,15 +20,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.language.pieces import Candidate, candidates
+from gateway.language.pieces import Candidate, candidates, same_words
 from gateway.language.question import Question, read
 from gateway.language.referent import referent
 from gateway.language.sentences import Kind
 from gateway.language.spelling import respelled
 from gateway.language.support import (
     NAMES,
-    lexical_scores,
+    RANK,
     sentence_rows,
+    sentence_scores,
     support_of,
     weight_vector,
 )
@@ -37,7 +38,7 @@ from gateway.types import Citation, Delta, Passage
 # question, sentences -> cosine of each sentence with the question, shape [len(sentences)]
 Similarity = Callable[[str, list[str]], npt.NDArray[np.float32]]
 
-_COVER, _NEAR, _RANKED, _PLACED = (NAMES.index(name) for name in ("cover", "near", "rank", "place"))
+_COVER, _NEAR, _PLACED = (NAMES.index(name) for name in ("cover", "near", "place"))
 MAX_PARTS = 4
 MAX_SENTENCES = 3  # of an answer
 NO_ANSWER = "I could not find an answer to this in your documents."
@@ -45,21 +46,22 @@ MAX_EMBEDDED = 8  # sentences that `deep` embeds: the bound of its cost; more we
 
 # What a feature is worth to `deep`, where the sentence's similarity to the question counts beside them.
 _DEEP = {"cover": 6.5, "near": 2.5, "linked": 4.0, "evidence": 1.2, "length": -0.2}
-_RANK = 1.0  # of the passage's log-odds
 # What a late place costs a sentence as the first one to quote, by mode: passages say early what they are about, and a
 # sentence's similarity to the question tells `deep` that already.
 _PLACE = {"fast": -0.6, "deep": 0.0}
 _DEEP_SIMILARITY = 4.8
 _FOLLOWED = 3.0  # support of a question that follows a name: made of found words, it finds them again easily
+_SETTLED = (
+    3.0  # support of a question, from where on what only follows it takes no room from its own sentences
+)
 _NEAR_COSINE = 0.25  # from here on a passage is worth pointing at, though it answers nothing
 # Log-odds against the best sentence, from which on another one is quoted too; and what its place adds.
-_WORTH = {"fast": -3.2, "deep": -2.6}  # by mode: of `deep` they lie closer together
+_WORTH = -3.2
 _SAME_PASSAGE, _NEIGHBOUR = 1.0, 0.5
 _UNRELATED = (
     2.0  # what a sentence loses that has no word in common with the question, nor has what stands above it
 )
 _MAX_KEPT_CHARS = 2000  # of a text whose count is kept: passages come again, long questions do not
-_SAME = 0.8  # share of common words that makes two sentences one
 
 
 class ReaderParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,8 +99,12 @@ def answer(
 
     similarity: needed for what `deep` adds; without it `deep` answers as `fast` does.
     """
-    readings = [_reading(part, passages, params, similarity) for part in params.parts or [question]]
     follows = params.parts[:1] == [question]
+    own = _found_first(passages) if follows else passages
+    readings = [
+        _reading(part, passages if number else own, params, similarity)
+        for number, part in enumerate(params.parts or [question])
+    ]
     least = [0.0, *(_FOLLOWED if follows else 0.0 for _ in readings[1:])]
     told = [each for each, support in zip(readings, least, strict=True) if each.support >= support]
     if not told:
@@ -107,6 +113,12 @@ def answer(
         return Answer(notice=_notice(passages, near=is_near), score=support)
     chosen = _of_parts(told, params, follows=follows and told[0] is readings[0])
     return _quoted(chosen, passages, params, max(each.support for each in told))
+
+
+def _found_first(passages: Sequence[Passage]) -> Sequence[Passage]:
+    """Without what further searches added: it stands behind, and its odds are of answering another question."""
+    ranks = [passage.rank_score for passage in passages]
+    return passages[: next((n for n in range(1, len(ranks)) if ranks[n] > ranks[n - 1]), len(ranks))]
 
 
 class _Reading(NamedTuple):
@@ -126,25 +138,27 @@ def _reading(
     found = [each for each in candidates(passages) if not _restates(said, each.text)]
     if not asked.terms or not found:
         return _Reading(asked, -99.0, [], [])
-    support = support_of(asked, found, passages)
+    rows = sentence_rows(asked, found, passages)
+    scores = sentence_scores(rows)
+    support = support_of(asked, found, passages, scores)
     if support < 0:
         return _Reading(asked, support, [], [])
-    rows = sentence_rows(asked, found, passages)
-    scores = lexical_scores(rows) + _RANK * rows[:, _RANKED]
+    kept, similar = np.arange(len(found)), scores
     if params.mode == "deep" and similarity is not None:
-        found, rows, scores = _deepened(question, found, rows, scores, similarity)
-    return _Reading(
-        asked,
-        support,
-        found,
-        _chosen(
-            found,
-            scores,
-            _PLACE[params.mode] * rows[:, _PLACED],
-            rows[:, _COVER] + rows[:, _NEAR] > 0,
-            params,
-        ),
+        kept, similar = _deepened(question, found, rows, scores, similarity)
+    chosen = _chosen(
+        [found[index] for index in kept],
+        similar + _PLACE[params.mode] * rows[kept, _PLACED],
+        similar,
+        rows[kept, _COVER] + rows[kept, _NEAR] > 0,
+        params,
     )
+    chosen = [int(kept[index]) for index in chosen]
+    if params.mode == "deep":
+        chosen = _with_worded(
+            chosen, found, int((scores + _PLACE["fast"] * rows[:, _PLACED]).argmax()), params
+        )
+    return _Reading(asked, support, found, chosen)
 
 
 def _of_parts(
@@ -152,11 +166,12 @@ def _of_parts(
 ) -> list[tuple[Question, Candidate]]:
     """The sentences to quote: the best one first, then the others in reading order; of several parts, part by part.
 
-    follows: the first part is the question itself, so it has all the room but a sentence for each of the others.
+    follows: the first part is the question itself, so it has all the room but a sentence for each of the others; and
+    all of it where it is well supported.
     """
-    num_others = len(told) - 1
+    num_others = len(told) - 1 if not follows or told[0].support < _SETTLED else 0
     share = max(1, params.max_sentences // len(told))
-    rooms = [params.max_sentences - num_others, *([1] * num_others)] if follows else [share] * len(told)
+    rooms = [params.max_sentences - num_others, *([1] * len(told[1:]))] if follows else [share] * len(told)
     quoted: list[tuple[Question, Candidate]] = []
     for each, room in zip(told, rooms, strict=True):
         fresh = [each.found[index] for index in _ordered(each.chosen)]
@@ -188,39 +203,47 @@ def _deepened(
     rows: npt.NDArray[np.float64],
     scores: npt.NDArray[np.float64],
     similarity: Similarity,
-) -> tuple[list[Candidate], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The lexically best candidates, still in reading order, scored with sentence similarity as well."""
-    keep = np.sort(np.argsort(-scores, kind="stable")[:MAX_EMBEDDED])
-    kept = [found[index] for index in keep]
-    near = similarity(question, [f"{c.piece.heading}: {c.text}" if c.piece.heading else c.text for c in kept])
-    return (
-        kept,
-        rows[keep],
-        rows[keep] @ weight_vector(_DEEP | {"rank": _RANK})
-        + _DEEP_SIMILARITY * np.asarray(near, dtype=np.float64),
-    )
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Indices of the lexically best candidates in reading order, and their scores with sentence similarity as well."""
+    kept = np.sort(np.argsort(-scores, kind="stable")[:MAX_EMBEDDED])
+    pieces = [found[index].piece for index in kept]
+    near = similarity(question, [f"{p.heading}: {p.text}" if p.heading else p.text for p in pieces])
+    lexical: npt.NDArray[np.float64] = rows[kept] @ weight_vector(_DEEP | {"rank": RANK})
+    return kept, lexical + _DEEP_SIMILARITY * np.asarray(near, dtype=np.float64)
+
+
+def _with_worded(chosen: list[int], found: list[Candidate], worded: int, params: ReaderParams) -> list[int]:
+    """With the sentence that `fast` quotes first, if need be in the place of the last.
+
+    Where words and similarity disagree about the best sentence, neither is sure, and the answer has room for both.
+    """
+    if params.max_sentences < 2 or any(
+        worded == index or same_words(found[worded], found[index]) for index in chosen
+    ):
+        return chosen
+    return [*chosen[: params.max_sentences - 1], worded]
 
 
 def _chosen(
     found: list[Candidate],
+    as_first: npt.NDArray[np.float64],
     scores: npt.NDArray[np.float64],
-    for_first: npt.NDArray[np.float64],
     is_related: npt.NDArray[np.bool_],
     params: ReaderParams,
 ) -> list[int]:
     """Indices of the sentences to quote, best first: as few as hold the answer with good odds.
 
-    for_first: what counts beside the scores for the best one alone.
+    as_first: the scores by which the best one is told.
     """
-    best = int((scores + for_first).argmax())
+    best = int(as_first.argmax())
     odds = scores - scores[best] + _kinship(found, best) - np.where(is_related, 0.0, _UNRELATED)
     chosen = [best]
     chars = len(found[best].text)
     for index in map(int, np.argsort(-odds, kind="stable")):
-        if len(chosen) >= params.max_sentences or odds[index] < _WORTH[params.mode]:
+        if len(chosen) >= params.max_sentences or odds[index] < _WORTH:
             break
         is_long = chars + len(found[index].text) > params.max_chars
-        if index == best or is_long or any(_same(found[index], found[other]) for other in chosen):
+        if index == best or is_long or any(same_words(found[index], found[other]) for other in chosen):
             continue
         chosen.append(index)
         chars += len(found[index].text)
@@ -233,14 +256,6 @@ def _kinship(found: list[Candidate], best: int) -> npt.NDArray[np.float64]:
     kin = np.array([_SAME_PASSAGE * (candidate.passage == owner) for candidate in found])
     kin[[place for place in (best - 1, best + 1) if 0 <= place < len(found) and kin[place]]] += _NEIGHBOUR
     return kin
-
-
-def _same(one: Candidate, other: Candidate) -> bool:
-    """Whether two sentences say the same in nearly the same words. Numbers must agree."""
-    smaller = min(len(one.stems), len(other.stems))
-    if len(one.stems & other.stems) < _SAME * smaller:
-        return False
-    return not any(stem[:1].isdigit() for stem in one.stems ^ other.stems)
 
 
 def _quoted(

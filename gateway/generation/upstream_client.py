@@ -11,6 +11,7 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import certifi
@@ -40,11 +41,11 @@ class UpstreamClient:
         self._tier, self._key = tier, key
         self._url = f"{tier.base_url}/chat/completions"
         self._trust = _trust(tier)
-        self._session: aiohttp.ClientSession | None = None  # from the first call on: it belongs to a loop
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}  # by whether connections are used again
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
     async def stream(self, body: bytes, *, max_tokens: int, timeout_s: float) -> AsyncIterator[list[Chunk]]:
         """The answer's chunks, at once all that have come. Leaving the iterator closes the connection, which stops the
@@ -85,8 +86,8 @@ class UpstreamClient:
                 except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                     if not _is_before_any_answer(error):
                         raise
-                    # A kept connection that the server has just closed, as they do with idle ones. Once, on another.
-                    return await self._post(body)
+                    # A kept connection that the server has just closed, as they do with idle ones. Once, on a new one.
+                    return await self._post(body, is_kept=False)
         except aiohttp.ConnectionTimeoutError as error:  # is a TimeoutError too
             raise away(self._tier.name, f"no connection within {self._tier.connect_s:g} s") from error
         except TimeoutError:
@@ -98,13 +99,15 @@ class UpstreamClient:
         except (aiohttp.ClientError, OSError) as error:
             raise away(self._tier.name, _named(error)) from error
 
-    async def _post(self, body: bytes) -> ClientResponse:
-        if self._session is None:
-            self._session = _session(self._tier, self._trust)
+    async def _post(self, body: bytes, *, is_kept: bool = True) -> ClientResponse:
+        """is_kept: a connection that has served before will do."""
+        session = self._sessions.get(is_kept)
+        if session is None:  # not before the first call: a session belongs to a loop
+            session = self._sessions[is_kept] = _session(self._tier, self._trust, is_kept=is_kept)
         # The key is no header of the session: a proxy would be shown those.
         headers = {"authorization": f"Bearer {self._key}"} if self._key else None
         proxy = self._tier.proxy or None
-        return await self._session.post(
+        return await session.post(
             self._url, data=body, headers=headers, proxy=proxy, allow_redirects=False
         )
 
@@ -173,7 +176,8 @@ class _Patience:
         await self._timer.__aexit__(*raised)  # type: ignore[arg-type]
 
 
-def _session(tier: UpstreamTier, trust: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+def _session(tier: UpstreamTier, trust: ssl.SSLContext | bool, *, is_kept: bool) -> aiohttp.ClientSession:
+    kept: dict[str, Any] = {"keepalive_timeout": IDLE_S} if is_kept else {"force_close": True}
     headers = {
         "content-type": "application/json",
         "accept": "text/event-stream",
@@ -182,7 +186,7 @@ def _session(tier: UpstreamTier, trust: ssl.SSLContext | bool) -> aiohttp.Client
     }
     return aiohttp.ClientSession(
         # No bound and no timeout of its own: slots bound it, and whoever waits has a patience.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, ssl=trust),
+        connector=aiohttp.TCPConnector(limit=0, ssl=trust, **kept),
         headers=headers,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=tier.connect_s),
         auto_decompress=False,

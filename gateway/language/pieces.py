@@ -16,6 +16,7 @@ from gateway.types import Passage
 
 MAX_PASSAGE_CHARS = 20_000  # of one passage; chunks are far smaller, so only abuse is cut
 _MAX_KEPT_PASSAGES = 1024  # about 30 MB of chunks of the usual size
+_SAME = 0.8  # share of common words that makes two sentences one
 _START_CHARS = 5  # of a longer stem, that related words share
 
 _LINK = re.compile(r"!?\[[^\[\]]*+\]\([^()]*+\)|</?[a-zA-Z][^<>]*+>")
@@ -54,6 +55,14 @@ class Candidate(NamedTuple):
     @property
     def stems(self) -> frozenset[str]:
         return self.piece.stems
+
+
+def same_words(one: Candidate, other: Candidate) -> bool:
+    """Whether two sentences say the same in nearly the same words. Numbers must agree."""
+    smaller = min(len(one.stems), len(other.stems))
+    if len(one.stems & other.stems) < _SAME * smaller:
+        return False
+    return not any(stem[:1].isdigit() for stem in one.stems ^ other.stems)
 
 
 class Words(NamedTuple):

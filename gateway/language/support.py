@@ -14,13 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gateway.language.pieces import Candidate, Piece, Words, passage_words, start_of
+from gateway.language.pieces import Candidate, Piece, Words, passage_words, same_words, start_of
 from gateway.language.question import Question, Wanted, evidence
 from gateway.language.sentences import Kind
 from gateway.types import Passage
 
 NAMES = ("cover", "near", "linked", "evidence", "rank", "length", "pairs", "place")
-_EVIDENCE = NAMES.index("evidence")
+_EVIDENCE, _RANKED = NAMES.index("evidence"), NAMES.index("rank")
+RANK = 1.0  # of a sentence's score, the passage's log-odds
 _INFLECTED = 0.9  # what another form of a word counts: `reads` may be about the reader, or not
 _ALIKE = 0.6  # what a word counts that has the same start, or stands inside an identifier
 _NOT_IN_CODE = {Wanted.DEFINITION, Wanted.REASON, Wanted.PERSON, Wanted.PLACE}
@@ -30,8 +31,10 @@ CONTEXT_SHARE = (
 _LATE = 8  # sentences into a passage, from where on its places are not told apart
 MIN_RANK = 0.0001  # chances below it, and above 1 - it, are not told apart
 # Support of an answer = log-odds that the passages hold one, above the point where we answer: the best passage's own
-# log-odds, and the largest share of the question's terms that a passage holds.
-_SUPPORT_RANK, _SUPPORT_COVER, _SUPPORT_BIAS = 0.73, 4.9, -1.0
+# log-odds, the largest share of the question's terms that a passage holds, what sets the best sentence apart from the
+# next one, and the share of the names and numbers asked about that the best passage holds.
+_SUPPORT_RANK, _SUPPORT_COVER, _SUPPORT_LEAD, _SUPPORT_NAMED, _SUPPORT_BIAS = 0.73, 4.9, 0.3, 0.9, -1.85
+_ALONE = 5.0  # the lead of a sentence without a next one, and the most that a lead counts
 # What a mark of letters and digits in the question costs (`70B`) that stands in none of the passages.
 _UNKNOWN_MARK = 1.5
 _SUPPORT_PASSAGES = 5  # that are looked at: the more there are, the likelier one holds the words by chance
@@ -141,19 +144,49 @@ def cover_of(terms: Sequence[Term], held: Words) -> float:
     return sum(term.weight * _strength(term, held.stems, held.starts) for term in terms) / whole
 
 
-def support_of(asked: Question, found: Sequence[Candidate], passages: Sequence[Passage]) -> float:
+def sentence_scores(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Log-odds that a sentence holds the answer, without similarity to the question: shape [len(rows)]."""
+    scores: npt.NDArray[np.float64] = lexical_scores(rows) + RANK * rows[:, _RANKED]
+    return scores
+
+
+def support_of(
+    asked: Question,
+    found: Sequence[Candidate],
+    passages: Sequence[Passage],
+    scores: npt.NDArray[np.float64] | None = None,
+) -> float:
     """Log-odds that the passages (at least one) hold an answer; below 0 a tier that quotes says that they do not.
 
-    found: the passages' sentences.
+    found: the passages' sentences, at least one. scores: their `sentence_scores`, where known.
     """
+    order = sorted(range(len(passages)), key=lambda number: -log_odds_of(passages[number]))
+    best = [passages[number] for number in order[:_SUPPORT_PASSAGES]]
+    if len(passages) > len(
+        best
+    ):  # as many are judged however many are read: a tier that reads more knows no more
+        near = [each for each in found if each.passage in order[:_SUPPORT_PASSAGES]]
+        found, scores = near or found, None
+    if scores is None:
+        scores = sentence_scores(sentence_rows(asked, found, passages))
     terms = weighed(asked, found)
-    best = sorted(passages, key=log_odds_of, reverse=True)[:_SUPPORT_PASSAGES]
     held = [passage_words(p.text, p.heading) for p in best]
     cover = max(cover_of(terms, words) for words in held)
     marks = [term for term in asked.entities if _MARK.fullmatch(term)]
     is_unknown = any(all(mark not in words.stems for words in held) for mark in marks)
+    named = [term for term in terms if term.term in asked.entities]
     odds = _SUPPORT_RANK * log_odds_of(best[0]) + _SUPPORT_COVER * cover + _SUPPORT_BIAS
+    odds += _SUPPORT_LEAD * _lead(found, scores)
+    odds += _SUPPORT_NAMED * (cover_of(named, held[0]) if named else 1.0)
     return odds - _UNKNOWN_MARK * is_unknown
+
+
+def _lead(found: Sequence[Candidate], scores: npt.NDArray[np.float64]) -> float:
+    """How far the best sentence is ahead of the next one that says something else: chance leads by little."""
+    order = np.argsort(-scores, kind="stable")
+    best = int(order[0])
+    after = next((int(n) for n in order[1:] if not same_words(found[best], found[int(n)])), None)
+    return _ALONE if after is None else min(_ALONE, float(scores[best] - scores[after]))
 
 
 def pairs_held(question: Question, stems: frozenset[str]) -> float:

@@ -83,6 +83,21 @@ def foreign() -> set[str]:
     return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
 
 
+def labels_asked(query: str) -> list[tuple[str, set[str]]]:
+    """Each of our series that a query selects, with the labels that it selects by."""
+    found = re.findall(r"\b((?:tidegate|gen_ai)_\w+)\s*\{([^}]*)\}", query)
+    return [(name, set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", labels))) for name, labels in found]
+
+
+def labels_of(name: str) -> set[str]:
+    """Those that a worker's series of that name has, and those that Prometheus gives to every one it reads."""
+    for family in Metrics().registry._collector_to_names:
+        own = getattr(family, "_name", None)
+        if own is not None and name.removeprefix(own) in {"", "_total", "_bucket", "_count", "_sum"}:
+            return {*family._labelnames, "le", "job", "instance", "namespace", "pod"}
+    raise AssertionError(f"no worker tells {name}")
+
+
 def exported() -> set[str]:
     """Every series name that a gateway worker exports, whether it has been counted yet or not."""
     kinds = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("_total",), "gauge": ("",)}

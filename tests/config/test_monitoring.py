@@ -102,6 +102,14 @@ def test_rules_ask_for_metrics_that_somebody_exports() -> None:
     assert asked - known == set()
 
 
+def test_queries_select_by_labels_that_the_workers_metrics_have() -> None:
+    queries = [rule["expr"] for rule, _ in m.rules()]
+    queries += [query for path in m.DASHBOARDS for query in m.expressions(path)]
+    asked = [each for query in queries for each in m.labels_asked(query) if each[0] not in m.foreign()]
+    assert len(asked) > 80
+    assert [(name, labels - m.labels_of(name)) for name, labels in asked if labels - m.labels_of(name)] == []
+
+
 @pytest.mark.parametrize("path", m.DASHBOARDS, ids=lambda path: path.stem)
 def test_a_dashboards_queries_are_valid_and_ask_for_what_is_there(path: Path, tmp_path: Path) -> None:
     queries = m.expressions(path)

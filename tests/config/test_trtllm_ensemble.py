@@ -16,6 +16,7 @@ from gateway.checkpoint.trtllm_ensemble import (
     PREPROCESSING,
     SCALARS,
     STEPS,
+    TOKENIZER_INFO,
     EnsembleWish,
     ensemble_models,
     render,
@@ -84,6 +85,19 @@ def test_the_backend_is_told_where_the_engine_is_and_how_to_keep_its_cache() -> 
     assert (said["enable_kv_cache_reuse"], said["kv_cache_free_gpu_mem_fraction"]) == ("true", "0.85")
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 32
     assert [group.kind for group in config.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_CPU]
+
+
+def test_schemas_are_offered_where_the_tokens_file_is_beside_the_engine(tmp_path: Path) -> None:
+    def told() -> dict[str, str]:
+        text = render(EnsembleWish(engine_dir=tmp_path, max_batch=16))[LLM]
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        named = {key: value.string_value for key, value in config.parameters.items()}
+        return {key: named[key] for key in named if "grammar" in key or "guided" in key}
+
+    assert told() == {}
+    info = tmp_path / TOKENIZER_INFO
+    info.write_text("{}")
+    assert told() == {"guided_decoding_backend": "xgrammar", "xgrammar_tokenizer_info_path": str(info)}
 
 
 def test_single_values_have_no_dimension_and_prompts_may_differ_in_length() -> None:

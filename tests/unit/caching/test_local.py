@@ -61,6 +61,47 @@ def test_it_keeps_more_of_a_zipf_trace_than_lru_and_follows_a_shift() -> None:
     assert hits(shelf, shifted) > lru_hits(250, shifted)
 
 
+def moving(num_keys: int, phases: int, asked: int) -> list[str]:
+    """What is asked most changes, as often as there are phases."""
+    return [
+        key
+        for phase in range(phases)
+        for key in zipf(num_keys, asked // phases, phase, shift=phase * num_keys // phases)
+    ]
+
+
+def test_where_the_head_moves_and_most_of_it_fits_it_is_not_behind_lru() -> None:
+    trace = moving(3000, 8, 40_000)
+    for max_entries in (300, 900):
+        assert hits(Shelf[int](max_entries * SIZE), trace) > lru_hits(max_entries, trace) - 0.01
+        assert (
+            hits(Shelf[int](max_entries * SIZE, is_adaptive=False), trace)
+            < lru_hits(max_entries, trace) - 0.02
+        )
+
+
+def test_it_goes_back_to_frequency_when_the_head_stands_still_again() -> None:
+    shelf = Shelf[int](300 * SIZE)
+    hits(shelf, moving(3000, 8, 40_000))
+    assert shelf.is_by_age
+    steady = zipf(3000, 60_000, 3)
+    hits(shelf, steady[:30_000])
+    assert not shelf.is_by_age
+    assert hits(shelf, steady[30_000:]) > lru_hits(300, steady[30_000:]) + 0.02
+
+
+def test_a_look_without_being_asked_changes_nothing() -> None:
+    shelf = Shelf[int](3 * SIZE, is_adaptive=False)
+    shelf.put("a", 1, SIZE)
+    before = list(shelf.items())
+    assert (shelf.peek("a"), shelf.peek("b")) == (1, None)
+    assert list(shelf.items()) == before
+    store = LocalStore[int](100 * SIZE)
+    assert store.peek("t", "a") is None
+    store.put("t", "a", 1, SIZE)
+    assert store.peek("t", "a") == 1
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 60), st.booleans()), max_size=200))
 def test_the_bound_holds_and_the_bytes_add_up(steps: list[tuple[int, int, bool]]) -> None:

@@ -39,7 +39,7 @@ async def closed(tmp_path: Path, thresholds: Thresholds) -> AsyncIterator[Memory
 
 async def until_compared(thresholds: Thresholds, count: int) -> None:
     async with asyncio.timeout(5):
-        while thresholds.shadows.num_compared < count:
+        while thresholds.shadows.num_compared < count:  # noqa: ASYNC110 - it tells nobody of what it learns
             await asyncio.sleep(0.002)
 
 
