@@ -204,7 +204,8 @@ class ChatPipeline:
         recall: Recall | None = None,
     ) -> None:
         with contextlib.closing(Slot()) as slot:
-            while not slot.is_held and self._needs_slot_first(route):
+            may_need_none = recall is not None and route.takes_neighbours
+            while not slot.is_held and not may_need_none and self._needs_slot_first(route):
                 try:
                     await self._admit(request, route, slot, sink, receipt)
                 except TidegateError as error:

@@ -254,7 +254,7 @@ class Metrics:
     def _add_cache(self) -> None:
         self.cache_verdicts = Counter(
             "tidegate_cache_verdicts",
-            "Requests by what the answer cache did: exact, semantic, joined, miss, refresh, off.",
+            "Requests by what the answer cache did: exact, semantic, joined, neighbour, miss, refresh, off.",
             ["verdict"],
             registry=self.registry,
         )

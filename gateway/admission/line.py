@@ -287,7 +287,7 @@ class FairLine:
             if key in self._finish:
                 self._finish[key] = max(0, self._finish[key] - cost)
         for each in (self._entries, self._order, self._own, self._backlog):
-            each.clear()  # type: ignore[attr-defined]
+            each.clear()
         self.num_bytes = 0
 
     def resize(self, limit: int, now_ms: int) -> None:

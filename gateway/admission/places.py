@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from gateway.admission.queue_store import Away, QueueStore
@@ -11,26 +12,28 @@ from gateway.admission.waiting import Waiter
 
 LOOK_EVERY_S = 0.25
 LOOK_AT_MOST = 256  # places asked for in one call
-TURNS = 4  # in which a longer line is looked through
+AT_ONCE = (
+    512  # in one turn: a longer line is looked through in several, or it would take up the store by itself
+)
 
 
 class Places:
-    """waiters: by name. entering: those whose place is just being asked for."""
+    """waiters: by name. entering: those whose place is just being asked for. is_here: whether the line can be asked."""
 
-    def __init__(self, store: QueueStore) -> None:
-        self._store = store
+    def __init__(self, store: QueueStore, is_here: Callable[[], bool]) -> None:
+        self._store, self._is_here = store, is_here
         self.waiters: dict[str, Waiter] = {}
         self.entering: set[str] = set()
 
-    async def watch(self, is_here: Callable[[], bool]) -> None:
+    async def watch(self) -> None:
         """Until cancelled: tell each waiter its place, and find those whose place or mail was lost."""
         turn = 0
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            step = TURNS if len(self.waiters) > LOOK_AT_MOST else 1  # of thousands, each once a second
+            step = max(1, math.ceil(len(self.waiters) / AT_ONCE))
             turn = (turn + 1) % step
             names = [name for name in [*self.waiters][turn::step] if name not in self.entering]
-            for at in range(0, len(names) if is_here() else 0, LOOK_AT_MOST):
+            for at in range(0, len(names) if self._is_here() else 0, LOOK_AT_MOST):
                 part = names[at : at + LOOK_AT_MOST]
                 try:
                     _, _, places, etas_ms = await self._store.call("look", *part)

@@ -32,6 +32,26 @@ local function take_out(id, entry)
   return score
 end
 
+-- pairs_: list of {score, cost}. Returns the scores in order, and for each number of them the sum of the first costs.
+local function summed(pairs_)
+  table.sort(pairs_, function(one, other) return one[1] < other[1] end)
+  local scores, sums = {}, {[0] = 0}
+  for at, one in ipairs(pairs_) do
+    scores[at], sums[at] = one[1], sums[at - 1] + one[2]
+  end
+  return scores, sums
+end
+
+-- How many of these, in order, are below a score.
+local function num_below(scores, score)
+  local low, high = 0, #scores
+  while low < high do
+    local middle = math.floor((low + high + 1) / 2)
+    if scores[middle] < score then low = middle else high = middle - 1 end
+  end
+  return low
+end
+
 -- Take waiters out that were not served: their tenants are not charged, and those of them behind move up. gone: list of
 -- {id, entry}; many at once cost one walk through their tenant's line.
 local function remove_all(gone)
@@ -47,11 +67,10 @@ local function remove_all(gone)
     local finish = redis.call('HGET', TENANTS, 'f' .. key)
     if finish then
       redis.call('HSET', TENANTS, 'f' .. key, whole(math.max(0, tonumber(finish) - of.cost)))
+      local scores, sums = summed(of.scores)
       for _, id in ipairs(redis.call('SMEMBERS', own_key(of.band, of.tenant))) do
-        local score, less = tonumber(redis.call('ZSCORE', LINE, id)), 0
-        for _, one in ipairs(of.scores) do
-          if one[1] < score then less = less + one[2] end
-        end
+        local score = tonumber(redis.call('ZSCORE', LINE, id))
+        local less = sums[num_below(scores, score)]
         if less > 0 then redis.call('ZADD', LINE, whole(math.max(of.band * STEP, score - less)), id) end
       end
     end

@@ -83,7 +83,7 @@ class RedisQueue:
         )
         self._share = share
         self._state = State()
-        self._places = Places(self._store)
+        self._places = Places(self._store, lambda: self._is_here)
         self._waiters, self._entering = self._places.waiters, self._places.entering
         self._held: set[str] = set()
         self._permits: dict[str, Permit] = {}  # those whose slots may be asked back
@@ -310,8 +310,8 @@ class RedisQueue:
         while True:
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    look = partial(self._places.watch, lambda: self._is_here)
-                    for work in (self._serve, self._store.send_entering, look, self._read_mail):
+                    places = self._places.watch
+                    for work in (self._serve, self._store.send_entering, places, self._read_mail):
                         tasks.create_task(work())
             except Exception as error:  # ours: whoever waits must not wait for nobody
                 log.exception("queue %s: its work broke off and begins again", self.name)

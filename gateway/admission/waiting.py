@@ -44,7 +44,7 @@ class Claim(NamedTuple):
     @property
     def before_ms(self) -> int:
         """How long it had a slot until its answer was broken off; -1 = it was not."""
-        return -1 if self.back is None else self.back.held_ms
+        return -1 if self.back is None else int(self.back.held_ms)
 
 
 NO_CLAIM = Claim()
@@ -77,9 +77,9 @@ class Permit:
             inner.on_recall(self.recall)
 
     @property
-    def held_ms(self) -> int:
+    def held_ms(self) -> float:
         """How long its request has had a slot, or had one until it was given back."""
-        return max(0, int((min(self._clock(), self._until) - self._since) * 1000))
+        return max(0.0, (min(self._clock(), self._until) - self._since) * 1000)
 
     @property
     def is_over(self) -> bool:

@@ -13,6 +13,7 @@ from gateway.caching.retrievals import Retrievals
 from gateway.caching.threshold import NEVER, Learned, Tally, Thresholds
 from gateway.caching.vectors import RememberedVectors
 from gateway.pipeline.joint_work import JointWork
+from gateway.pipeline.remember import HITS
 
 MAX_TOPICS_SHOWN = 50
 
@@ -52,7 +53,7 @@ def _counts(services: Services, name: str, label: str) -> dict[str, int]:
 
 def _hit_rate(verdicts: dict[str, int]) -> float | None:
     """Of the requests that might have met an answer; None = there were none."""
-    hits = sum(verdicts.get(name, 0) for name in ("exact", "semantic", "joined"))
+    hits = sum(verdicts.get(name, 0) for name in HITS)
     asked = hits + verdicts.get("miss", 0)
     return round(hits / asked, 4) if asked else None
 
@@ -64,7 +65,7 @@ def _false_hits(thresholds: Thresholds) -> dict[str, Any]:
         **_tally(thresholds.checked, "checked"),
         "shadows": _tally(thresholds.shadows, "compared"),
         "threshold": {"start": _or_none(thresholds.start), "median": _or_none(thresholds.middle)},
-        "topics": {"learned": len(thresholds), "closed": thresholds.num_closed},
+        "topics": {"learned": thresholds.num_topics, "closed": thresholds.num_closed},
         "latest_topics": [_topic(each) for each in thresholds.topics(MAX_TOPICS_SHOWN)],
     }
 

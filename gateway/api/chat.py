@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from typing import NamedTuple
 
 import msgspec
 from sanic import HTTPResponse, Request
@@ -45,21 +46,44 @@ async def completions(request: Request, services: Services) -> HTTPResponse | No
         event = event_id(request.headers.get(EVENT_HEADER), is_stream=bool(body.stream))
         chat = await chat_request(body, tenant, services, received=received, request_id=request_id)
         chat = await going_on(services, chat, event)
+        wants = _Wants.of(chat, body)
+        del body  # what matters of it is in `chat`, and a worker holds thousands of streams
         release(request)
     except (Exception, asyncio.CancelledError) as error:
         services.pipeline.refuse(request_id, received, error)
         raise
     with services.lifecycle:
-        if body.stream:
-            return await _stream(request, services, chat, body)
-        return await _whole(services, chat, body)
+        if wants.stream:
+            return await _stream(request, services, chat, wants)
+        return await _whole(services, chat, wants.kept)
 
 
-async def _whole(services: Services, chat: ChatRequest, body: ChatBody) -> HTTPResponse:
+class _Wants(NamedTuple):
+    """Of a request, what its answer goes by. kept: the body, where anything of it is to stay."""
+
+    stream: bool
+    events: bool
+    usage: bool
+    kept: ChatBody | None
+
+    @classmethod
+    def of(cls, chat: ChatRequest, body: ChatBody) -> _Wants:
+        options = body.stream_options
+        return cls(
+            stream=bool(body.stream),
+            events=body.tidegate.events,
+            usage=options is not None and bool(options.include_usage),
+            kept=body if is_kept(chat, body) else None,
+        )
+
+
+async def _whole(services: Services, chat: ChatRequest, body: ChatBody | None) -> HTTPResponse:
+    """body: where anything of it is to stay."""
     answer = Transcript()
     try:
         receipt = await services.pipeline.run(chat, answer)
-        await keep(services, chat, body, receipt, answer)
+        if body is not None:
+            await keep(services, chat, body, receipt, answer)
     except TidegateError as error:
         return _refusal(error, services, chat)
     except asyncio.CancelledError:
@@ -158,7 +182,7 @@ class _StreamSink:
 
 
 async def _stream(
-    request: Request, services: Services, chat: ChatRequest, body: ChatBody
+    request: Request, services: Services, chat: ChatRequest, wants: _Wants
 ) -> HTTPResponse | None:
     settings = services.settings
     stream = EventStream(
@@ -171,16 +195,16 @@ async def _stream(
         num_open=lambda: services.lifecycle.inflight,
     )
     async with stream:
-        sink = _StreamSink(stream, services, chat, events=body.tidegate.events)
+        sink = _StreamSink(stream, services, chat, events=wants.events)
         rest = AfterEarlier(sink, chat.earlier) if chat.earlier else None
-        answer = Transcript(rest or sink)
+        answer = None if wants.kept is None else Transcript(rest or sink)
         try:
-            receipt = await services.pipeline.run(chat, answer if is_kept(chat, body) else rest or sink)
+            receipt = await services.pipeline.run(chat, answer or rest or sink)
             if rest is not None:
                 rest.check_whole()
-            await keep(services, chat, body, receipt, answer)
-            wants_usage = body.stream_options is not None and body.stream_options.include_usage
-            await stream.write(sink.last(receipt, include_usage=wants_usage), is_last=True)
+            if wants.kept is not None and answer is not None:
+                await keep(services, chat, wants.kept, receipt, answer)
+            await stream.write(sink.last(receipt, include_usage=wants.usage), is_last=True)
         except ClientGone:
             raise asyncio.CancelledError from None
         except asyncio.CancelledError:

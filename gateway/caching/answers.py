@@ -19,7 +19,9 @@ _PASSAGE_BYTES = 1200  # and what receipts say of it
 def _weight(entry: Entry) -> int:
     """About what an entry takes of memory (bytes)."""
     quoted = sum(len(passage.text) for passage in entry.passages)
-    texts = len(entry.text) + len(entry.question) + 2 * quoted  # and once more as receipts tell them, once it is a hit
+    texts = (
+        len(entry.text) + len(entry.question) + 2 * quoted
+    )  # and once more as receipts tell them, once it is a hit
     return _OVERHEAD_BYTES + 2 * len(entry.vector) + 2 * texts + _PASSAGE_BYTES * len(entry.passages)
 
 

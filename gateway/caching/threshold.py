@@ -164,7 +164,9 @@ class Thresholds:
         """The median threshold of the topics of which something was learned; the first one before that."""
         return median(self._learned.values()) if self._learned else self.start
 
-    def __len__(self) -> int:
+    @property
+    def num_topics(self) -> int:
+        """Of which something was learned."""
         return len(self._learned)
 
     def topics(self, limit: int) -> list[Learned]:

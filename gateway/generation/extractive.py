@@ -51,12 +51,10 @@ _DEEP = {"cover": 6.5, "near": 2.5, "linked": 4.0, "evidence": 1.2, "length": -0
 _PLACE = {"fast": -0.6, "deep": 0.0}
 _DEEP_SIMILARITY = 4.8
 _FOLLOWED = 3.0  # support of a question that follows a name: made of found words, it finds them again easily
-_SETTLED = (
-    3.0  # support of a question, from where on what only follows it takes no room from its own sentences
-)
+_SETTLED = 3.0  # support of a question, from where on what only follows it takes none of its room
 _NEAR_COSINE = 0.25  # from here on a passage is worth pointing at, though it answers nothing
 # Log-odds against the best sentence, from which on another one is quoted too; and what its place adds.
-_WORTH = -3.2
+_WORTH = {"fast": -3.2, "deep": -2.7}  # by mode: of `deep` they lie closer together
 _SAME_PASSAGE, _NEIGHBOUR = 1.0, 0.5
 _UNRELATED = (
     2.0  # what a sentence loses that has no word in common with the question, nor has what stands above it
@@ -154,10 +152,9 @@ def _reading(
         params,
     )
     chosen = [int(kept[index]) for index in chosen]
-    if params.mode == "deep":
-        chosen = _with_worded(
-            chosen, found, int((scores + _PLACE["fast"] * rows[:, _PLACED]).argmax()), params
-        )
+    worded = int((scores + _PLACE["fast"] * rows[:, _PLACED]).argmax())
+    if params.mode == "deep" and rows[worded, _COVER] > rows[chosen[0], _COVER]:
+        chosen = _with_worded(chosen, found, worded, params)
     return _Reading(asked, support, found, chosen)
 
 
@@ -213,9 +210,9 @@ def _deepened(
 
 
 def _with_worded(chosen: list[int], found: list[Candidate], worded: int, params: ReaderParams) -> list[int]:
-    """With the sentence that `fast` quotes first, if need be in the place of the last.
+    """With the sentence that `fast` quotes first, if need be in the place of the last. worded: its index.
 
-    Where words and similarity disagree about the best sentence, neither is sure, and the answer has room for both.
+    Where similarity prefers a sentence that holds less of what is asked, neither is sure: the answer has room for both.
     """
     if params.max_sentences < 2 or any(
         worded == index or same_words(found[worded], found[index]) for index in chosen
@@ -240,7 +237,7 @@ def _chosen(
     chosen = [best]
     chars = len(found[best].text)
     for index in map(int, np.argsort(-odds, kind="stable")):
-        if len(chosen) >= params.max_sentences or odds[index] < _WORTH:
+        if len(chosen) >= params.max_sentences or odds[index] < _WORTH[params.mode]:
             break
         is_long = chars + len(found[index].text) > params.max_chars
         if index == best or is_long or any(same_words(found[index], found[other]) for other in chosen):

@@ -107,9 +107,7 @@ class UpstreamClient:
         # The key is no header of the session: a proxy would be shown those.
         headers = {"authorization": f"Bearer {self._key}"} if self._key else None
         proxy = self._tier.proxy or None
-        return await session.post(
-            self._url, data=body, headers=headers, proxy=proxy, allow_redirects=False
-        )
+        return await session.post(self._url, data=body, headers=headers, proxy=proxy, allow_redirects=False)
 
     async def _check(self, response: ClientResponse, patience: _Patience) -> None:
         """Raises: what it means when the answer is no stream of events."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from gateway.caching.key import Setting
 from gateway.pipeline.request import ChatRequest
 from gateway.pipeline.route import Route
+from gateway.tiering.ladder import Step
 from gateway.types import Sampling
 
 
@@ -45,7 +46,7 @@ def setting_of(request: ChatRequest, route: Route, edition: Edition) -> Setting:
         filters=request.filters,
         num_passages=request.top_k or 0,
         max_hops=route.max_hops,
-        steps=sorted(route.steps),
+        steps=sorted(step for step in route.steps if step is not Step.CACHED_NEIGHBOUR),
         may_escalate=route.is_auto,
         sampling=request.sampling if is_generative else Sampling(max_tokens=request.sampling.max_tokens),
         history=request.history if is_generative else (),

@@ -38,7 +38,7 @@ class Trail:
         self.num_chars = len(earlier.text) if earlier else 0
         self.num_citations = earlier.num_citations if earlier else 0
         self.marks = array("I", (0, self.num_chars, self.num_citations))
-        self._before = earlier.left if earlier else Left(asked=b"")  # holds until there is more
+        self._before = earlier.left if earlier else NOTHING_LEFT  # holds until there is more
         self._ids = bytearray()
         self._said: list[str] = []
 
@@ -116,6 +116,9 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
                 break
             chars, num_citations = self.marks[at + 1 : at + _KINDS]
         return Earlier(stream_id, self, self.text[:chars], num_citations)
+
+
+NOTHING_LEFT = Left(asked=b"")
 
 
 decode: Any = msgspec.msgpack.Decoder(Left).decode

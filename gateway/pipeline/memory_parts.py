@@ -95,7 +95,7 @@ def tell_thresholds(thresholds: Thresholds, metrics: Metrics) -> None:
     metrics.cache_shadow_bound.set_function(lambda: thresholds.shadows.bound)
     metrics.cache_threshold.set_function(lambda: thresholds.middle)
     metrics.cache_topics.labels("closed").set_function(lambda: thresholds.num_closed)
-    metrics.cache_topics.labels("open").set_function(lambda: len(thresholds) - thresholds.num_closed)
+    metrics.cache_topics.labels("open").set_function(lambda: thresholds.num_topics - thresholds.num_closed)
 
 
 def remembered_vectors(settings: Settings, embedder: Embedder, metrics: Metrics) -> RememberedVectors:

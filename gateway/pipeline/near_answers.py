@@ -22,6 +22,7 @@ from gateway.pipeline.hit_check import HitChecks
 from gateway.pipeline.request import ChatRequest, Evidence
 
 SAME_EVIDENCE = 0.5  # share of chunks that a near question's retrieval must have in common with the answer's
+SIMILAR = 0.7  # cosine from which on a question is like another, for a labelled answer under load
 LEARN_AFTER_S = 0.02  # the answer's last words are sent first
 
 
@@ -64,6 +65,21 @@ class NearAnswers:
             self._metrics.cache_objections.labels(objects).inc()
         return Found(asked, below=below)
 
+    def similar(self, key: Key, request: ChatRequest, tier: str, evidence: Evidence) -> Found:
+        """The answer to a question that is only like this one, for whoever is told so: no guard objects, and all that
+        it quotes was found for this one too. key: of the scope to look in."""
+        asked = Asked(key, Topic(key.tenant_id, tier, ()), request.question, tier, evidence)
+        if evidence.embedding is None:
+            return Found(asked)
+        found = chunk_ids(evidence.passages)
+        for neighbour in self._answers.nearest(key.scope, evidence.embedding, SIMILAR):
+            entry = self._answers.held(key.tenant_id, neighbour.digest)
+            if entry is None or entry.tier != tier or not quoted_by(entry) or not quoted_by(entry) <= found:
+                continue
+            if objection(entry.question, request.question) is None:
+                return Found(asked, entry, min(neighbour.similarity, 1.0))
+        return Found(asked)
+
     def learn_later(self, found: Found | None, made: Entry) -> None:
         """made: the answer to the question itself, which has just been given."""
         if found is not None and found.below:
@@ -89,11 +105,15 @@ class NearAnswers:
             yield neighbour, entry, objects
 
 
+def quoted_by(entry: Entry) -> frozenset[int]:
+    """The chunks that its answer quotes."""
+    return chunk_ids([entry.passages[number - 1] for number in entry.cited])
+
+
 def stands_on(entry: Entry, evidence: Evidence) -> bool:
     """Whether a retrieval for another wording bears the answer: every passage that it quotes was found again at its
     version, the best one found was known to the answer, and most of the rest is the same."""
-    found = chunk_ids(evidence.passages)
-    quoted = chunk_ids([entry.passages[number - 1] for number in entry.cited])
+    found, quoted = chunk_ids(evidence.passages), quoted_by(entry)
     if not evidence.passages or not entry.passages or not quoted <= found:
         return not evidence.passages and not entry.passages
     best = chunk_ids(evidence.passages[:1])

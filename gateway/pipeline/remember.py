@@ -13,7 +13,6 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -33,10 +32,12 @@ from gateway.pipeline.edition import Edition, is_deterministic, of_version, sett
 from gateway.pipeline.hit_check import HitChecks, KeptAnswer
 from gateway.pipeline.joint_work import JointWork
 from gateway.pipeline.keeping import entry_of, is_of_one_piece
-from gateway.pipeline.near_answers import Found, NearAnswers, stands_on
+from gateway.pipeline.near_answers import NearAnswers, stands_on
+from gateway.pipeline.recall import Recall
 from gateway.pipeline.request import ChatRequest, Evidence, Sink, pin_of
-from gateway.pipeline.route import Route
+from gateway.pipeline.route import Route, disclose
 from gateway.pipeline.shared_work import Chosen, Sent, SharedWork, Step, Told, Waiting, take_over
+from gateway.tiering import ladder
 from gateway.tiering.versions import Met, one_version
 from gateway.types import Outcome, Receipt, Usage
 
@@ -44,39 +45,13 @@ __all__ = ["HITS", "AnswerMemory", "Edition", "Recall", "stands_on"]
 
 log = logging.getLogger("tidegate.cache")
 
-HITS = ("exact", "semantic", "joined")
+HITS = ("exact", "semantic", "joined", "neighbour")
+LABEL = "The service is under load, so this is its earlier answer to a similar question:\n\n"
 EARLY_SHARE = 0.1  # of its life, at whose end a hot answer is made anew by one request in EARLY_ODDS
 EARLY_ODDS = 20
 TTL_SPREAD = 0.1  # so that what was made at once does not run out at once
 
 Work = Callable[[Sink, Receipt], Awaitable[None]]
-
-
-@dataclass
-class Recall:
-    """What is remembered for one request, and what its own work found out meanwhile.
-
-    entry: the answer to exactly this question, if there is one. is_certain: nothing has changed since it was made.
-    tier, evidence: of the work that was done for this request. waited_s: for the shared level.
-    """
-
-    key: Key
-    request: ChatRequest
-    edition: str
-    version: str
-    reads: bool
-    entry: Entry | None = None
-    is_certain: bool = False
-    is_under_way: bool = False
-    tier: str = ""
-    evidence: Evidence | None = None
-    near: Found | None = None  # another wording's answer
-    waited_s: float = 0.0
-    is_due: bool = False  # there is an answer, but it is to be made anew
-
-    @property
-    def needs_no_slot(self) -> bool:
-        return self.is_certain or self.is_under_way
 
 
 class AnswerMemory:
@@ -136,8 +111,22 @@ class AnswerMemory:
             recall.is_due = entry is not None and self._is_due(entry)
             if entry is not None and not recall.is_due:
                 self._take(recall, entry)
+            await self._recall_calm(recall, route, edition, written)
             recall.is_under_way = self._work_of(recall) is not None
         return recall
+
+    async def _recall_calm(self, recall: Recall, route: Route, edition: Edition, written: str) -> None:
+        """Under pressure an answer that nothing was taken from is as good as any, where it may be given unseen."""
+        if not route.steps:
+            return
+        setting = setting_of(recall.request, route.in_calm(), edition)
+        recall.calm_key = key_of(setting, recall.request.question, written)
+        if recall.is_certain or recall.calm_key == recall.key:
+            return
+        entry = await self.answers.find(recall.calm_key)
+        collections = recall.request.collections
+        if entry is not None and self.watch.is_current(recall.key.tenant_id, collections, entry.epoch):
+            recall.entry, recall.is_certain = entry, True
 
     async def answer(self, recall: Recall, sink: Sink, receipt: Receipt, work: Work) -> None:
         """Give the remembered answer, the one that is under way, or a new one, which is then remembered."""
@@ -164,7 +153,9 @@ class AnswerMemory:
             return False
         entry = recall.entry
         if entry is None:
-            return await self._near(recall, evidence, sink, receipt)
+            return await self._near(recall, evidence, sink, receipt) or await self._similar(
+                recall, route, evidence, sink, receipt
+            )
         if not same_evidence(entry.passages, evidence.passages) or entry.tier != recall.tier:
             self._metrics.cache_stale.inc()
             self.answers.drop(recall.key)
@@ -193,6 +184,22 @@ class AnswerMemory:
         receipt.cache, receipt.cache_similarity = "semantic", round(found.similarity, 4)
         receipt.cache_agreement = round(agreement(found.entry.passages, evidence.passages), 4)
         await self._give(found.entry, recall.request, sink, receipt)
+        return True
+
+    async def _similar(
+        self, recall: Recall, route: Route, evidence: Evidence, sink: Sink, receipt: Receipt
+    ) -> bool:
+        """The ladder's step `cached_neighbour`."""
+        if not route.takes_neighbours or recall.calm_key is None or recall.request.sampling.json_schema:
+            return False
+        found = self._near_answers.similar(recall.calm_key, recall.request, recall.tier, evidence)
+        if found.entry is None:
+            return False
+        receipt.cache, receipt.cache_similarity = "neighbour", round(found.similarity, 4)
+        receipt.cache_agreement = round(agreement(found.entry.passages, evidence.passages), 4)
+        await sink.delta(LABEL, [], found.entry.passages)
+        await self._give(found.entry, recall.request, sink, receipt)
+        disclose(receipt, ladder.Step.CACHED_NEIGHBOUR)
         return True
 
     def _check_later(self, recall: Recall, work: Work) -> None:

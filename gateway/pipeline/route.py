@@ -67,6 +67,15 @@ class Route:
         return msgspec.structs.replace(asked, max_tokens=SHORT_TOKENS)
 
     @property
+    def takes_neighbours(self) -> bool:
+        """Whether a similar question's remembered answer will do. What quotes is as quick as looking for one."""
+        return Step.CACHED_NEIGHBOUR in self.steps and self.tier.is_generative
+
+    def in_calm(self) -> Route:
+        """The same without what pressure takes away."""
+        return Route(self.tier, self.is_auto)
+
+    @property
     def is_short(self) -> bool:
         return Step.SHORTER_ANSWERS in self.steps and not self.tier.is_generative
 

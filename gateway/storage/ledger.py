@@ -68,9 +68,7 @@ def record(
     apart = {each.place: each.passages for each in entries if each.place and each.place not in stored}
     if apart:
         rows = [
-            {**place._asdict(), "body": told.json.decode()}
-            for place, told in apart.items()
-            if place and told
+            {**place._asdict(), "body": told.json.decode()} for place, told in apart.items() if place and told
         ]
         conn.execute(insert_or_ignore(conn, receipt_passages), rows)
     conn.execute(insert_or_ignore(conn, receipts), [_receipt(entry) for entry in entries])

@@ -4,6 +4,7 @@
     no_rerank        passages in the search's own order
     smaller_tier     `auto` takes the cheapest tier that quotes
     shorter_answers  one sentence of a quoting tier, SHORT_TOKENS of one that writes
+    cached_neighbour a tier that writes gives its remembered answer to a similar question, labelled as such
     extractive_only  what is asked of a tier that writes is quoted instead
     refuse           503 with the wait as Retry-After
 
@@ -30,6 +31,7 @@ class Step(enum.StrEnum):
     NO_RERANK = "no_rerank"
     SMALLER_TIER = "smaller_tier"
     SHORTER_ANSWERS = "shorter_answers"
+    CACHED_NEIGHBOUR = "cached_neighbour"
     EXTRACTIVE_ONLY = "extractive_only"
     REFUSE = "refuse"
 
@@ -45,7 +47,7 @@ class Rule(NamedTuple):
     rise_s: least time between two steps taken. fall_s: calm that is needed for each one taken back. Seconds.
     """
 
-    enter: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
+    enter: tuple[float, ...] = (0.5, 0.7, 1.0, 1.4, 1.7, 2.0, 4.0)
     leave_share: float = 0.6
     rise_s: float = 0.25
     fall_s: float = 5.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ class Seen:
 
 
 class TraceCollector:
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.status = 200
         self.headers: list[dict[str, str]] = []
         self.spans: list[Seen] = []
@@ -53,12 +54,17 @@ class TraceCollector:
         self.num_frozen = 0  # messages that were let wait
         self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
+        self._scheme = "https" if tls else "http"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def freeze(self) -> None:
         self._thawed.clear()
@@ -181,8 +187,8 @@ def _value(value: Any) -> Value:
 
 
 @contextmanager
-def collecting() -> Iterator[TraceCollector]:
-    collector = TraceCollector()
+def collecting(tls: ssl.SSLContext | None = None) -> Iterator[TraceCollector]:
+    collector = TraceCollector(tls=tls)
     try:
         yield collector
     finally:

@@ -21,7 +21,7 @@ from tests.fakes.engines import ScriptedRetriever
 
 WORDS = [f"w{number} " for number in range(40)]
 TIERS = [
-    Tier("small", "Writes.", 5, 4, context_tokens=4096),
+    Tier("small", "Writes.", 5, 4, context_tokens=4096, keeps_schemas=True),
     Tier("other", "Writes.", 5, 4, context_tokens=4096),
 ]
 

@@ -7,7 +7,7 @@ const OUTCOMES = { completed: "Answered from the passages found", cached: "Answe
 
 /** What is given up under load, in the order in which it is. */
 const GIVEN_UP = { fewer_passages: "fewer passages read", no_rerank: "passages not put in order again", smaller_tier: "a smaller tier",
-  shorter_answers: "a shorter answer", extractive_only: "quoted instead of written" };
+  shorter_answers: "a shorter answer", cached_neighbour: "the answer to a similar question", extractive_only: "quoted instead of written" };
 
 export function givenUp(receipt) {
   return (receipt?.degraded ?? []).map((step) => GIVEN_UP[step] ?? String(step)).join(", ");

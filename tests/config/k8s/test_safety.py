@@ -158,6 +158,19 @@ def test_what_serves_has_a_disruption_budget(overlay: str) -> None:
             assert any(matches(budget["selector"], labels) for budget in budgets), label(doc)
 
 
+@overlays
+def test_what_serves_is_spread_over_zones_and_nodes(overlay: str) -> None:
+    seen = set()
+    for doc in of_kind(rendered(overlay), "Deployment"):
+        template = doc["spec"]["template"]
+        if template["spec"]["priorityClassName"] == "tidegate-serving":
+            spread = template["spec"].get("topologySpreadConstraints", [])
+            keys = {each["topologyKey"] for each in spread}
+            assert keys == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}, label(doc)
+            seen.add(template["metadata"]["labels"][NAME])
+    assert {"gateway", "edge", "triton-retrieval"} <= seen
+
+
 def allows(docs: tuple[Doc, ...], one: dict[str, str], other: dict[str, str], port: int, way: str) -> bool:
     """Whether a policy on `one` lets it speak to `other` (Egress), or hear it (Ingress), on that port."""
     key, word = ("egress", "to") if way == "Egress" else ("ingress", "from")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +134,56 @@ async def test_the_collector_gets_its_key_and_the_admin_port_does_not_show_it(
     assert "very secret" not in dump.text
     (headers,) = collector.headers
     assert (headers["x-collector-key"], headers["x-team"]) == ("a very secret key", "tides")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """The folder of cert.pem and key.pem, for localhost and 127.0.0.1."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed, which makes the collector's certificate")
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    argv = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
+    argv += ["-keyout", "key.pem", "-out", "cert.pem"]
+    argv += ["-subj", "/CN=collector", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(argv, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def tls_of(certificate: Path) -> ssl.SSLContext:
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+    return tls
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_a_collector_behind_tls_is_believed_by_the_operators_certificate(
+    tmp_path: Path, environ: pytest.MonkeyPatch, certificate: Path, host: str
+) -> None:
+    environ.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(certificate / "cert.pem"))
+    with collecting(tls_of(certificate)) as collector:
+        url = collector.url.replace("127.0.0.1", host)
+        async with running_edge(tmp_path / "edge", otlp_endpoint=url) as edge:
+            marker = await handed_on(edge)
+            assert (await span_of(collector, marker.split("-")[1])).service == EDGE
+
+
+async def test_a_collector_whose_certificate_nobody_vouches_for_gets_nothing(
+    tmp_path: Path, certificate: Path
+) -> None:
+    with collecting(tls_of(certificate)) as collector:
+        async with running_edge(tmp_path / "edge", otlp_endpoint=collector.url) as edge:
+            await handed_on(edge)
+            url = (
+                f"http://127.0.0.1:{edge.settings.envoy_admin_port}/stats?filter=^cluster.collector.ssl.fail"
+            )
+            deadline = time.monotonic() + 10
+            async with httpx.AsyncClient() as client:
+                while "fail_verify_error: 0" in (told := (await client.get(url)).text):
+                    assert time.monotonic() < deadline, told
+                    await asyncio.sleep(0.05)
+        assert collector.spans == []
 
 
 async def test_a_collector_that_hangs_or_is_gone_holds_up_no_request(

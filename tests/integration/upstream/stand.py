@@ -47,10 +47,16 @@ class Stand:
         sampling: Sampling | None = None,
         history: list[Turn] | None = None,
         passages: list[Passage] | None = None,
+        said: str = "",
+        num_said: int = 0,
         timeout_s: float = 20,
     ) -> list[Delta]:
         inquiry = Inquiry(
-            question="What does a tide gate do?", history=history or [], sampling=sampling or Sampling()
+            question="What does a tide gate do?",
+            history=history or [],
+            sampling=sampling or Sampling(),
+            said=said,
+            num_said=num_said,
         )
         answer = self.generator.answer(inquiry, passages or PASSAGES, timeout_s=timeout_s)
         return [delta async for delta in answer]

@@ -140,3 +140,47 @@ async def test_without_documents_the_server_gets_the_callers_messages_and_bracke
     assert text_of(deltas) == "Take a[1] of the list [2]."
     assert stand.fake.body()["messages"] == [{"role": "user", "content": "Hi?"}]
     assert (deltas[0].num_passages, deltas[-1].finish_reason, deltas[-1].num_unsupported) == (0, "stop", 0)
+
+
+async def broken_off(stand: Stand, number: int, **asked: Any) -> tuple[list[Delta], str]:
+    """The first deltas of an answer that has white space at its seams, and what was said in them."""
+    stand.fake.texts = ["A tide gate ", "holds back\n", "\n", "the surge [1]", "."]
+    deltas = (await stand.write(**asked))[: number + 1]
+    return deltas, "".join(delta.said for delta in deltas)
+
+
+@pytest.mark.parametrize(
+    ("number", "rest"),
+    [
+        (1, ["holds back\n", "\n", "the surge [1]", "."]),
+        (2, ["\n\nthe surge [1]", "."]),
+        (2, ["\n", "the surge [1]", "."]),
+        (3, ["the surge [1]", "."]),
+    ],
+    ids=["as it was", "white space again", "some of it", "none"],
+)
+async def test_an_answer_goes_on_from_what_was_said(
+    standing: Callable[..., Stand], number: int, rest: list[str]
+) -> None:
+    stand = standing(continues=True)
+    first, said = await broken_off(stand, number)
+    assert said == "".join(stand.fake.texts[:number])
+    num_said = first[-1].num_output_tokens
+    stand.fake.texts, stand.fake.usage = rest, {"prompt_tokens": 42 + num_said, "completion_tokens": 5}
+    second = await stand.write(said=said, num_said=num_said)
+    body = stand.fake.body()
+    assert body["messages"][-1] == {"role": "assistant", "content": said.rstrip()}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    assert body["max_tokens"] == 256 - num_said
+    assert text_of(second).replace("\n", "") == "A tide gate holds backthe surge [1]."
+    assert text_of(second).startswith(text_of(first))
+    assert "".join(delta.said for delta in second).startswith(said)
+    assert (second[-1].num_input_tokens, second[-1].num_output_tokens) == (42, 5 + num_said)
+
+
+async def test_a_server_that_does_not_go_on_is_asked_anew(stand: Stand) -> None:
+    _, said = await broken_off(stand, 2)
+    deltas = await stand.write(said=said, num_said=2)
+    assert {"continue_final_message", "add_generation_prompt"} & stand.fake.body().keys() == set()
+    assert stand.fake.body()["messages"][-1]["role"] == "user"
+    assert text_of(deltas) == "A tide gate holds back\n\nthe surge [1]."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from gateway.generation.extractive import MAX_PARTS, Answer, ReaderParams, answer
@@ -19,6 +20,10 @@ def passage(text: str, start: int = 0) -> Passage:
         chunk_id=1, collection_id="c", file_id="f", filename="f.md", ordinal=0, heading="",
         start=start, end=start + len(text), text=text, score=0.6,
     )  # fmt: skip
+
+
+def ranked(text: str, chance: float) -> Passage:
+    return msgspec.structs.replace(passage(text), rank_score=chance)
 
 
 def ask(question: str, *parts: str, max_tokens: int = 0, max_sentences: int = 3) -> Answer:
@@ -59,6 +64,26 @@ def test_what_only_follows_a_name_must_be_well_supported_to_answer_alone() -> No
     weak = ask(unknown, unknown, "Which lead do swans have?")
     assert not weak.answered
     assert ask(unknown, unknown, "How many ponds does the park have?").answered
+
+
+def test_what_follows_takes_no_room_from_a_question_that_is_well_answered() -> None:
+    text = "Anna Berg designed the iron bridge. Anna Berg designed the iron bridge again in 1920. "
+    text += "The iron bridge was designed anew by Anna Berg in 1944."
+    passages = [passage(text), passage(PARK)]
+    params = ReaderParams(parts=[WHOLE, "How many ponds does the park have?"])
+    alone = answer(WHOLE, passages, ReaderParams())
+    assert len(alone.citations) == 3
+    assert answer(WHOLE, passages, params).citations == alone.citations
+
+
+def test_passages_of_a_further_search_do_not_make_the_question_itself_answerable() -> None:
+    """Their odds are of answering that search's question."""
+    asked = "Which zeppelin did the park keep?"
+    first = ranked(PARK, 0.02)
+    added = ranked("The zeppelin was flown over Bremen.", 0.9)
+    params = ReaderParams(parts=[asked, "Who piloted krypton?"])
+    assert answer(asked, [first, added], ReaderParams()).answered
+    assert answer(asked, [first, added], params).answered is False
 
 
 def test_one_sentence_may_be_all_there_is_room_for() -> None:

@@ -294,6 +294,27 @@ def test_deep_follows_the_similarity_where_words_do_not_help() -> None:
     assert [citation.text for citation in found.citations] == ["Felines rest for most of the day."]
 
 
+def _likes_ponds(question: str, texts: list[str]) -> np.ndarray:
+    return np.array([3.0 if "pond" in text else 0.0 for text in texts], np.float32)
+
+
+def test_deep_quotes_the_sentence_that_holds_the_words_too() -> None:
+    opened = "The iron bridge was opened in 1901."
+    passages = [passage(opened, score=0.9), passage(PARK, score=0.8)]
+    found = answer(
+        "When was the iron bridge at the park opened?", passages, ReaderParams(mode="deep"), _likes_ponds
+    )
+    assert "ponds" in found.citations[0].text
+    assert opened in [citation.text for citation in found.citations[1:]]
+
+
+def test_deep_has_no_room_for_a_second_opinion_in_one_sentence() -> None:
+    passages = [passage(BRIDGE, score=0.9), passage(PARK, score=0.8)]
+    params = ReaderParams(mode="deep", max_sentences=1)
+    found = answer("When was the iron bridge at the park opened?", passages, params, _likes_ponds)
+    assert [citation.text for citation in found.citations] == ["The park has two ponds."]
+
+
 def test_deep_embeds_a_bounded_number_of_sentences() -> None:
     asked: list[int] = []
 

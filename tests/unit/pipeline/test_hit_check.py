@@ -20,7 +20,10 @@ MOAT, LEAK, DRY = "A moat was dug.", "It leaks.", "It is dry."
 
 
 def quoted(*quotes: tuple[str, int]) -> list[Piece]:
-    return [Piece(f" {text} [{number}]", [Citation(number, 0, len(text), text)]) for text, number in quotes]
+    return [
+        Piece(f" {text} [{number}]", [Citation(passage=number, start=0, end=len(text), text=text)])
+        for text, number in quotes
+    ]
 
 
 def told(pieces: list[Piece] | str, question: str = "When was the fort founded?", **changes: Any) -> Entry:
@@ -72,8 +75,22 @@ WRONG = {
     ),
     "other words": (told("Sailors did."), told("The king ordered it after the war.")),
     "a written no that cites the same": (
-        told([Piece("The fort can open its gates. [1]", [Citation(1, 0, 9, "The gates of it")])]),
-        told([Piece("The fort cannot open its gates. [1]", [Citation(1, 0, 9, "The gates of it")])]),
+        told(
+            [
+                Piece(
+                    "The fort can open its gates. [1]",
+                    [Citation(passage=1, start=0, end=9, text="The gates of it")],
+                )
+            ]
+        ),
+        told(
+            [
+                Piece(
+                    "The fort cannot open its gates. [1]",
+                    [Citation(passage=1, start=0, end=9, text="The gates of it")],
+                )
+            ]
+        ),
     ),
 }
 UNCLEAR = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from tests.fakes.engines import PASSAGES, passage
 from tests.fakes.memory import MemoryBench
 
 
-def near(bench: MemoryBench) -> None:
-    """All questions have one vector, so that the guards and the evidence alone decide."""
+def near(bench: MemoryBench, meaning: Callable[[str], str] = lambda _: "the same") -> None:
+    """All questions of one meaning have one vector, so that the guards and the evidence alone decide."""
     retrieve = bench.retriever.retrieve
 
     async def alike(text: str, scope: Any, *, timeout_s: float) -> Any:
-        found = await retrieve("the same", scope, timeout_s=timeout_s)
+        found = await retrieve(meaning(text), scope, timeout_s=timeout_s)
         return msgspec.structs.replace(found)
 
     bench.retriever.retrieve = alike  # type: ignore[method-assign]

@@ -32,7 +32,6 @@ def thresholds() -> Thresholds:
 async def closed(tmp_path: Path, thresholds: Thresholds) -> AsyncIterator[MemoryBench]:
     bench = MemoryBench(tmp_path, thresholds=thresholds)
     await bench.watch.look()
-    near(bench)
     yield bench
     bench.close()
 
@@ -46,6 +45,7 @@ async def until_compared(thresholds: Thresholds, count: int) -> None:
 async def test_a_closed_topic_learns_from_answers_that_are_made_anyway_and_opens_again(
     closed: MemoryBench, thresholds: Thresholds
 ) -> None:
+    near(closed, lambda text: "".join(filter(str.isdigit, text)))
     for number in range(1, 251):
         first = await closed.ask(f"When was fort {number} rebuilt?")
         other = await closed.ask(f"In what year was fort {number} rebuilt?")
@@ -61,6 +61,7 @@ async def test_a_closed_topic_learns_from_answers_that_are_made_anyway_and_opens
 async def test_a_wrong_shadow_is_counted_and_nobody_gets_it(
     closed: MemoryBench, thresholds: Thresholds
 ) -> None:
+    near(closed)
     await closed.ask("When was the fort rebuilt?")
     closed.answerer.texts = ["Quite another answer."]
     sink = ListeningSink()
@@ -73,6 +74,7 @@ async def test_a_wrong_shadow_is_counted_and_nobody_gets_it(
 
 
 async def test_what_a_guard_objects_to_is_no_shadow(closed: MemoryBench, thresholds: Thresholds) -> None:
+    near(closed)
     await closed.ask("How do I turn on the lamp?")
     await closed.ask("How do I turn off the lamp?")
     await closed.ask("Please tell me: How do I turn off the lamp?")
@@ -83,6 +85,7 @@ async def test_what_a_guard_objects_to_is_no_shadow(closed: MemoryBench, thresho
 async def test_a_tenant_learns_nothing_from_anothers_answers(
     closed: MemoryBench, thresholds: Thresholds
 ) -> None:
+    near(closed)
     await closed.ask("When was the fort rebuilt?", tenant=Tenant("rival"))
     given = await closed.ask("In what year was the fort rebuilt?", tenant=Tenant("rival"))
     assert given.cache == "semantic"
@@ -93,6 +96,7 @@ async def test_a_tenant_learns_nothing_from_anothers_answers(
 
 
 async def test_an_answer_that_broke_off_teaches_nothing(closed: MemoryBench, thresholds: Thresholds) -> None:
+    near(closed)
     await closed.ask("When was the fort rebuilt?")
     closed.answerer.fail_with, closed.answerer.fail_at = UpstreamUnavailable("away"), 1
     with pytest.raises(UpstreamUnavailable):

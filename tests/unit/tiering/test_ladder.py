@@ -23,7 +23,19 @@ def pressed(ladder: Ladder, pressure: float, seconds: float, start: float = 0.0)
 
 @pytest.mark.parametrize(
     ("pressure", "level"),
-    [(0.0, 0), (0.49, 0), (0.5, 1), (0.7, 2), (1.0, 3), (1.4, 4), (2.0, 5), (3.9, 5), (4.0, 6), (99.0, 6)],
+    [
+        (0.0, 0),
+        (0.49, 0),
+        (0.5, 1),
+        (0.7, 2),
+        (1.0, 3),
+        (1.4, 4),
+        (1.7, 5),
+        (2.0, 6),
+        (3.9, 6),
+        (4.0, 7),
+        (99.0, 7),
+    ],
     ids=str,
 )
 def test_a_pressure_that_stays_takes_the_ladder_to_its_level(pressure: float, level: int) -> None:
@@ -34,7 +46,7 @@ def test_a_pressure_that_stays_takes_the_ladder_to_its_level(pressure: float, le
 
 def test_steps_are_taken_one_at_a_time() -> None:
     ladder = Ladder()
-    assert [ladder.update(99.0, tick / 4) for tick in range(8)] == [1, 2, 3, 4, 5, 6, 6, 6]
+    assert [ladder.update(99.0, tick / 4) for tick in range(8)] == [1, 2, 3, 4, 5, 6, 7, 7]
     quick = Ladder()
     assert [quick.update(99.0, tick / 100) for tick in range(3)] == [1, 1, 1]
 
@@ -102,10 +114,10 @@ def test_more_pressure_never_gives_up_less(one: float, other: float) -> None:
     [
         (0, NONE, "", []),
         (2, NONE, "", ["fewer_passages", "no_rerank"]),
-        (6, NONE, "", list(STEPS)),
-        (6, NONE, "none", []),
-        (6, NONE, "no_rerank", ["fewer_passages", "no_rerank"]),
-        (6, Orders(forbidden=[Step.REFUSE, Step.NO_RERANK]), "no_rerank", ["fewer_passages"]),
+        (7, NONE, "", list(STEPS)),
+        (7, NONE, "none", []),
+        (7, NONE, "no_rerank", ["fewer_passages", "no_rerank"]),
+        (7, Orders(forbidden=[Step.REFUSE, Step.NO_RERANK]), "no_rerank", ["fewer_passages"]),
         (0, Orders(pinned=[Step.EXTRACTIVE_ONLY]), "", ["extractive_only"]),
         (1, Orders(pinned=[Step.EXTRACTIVE_ONLY]), "", ["fewer_passages", "extractive_only"]),
         (0, Orders(pinned=[Step.REFUSE]), "none", []),
