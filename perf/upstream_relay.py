@@ -6,7 +6,7 @@ the same number of workers. Every chunk that comes in goes out as an event of it
 by chunk. Arms, interleaved in one run:
 
     upstream   the upstream itself, read by the same client (the floor)
-    plain      through Envoy and the gateway, `collections: []`: nothing is searched for, as LiteLLM does
+    plain      through Envoy and the gateway, `retrieval: off`: nothing is searched for, as LiteLLM does
     documents  the same with retrieval: passages are found, the prompt holds them, marks are verified
     litellm    the LiteLLM proxy
 
@@ -79,7 +79,7 @@ async def measure(
     ours = service.settings.port, service.headers, check_ours
     asked = {
         "upstream": (upstream_port, {}, check_plain, body_of()),
-        "plain": (*ours, body_of(collections=[])),
+        "plain": (*ours, body_of(retrieval="off")),
         "documents": (*ours, body_of()),
     }
     if proxy is not None:

@@ -62,6 +62,8 @@ def chat_body(data: bytes, *, max_messages: int, deadline_s: float | None) -> Ch
         extension["filters"] = _in_json("filters", request.filters, _FILTER)
     if request.ticket:
         extension["ticket"] = request.ticket
+    if request.without_documents:
+        extension["retrieval"] = "off"
     if request.conversation:
         extension["conversation"] = request.conversation
     if request.cache:

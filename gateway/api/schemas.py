@@ -45,9 +45,11 @@ class StreamOptions(Struct):
 
 
 class Extension(Struct, forbid_unknown_fields=True):
-    """The `tidegate` object of a chat request (DESIGN: contracts). collections: None = all, [] = no documents."""
+    """The `tidegate` object of a chat request (DESIGN: contracts). collections: empty = all. retrieval: off = nothing is
+    searched for, and the tier answers from the messages alone."""
 
     collections: Refs | None = None
+    retrieval: Literal["on", "off"] = "on"
     top_k: Annotated[int, Meta(ge=1, le=64)] | None = None
     filters: Filter | None = None
     conversation: Id | None = None

@@ -59,7 +59,7 @@ async def chat_request(
         )
     # an unknown model is told before anything else is done
     services.pipeline.tiers.check(body.model, tenant)
-    without_documents = extension.collections == []
+    without_documents = extension.retrieval == "off"
     if without_documents:
         services.pipeline.tiers.check_writes(body.model, tenant)
     sampling = _sampling(body)

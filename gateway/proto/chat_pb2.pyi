@@ -86,7 +86,7 @@ OUTCOME_EVICTED: Outcome
 OUTCOME_FAILED: Outcome
 
 class ChatRequest(_message.Message):
-    __slots__ = ("model", "messages", "collections", "top_k", "priority", "cache", "events", "max_tokens", "temperature", "top_p", "seed", "stop", "filters", "conversation", "store", "metadata", "ticket", "response_format")
+    __slots__ = ("model", "messages", "collections", "top_k", "priority", "cache", "events", "max_tokens", "temperature", "top_p", "seed", "stop", "filters", "conversation", "store", "metadata", "ticket", "response_format", "without_documents")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class ChatRequest(_message.Message):
     METADATA_FIELD_NUMBER: _ClassVar[int]
     TICKET_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     collections: _containers.RepeatedScalarFieldContainer[str]
@@ -130,7 +131,8 @@ class ChatRequest(_message.Message):
     metadata: _containers.ScalarMap[str, str]
     ticket: str
     response_format: str
-    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., collections: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., events: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., filters: _Optional[str] = ..., conversation: _Optional[str] = ..., store: _Optional[bool] = ..., metadata: _Optional[_Mapping[str, str]] = ..., ticket: _Optional[str] = ..., response_format: _Optional[str] = ...) -> None: ...
+    without_documents: bool
+    def __init__(self, model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., collections: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., priority: _Optional[_Union[Priority, str]] = ..., cache: _Optional[_Union[CacheUse, str]] = ..., events: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., filters: _Optional[str] = ..., conversation: _Optional[str] = ..., store: _Optional[bool] = ..., metadata: _Optional[_Mapping[str, str]] = ..., ticket: _Optional[str] = ..., response_format: _Optional[str] = ..., without_documents: _Optional[bool] = ...) -> None: ...
 
 class Message(_message.Message):
     __slots__ = ("role", "content")

@@ -82,7 +82,7 @@ class TierBook:
         raise InvalidRequest(
             f"The model {model!r} quotes documents, so it has no answer without any; {others}.",
             code="unsupported_value",
-            param="tidegate.collections",
+            param="tidegate.retrieval",
         )
 
     def writing(self, tenant: Tenant) -> list[Tier]:

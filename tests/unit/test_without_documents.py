@@ -67,7 +67,7 @@ async def test_a_tier_that_quotes_says_which_write(model: str) -> None:
     assert refused.value.message == (
         f"The model '{model}' quotes documents, so it has no answer without any; these write: small, large."
     )
-    assert (refused.value.code, refused.value.param) == ("unsupported_value", "tidegate.collections")
+    assert (refused.value.code, refused.value.param) == ("unsupported_value", "tidegate.retrieval")
 
 
 async def test_auto_takes_one_that_writes_and_that_the_tenant_may_use() -> None:

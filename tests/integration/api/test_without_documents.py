@@ -1,4 +1,4 @@
-"""`tidegate.collections: []` over the wire: an answer without documents, where the tier writes."""
+"""`tidegate.retrieval: off` at both doors: an answer without documents, where the tier writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.integration.api.conftest import Gateway
 from tests.integration.api.doors import GrpcDoor
 
-NONE = {"collections": []}
+NONE = {"retrieval": "off"}
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def writing(gateway: Gateway) -> Gateway:
     return gateway
 
 
-async def test_an_empty_list_is_no_documents_and_none_is_all(writing: Gateway) -> None:
+async def test_only_off_searches_for_nothing(writing: Gateway) -> None:
     reply = await writing.ask(model="deep", tidegate=NONE)
     assert reply.status_code == 200, reply.text
     body = reply.json()
@@ -29,9 +29,9 @@ async def test_an_empty_list_is_no_documents_and_none_is_all(writing: Gateway) -
     assert body["tidegate"]["receipt"]["passages"] == []
     assert writing.deep.inquiries[0].without_documents
     assert writing.retriever.started == 0
-    for extension in ({}, {"collections": None}):
+    for extension in ({}, {"collections": None}, {"collections": []}, {"retrieval": "on"}):
         assert (await writing.ask(model="deep", tidegate=extension)).status_code == 200
-    assert writing.retriever.started == 2
+    assert writing.retriever.started == 4
     assert not writing.deep.inquiries[-1].without_documents
 
 
@@ -41,16 +41,20 @@ async def test_a_tier_that_quotes_refuses_it(writing: Gateway) -> None:
     assert (reply.status_code, error["code"], error["param"]) == (
         400,
         "unsupported_value",
-        "tidegate.collections",
+        "tidegate.retrieval",
     )
     assert writing.fast.started == 0
 
 
-async def test_over_grpc_an_empty_list_is_all_as_lists_there_cannot_be_absent(writing: Gateway) -> None:
+@pytest.mark.parametrize("asked", [True, False])
+async def test_over_grpc_it_is_a_field_of_its_own(writing: Gateway, asked: bool) -> None:
     door = GrpcDoor(writing)
     try:
-        reply = await door.ask(model="deep", messages=[{"role": "user", "content": "Hi?"}])
+        reply = await door.ask(
+            model="deep", messages=[{"role": "user", "content": "Hi?"}], without_documents=asked
+        )
     finally:
         await door.close()
     assert reply.failure is None
-    assert writing.retriever.started == 1
+    assert writing.deep.inquiries[0].without_documents is asked
+    assert writing.retriever.started == (0 if asked else 1)
