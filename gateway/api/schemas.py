@@ -45,8 +45,8 @@ class StreamOptions(Struct):
 
 
 class Extension(Struct, forbid_unknown_fields=True):
-    """The `tidegate` object of a chat request (DESIGN: contracts). collections: empty = all. retrieval: off = nothing is
-    searched for, and the tier answers from the messages alone."""
+    """The `tidegate` object of a chat request (DESIGN: contracts). collections: empty = all. retrieval: off = nothing
+    is searched for, and the tier answers from the messages alone."""
 
     collections: Refs | None = None
     retrieval: Literal["on", "off"] = "on"

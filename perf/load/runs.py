@@ -18,6 +18,7 @@ from perf.load.rows import LoadRow
 from perf.load.scenario import Phase, Scenario, Source
 
 SETTLE_S = 1.0
+IDLE_S = 10.0  # for which it is measured what the blockers cost by themselves
 OPENING = Phase(name="opening", duration_s=4.0, rate=2.0)
 
 
@@ -146,7 +147,7 @@ async def _refused(arm: Arm, scenario: Scenario, run: ArmRun) -> dict[str, float
     queue_max = int(scenario.settings.get("queue_max", 512))
     num_blockers = scenario.model.slots + queue_max + 2
     blocked_s = size.num_rejected / size.rejected_rate
-    long_tokens = round((blocked_s + 30) * 1000 / max(1.0, scenario.model.gap_ms))
+    long_tokens = round((IDLE_S + blocked_s + 30) * 1000 / max(1.0, scenario.model.gap_ms))
     blocker = Source(name="blocker", num_tokens=long_tokens)
     rate = max(5.0, num_blockers / 5)
     filling = Phase(name="filling", duration_s=num_blockers / rate, rate=rate, arrivals="even")
@@ -154,10 +155,15 @@ async def _refused(arm: Arm, scenario: Scenario, run: ArmRun) -> dict[str, float
     planned, _ = plan(blocking, [filling], 0.0, seed=0)
     fill_s = num_blockers / rate + 3.0
     held = asyncio.create_task(
-        send(arm.endpoint, planned, patience_s=fill_s + blocked_s + 5.0, label=f"{arm.endpoint.arm} blockers")
+        send(
+            arm.endpoint,
+            planned,
+            patience_s=fill_s + IDLE_S + blocked_s + 5.0,
+            label=f"{arm.endpoint.arm} blockers",
+        )
     )
     await asyncio.sleep(fill_s)
-    idle = await _idle_rate(arm, 10.0)  # of the blockers, who are in both
+    idle = await _idle_rate(arm, IDLE_S)  # of the blockers, who are in both
     before = arm.processor_seconds()
     phase = Phase(name="rejected", duration_s=blocked_s, rate=size.rejected_rate, arrivals="even")
     await _send(arm, scenario, [phase], 0.0, run, "refused")
