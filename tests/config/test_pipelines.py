@@ -12,6 +12,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+import tree_sitter
+import tree_sitter_groovy
 import yaml
 
 from scripts.release_notes import NotReleasable, release_notes
@@ -84,6 +86,31 @@ def test_one_action_has_one_version_everywhere() -> None:
         for action, pin in re.findall(r"uses: ([\w.-]+/[\w.-]+)\S*@(\S+)", path.read_text("utf-8")):
             pins.setdefault(action, set()).add(pin)
     assert {action: found for action, found in pins.items() if len(found) > 1} == {}
+
+
+def broken_at(groovy: bytes) -> list[int]:
+    """Lines at which a text is no Groovy, from 1."""
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_groovy.language()))
+    found, todo = [], [parser.parse(groovy).root_node]
+    while todo:
+        node = todo.pop()
+        if node.is_error or node.is_missing:
+            found.append(node.start_point.row + 1)
+        todo += node.children
+    return sorted(found)
+
+
+def test_the_jenkinsfile_is_groovy() -> None:
+    text = (ROOT / "Jenkinsfile").read_bytes()
+    assert broken_at(text) == []
+    for harm in (
+        ("stage('Test') {", "stage('Test' {"),
+        ("sh 'make check'", "sh 'make check"),
+        ("\n}\n", "\n"),
+    ):
+        before, after = (each.encode() for each in harm)
+        at = text.rindex(before)
+        assert broken_at(text[:at] + after + text[at + len(before) :])
 
 
 @pytest.mark.parametrize("system", ["github", "gitlab", "jenkins"])
