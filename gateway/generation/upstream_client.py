@@ -7,6 +7,7 @@ not in a repr.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 import time
@@ -42,8 +43,12 @@ class UpstreamClient:
         self._url = f"{tier.base_url}/chat/completions"
         self._trust = _trust(tier)
         self._sessions: dict[bool, aiohttp.ClientSession] = {}  # by whether connections are used again
+        self._ending: set[asyncio.Task[None]] = (
+            set()
+        )  # answers that are whole, but for the end of their bodies
 
     async def close(self) -> None:
+        await asyncio.gather(*self._ending)
         for session in self._sessions.values():
             await session.close()
 
@@ -68,14 +73,22 @@ class UpstreamClient:
                     yield chunks
                 if reader.failure is not None:
                     raise reader.failure
-            await _read_out(response)
         except TidegateError as error:
             if self._key:  # some servers repeat a key that they do not like
                 error.detail = error.detail.replace(self._key, "***")
             raise
         finally:
             if response is not None:
-                response.close()  # does nothing to a connection whose answer was read to its end
+                self._let_go(response, is_whole=reader.is_done)
+
+    def _let_go(self, response: ClientResponse, *, is_whole: bool) -> None:
+        """Nobody reads on: the connection is used again where its answer ends soon, and closed where it does not."""
+        if not is_whole or response.content.at_eof():
+            response.close()  # does nothing to a connection whose answer was read to its end
+            return
+        task = asyncio.get_running_loop().create_task(_read_out(response))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def _asked(self, body: bytes, patience: _Patience) -> ClientResponse:
         """An answer's head. Raises: UpstreamError and its subclasses."""
@@ -205,15 +218,11 @@ def _is_before_any_answer(error: aiohttp.ClientConnectionError) -> bool:
 
 async def _read_out(response: ClientResponse) -> None:
     """What follows [DONE] is nobody's business; a server that takes long over it loses the connection."""
-    content = response.content
-    if content.at_eof():
-        return
-    try:
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
         async with asyncio.timeout(LAST_BYTES_S):
-            while await content.readany():
+            while await response.content.readany():
                 pass
-    except (TimeoutError, aiohttp.ClientError):
-        pass
+    response.close()
 
 
 def _trust(tier: UpstreamTier) -> ssl.SSLContext | bool:
