@@ -51,8 +51,10 @@ class Asking:
         return claim._replace(gives=self.gives_way(request, route) and receipt.preempted < MAX_TIMES)
 
     def gives_way(self, request: ChatRequest, route: Route) -> bool:
-        """Whether the answer can be broken off, and goes on later. No engine takes up a schema in the middle."""
-        return route.tier.name in self._preemptible and not request.sampling.json_schema
+        """Whether the answer can be broken off, and goes on later. No engine takes up a schema in the middle, nor the
+        dice of a seed where they lay."""
+        asked = request.sampling
+        return route.tier.name in self._preemptible and not asked.json_schema and asked.seed is None
 
     def settle(self, slot: Slot, request: ChatRequest, route: Route, receipt: Receipt) -> None:
         """What the answer cost in the end."""

@@ -150,8 +150,12 @@ async def test_a_stream_gives_its_slot_and_goes_on_with_each_word_once() -> None
 
 @pytest.mark.parametrize(
     ("changes", "tiers"),
-    [({"sampling": Sampling(json_schema="{}")}, {"small"}), ({}, set())],
-    ids=["a schema", "a tier that cannot go on"],
+    [
+        ({"sampling": Sampling(json_schema="{}")}, {"small"}),
+        ({"sampling": Sampling(temperature=0.7, seed=3)}, {"small"}),
+        ({}, set()),
+    ],
+    ids=["a schema", "a seed", "a tier that cannot go on"],
 )
 async def test_who_cannot_go_on_is_left_alone(changes: dict[str, Any], tiers: set[str]) -> None:
     bench = Bench(tiers)
