@@ -181,8 +181,11 @@ def _add_chunk(reply: Reply, chunk: dict[str, Any]) -> None:
 
 
 def grpc_request(fields: dict[str, Any]) -> Any:
-    """Words of enums become numbers; a word that is none becomes 99. Objects become their JSON."""
-    made = {name: json.dumps(each) if isinstance(each, dict) else each for name, each in fields.items()}
+    """Words of enums become numbers; a word that is none becomes 99. What travels as JSON becomes that."""
+    made = {
+        name: json.dumps(each) if name in {"filters", "response_format"} and isinstance(each, dict) else each
+        for name, each in fields.items()
+    }
     for name, enum, prefix in (("priority", pb.Priority, "PRIORITY_"), ("cache", pb.CacheUse, "CACHE_USE_")):
         if name in made:
             made[name] = number(enum, prefix, made[name])
