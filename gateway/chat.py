@@ -304,20 +304,30 @@ class ChatPipeline:
     ) -> None:
         """A slot of the tier, after a wait in its line where there is one; for one that is asked back, another one."""
         left_s(request, self._clock)
-        stage, tier = receipt.stage, route.tier.name
+        tier = route.tier.name
         receipt.stage = "queued"
-        if slot.is_held:
-            receipt.preempted += 1
-            self._metrics.preempted.labels(tier, request.priority).inc()
         entered, claim = self._clock(), self._asking.claim_of(request, route, slot, receipt)
         with self._metrics.waiting.labels(tier).track_inprogress(), traced.admission(route.tier, request):
             permit = await self.queues[tier].acquire(
                 band=request.priority, deadline=request.deadline, on_wait=sink.waiting, claim=claim
             )
         slot.take(permit, claim.cost)
-        if claim.back is not None:
-            receipt.stage = stage
         receipt.queue_ms = round(max(receipt.queue_ms, 0.0) + self._since(entered), 2)  # of all tiers tried
+
+    async def _admit_again(
+        self, request: ChatRequest, route: Route, slot: Slot, sink: Sink, receipt: Receipt
+    ) -> None:
+        """Another slot for the one that is asked back."""
+        stage, tier = receipt.stage, route.tier.name
+        receipt.preempted += 1
+        self._metrics.preempted.labels(tier, request.priority).inc()
+        inflight = self._metrics.inflight.labels(tier)
+        inflight.dec()  # it waits, and holds none
+        try:
+            await self._admit(request, route, slot, sink, receipt)
+        finally:
+            inflight.inc()
+        receipt.stage = stage
 
     async def _generate(
         self,
@@ -348,7 +358,7 @@ class ChatPipeline:
 
         answer = begin(inquiry)
         if self._asking.gives_way(request, route):
-            again = partial(self._admit, request, route, slot, sink, receipt)
+            again = partial(self._admit_again, request, route, slot, sink, receipt)
             answer = unbroken(inquiry, begin, slot, again)
         try:
             async for delta in answer:

@@ -125,6 +125,11 @@ class Bench:
             while not what():  # noqa: ASYNC110  any condition
                 await asyncio.sleep(0.001)
 
+    def gauges(self) -> tuple[float | None, ...]:
+        """Requests that hold a slot, and those that wait for one."""
+        names = ("tidegate_inflight", "tidegate_waiting")
+        return tuple(self.metrics.registry.get_sample_value(name, {"tier": "small"}) for name in names)
+
     def metric(self) -> float:
         labels = {"tier": "small", "priority": "interactive"}
         return self.metrics.registry.get_sample_value("tidegate_preempted_total", labels) or 0.0
@@ -192,6 +197,17 @@ async def test_the_deadline_counts_while_it_waits_again() -> None:
     assert 0 < receipt.usage.completion_tokens < len(WORDS), "what it got is billed"
     await asyncio.gather(task, *(each for _, each in flood[:3]))
     assert (bench.queue.inflight, bench.queue.num_waiting) == (0, 0)
+
+
+async def test_who_waits_again_is_not_counted_as_holding_a_slot() -> None:
+    bench = Bench()
+    flood = await bench.crowded()
+    assert bench.gauges() == (4, 0)
+    light, task = bench.ask("light")
+    await bench.until(lambda: light.texts)
+    assert bench.gauges() == (4, 1)
+    await asyncio.gather(task, *(each for _, each in flood), return_exceptions=True)
+    assert bench.gauges() == (0, 0)
 
 
 async def test_batch_gives_way_to_people_and_waits_for_its_turn() -> None:
