@@ -28,8 +28,8 @@ MAX_MOVES = 2  # to another replica, in the life of one answer
 TOO_LONG = "prompt_too_long: "
 FULL = "engine_full: "
 # Our permit says that there is a slot; the engine may take a step to see that the last one to hold it has left.
-HANDOVER_S = 2.0
-HANDOVER_LOOK_S = 0.03
+HANDOVER_S = 5.0
+HANDOVER_LOOK_S = 0.01
 
 TOKEN_BYTES = 4
 AT_ONCE_CHARS = 600  # a prompt with no more than that to tokenise is built without the detour over a thread
