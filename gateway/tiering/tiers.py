@@ -63,25 +63,23 @@ class TierBook:
 
     def check_schemas(self, model: str, tenant: Tenant) -> None:
         """Raises: InvalidRequest where that model cannot hold an answer to a JSON Schema."""
-        able = [tier.name for tier in self.keeping_schemas(tenant)]
-        if model in able or (model == AUTO and able):
-            return
-        others = f"these can: {', '.join(able)}" if able else "no tier here can"
-        raise InvalidRequest(
-            f"The model {model!r} cannot hold an answer to a JSON Schema; {others}.",
-            code="unsupported_value",
+        _check_able(
+            model,
+            self.keeping_schemas(tenant),
+            f"The model {model!r} cannot hold an answer to a JSON Schema",
+            "these can: {}",
+            "no tier here can",
             param="response_format",
         )
 
     def check_writes(self, model: str, tenant: Tenant) -> None:
         """Raises: InvalidRequest where that model can only quote documents."""
-        able = [tier.name for tier in self.writing(tenant)]
-        if model in able or (model == AUTO and able):
-            return
-        others = f"these write: {', '.join(able)}" if able else "no tier here writes"
-        raise InvalidRequest(
-            f"The model {model!r} quotes documents, so it has no answer without any; {others}.",
-            code="unsupported_value",
+        _check_able(
+            model,
+            self.writing(tenant),
+            f"The model {model!r} quotes documents, so it has no answer without any",
+            "these write: {}",
+            "no tier here writes",
             param="tidegate.retrieval",
         )
 
@@ -104,6 +102,17 @@ class TierBook:
 
     def cheapest_quoting(self, tenant: Tenant) -> Tier | None:
         return next((tier for tier in self.offered(tenant) if not tier.is_generative), None)
+
+
+def _check_able(
+    model: str, able: Sequence[Tier], refusal: str, others: str, none: str, *, param: str
+) -> None:
+    """others: how those that are able are told, in the place of {}. Raises: InvalidRequest."""
+    names = [tier.name for tier in able]
+    if model in names or (model == AUTO and names):
+        return
+    told = others.format(", ".join(names)) if names else none
+    raise InvalidRequest(f"{refusal}; {told}.", code="unsupported_value", param=param)
 
 
 def names_in(setting: str, value: str, known: Sequence[str]) -> list[str]:
