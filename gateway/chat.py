@@ -73,7 +73,7 @@ class ChatPipeline:
         self.adaptive = adaptive or {}
         self.memory, self._version_met = memory, version_met
         if memory is not None:
-            memory.is_idle = lambda tier: queues[tier].num_waiting == 0
+            memory.is_idle = lambda tier: not queues[tier].is_crowded
             memory.version_met = version_met
         self._gates = gates or {}
         self._limits = limits
@@ -92,7 +92,7 @@ class ChatPipeline:
         self.tiers = tiers
         self.queues = queues
         self._record = record
-        self._metrics = metrics
+        self._metrics, self._series = metrics, metrics.series.of
         self._clock = clock
         self._is_stopping = is_stopping
 
@@ -266,7 +266,7 @@ class ChatPipeline:
         *,
         slot: Slot,
     ) -> None:
-        with self._metrics.inflight.labels(route.tier.name).track_inprogress():
+        with self._series(self._metrics.inflight, route.tier.name).track_inprogress():
             receipt.stage = "generating"
             await sink.stage(receipt.stage)
             met = self._version_met(route.tier.name, pin_of(request))
@@ -307,7 +307,10 @@ class ChatPipeline:
         tier = route.tier.name
         receipt.stage = "queued"
         entered, claim = self._clock(), self._asking.claim_of(request, route, slot, receipt)
-        with self._metrics.waiting.labels(tier).track_inprogress(), traced.admission(route.tier, request):
+        with (
+            self._series(self._metrics.waiting, tier).track_inprogress(),
+            traced.admission(route.tier, request),
+        ):
             permit = await self.queues[tier].acquire(
                 band=request.priority, deadline=request.deadline, on_wait=sink.waiting, claim=claim
             )

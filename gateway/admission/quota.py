@@ -199,7 +199,9 @@ class Limiter:
 
     def standing(self, tenant: Tenant) -> dict[str, Standing]:
         """By kind (requests, tokens, streams, budget), only those that are limited; as this worker knows it."""
-        _, needs = self._needs(tenant, 1)
+        account, needs = self._needs(tenant, 1)
+        if account is None:
+            return {}
         now, found = self.now(), dict[str, Standing]()
         for meter, _ in needs:
             kind = meter.name.partition("/")[2].partition(":")[0]

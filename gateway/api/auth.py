@@ -10,7 +10,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sanic import Request
 
@@ -32,8 +32,7 @@ _ANONYMOUS = Tenant(keys.DEFAULT_TENANT)
 _ANONYMOUS_ENTRY = ""  # in the cache, where a key has its hash
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """What a door knows of who calls. peer: address of the other end. None = the caller said no such thing.
 
     host: the name by which the caller reached us. own_origin: host and port of pages that may speak without a key.

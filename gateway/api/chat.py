@@ -12,10 +12,13 @@ from sanic import HTTPResponse, Request
 
 from gateway.api.answers import Transcript, annotation, completion, finish_reason, usage
 from gateway.api.auth import http_caller
-from gateway.api.decode import json_body, read_body, release
+from gateway.api.collections import collection_ids
+from gateway.api.decode import check_says_json, decode, read_body, release
 from gateway.api.errors import to_response, to_tidegate
 from gateway.api.limits import headers_for
 from gateway.api.memory import is_kept, keep
+from gateway.api.repeats import Repeats
+from gateway.api.reply import Reply
 from gateway.api.resuming import CACHE_HEADER, cache_headers, event_id, going_on, leave, refused
 from gateway.api.resuming import HEADER as EVENT_HEADER
 from gateway.api.schemas import ChatBody
@@ -27,7 +30,7 @@ from gateway.errors import ClientGone, TidegateError
 from gateway.lifecycle import State
 from gateway.pipeline.handover import AfterEarlier, Trail
 from gateway.shown import ready_to_encode
-from gateway.types import Citation, Passage, Receipt
+from gateway.types import Citation, Passage, Receipt, Tenant
 
 _BODY = msgspec.json.Decoder(ChatBody)
 _json = msgspec.json.Encoder().encode
@@ -42,12 +45,9 @@ async def completions(request: Request, services: Services) -> HTTPResponse | No
         check_takes_work(services)
         tenant = await services.auth.tenant(http_caller(request))
         await read_body(request, services.settings.max_body_bytes)
-        body = json_body(request, _BODY)
-        event = event_id(request.headers.get(EVENT_HEADER), is_stream=bool(body.stream))
-        chat = await chat_request(body, tenant, services, received=received, request_id=request_id)
+        chat, wants = await _asked(request, services, tenant, received, request_id)
+        event = event_id(request.headers.get(EVENT_HEADER), is_stream=wants.stream)
         chat = await going_on(services, chat, event)
-        wants = _Wants.of(chat, body)
-        del body  # what matters of it is in `chat`, and a worker holds thousands of streams
         release(request)
     except (Exception, asyncio.CancelledError) as error:
         services.pipeline.refuse(request_id, received, error)
@@ -77,6 +77,47 @@ class _Wants(NamedTuple):
         )
 
 
+class _Asked(NamedTuple):
+    """What a body means, whenever it is said. collections: as they were named. patience_s: until its deadline."""
+
+    chat: ChatRequest
+    wants: _Wants
+    collections: list[str]
+    patience_s: float
+
+    async def now(self, services: Services, received: float, request_id: str) -> ChatRequest:
+        """The request, said at `received`. Raises: NotFound."""
+        chat = self.chat
+        return msgspec.structs.replace(
+            chat,
+            id=request_id,
+            collections=await collection_ids(services, chat.tenant, self.collections),
+            received=received,
+            deadline=received + self.patience_s,
+            created=int(time.time()),
+            trail=Trail(),
+        )
+
+
+async def _asked(
+    request: Request, services: Services, tenant: Tenant, received: float, request_id: str
+) -> tuple[ChatRequest, _Wants]:
+    """Raises: UnsupportedMediaType, InvalidRequest, NotFound."""
+    check_says_json(request)
+    repeats: Repeats[_Asked] = services.repeats
+    before = repeats.find(tenant, request.body)
+    if before is not None:
+        return await before.now(services, received, request_id), before.wants
+    body = decode(request.body, _BODY)
+    chat = await chat_request(body, tenant, services, received=received, request_id=request_id)
+    wants = _Wants.of(chat, body)
+    if wants.kept is None:
+        meant = msgspec.structs.replace(chat, trail=None)
+        named = body.tidegate.collections or []
+        repeats.keep(tenant, request.body, _Asked(meant, wants, named, chat.deadline - received))
+    return chat, wants
+
+
 async def _whole(services: Services, chat: ChatRequest, body: ChatBody | None) -> HTTPResponse:
     """body: where anything of it is to stay."""
     answer = Transcript()
@@ -91,7 +132,7 @@ async def _whole(services: Services, chat: ChatRequest, body: ChatBody | None) -
         return _refusal(refused(chat), services, chat)
     reply = _json(completion(chat, receipt, answer))
     headers = {REQUEST_ID_HEADER: chat.id, CACHE_HEADER: receipt.cache, **headers_for(services, chat.tenant)}
-    return HTTPResponse(reply, content_type="application/json", headers=headers)
+    return Reply(reply, content_type="application/json", headers=headers)
 
 
 def _refusal(error: TidegateError, services: Services, chat: ChatRequest) -> HTTPResponse:

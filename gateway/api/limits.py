@@ -42,4 +42,5 @@ def shared_limits(settings: Settings, database: Database, metrics: Metrics) -> L
 
 def headers_for(services: Services, tenant: Tenant) -> dict[str, str]:
     """x-ratelimit-…; empty for a tenant without limits."""
-    return rate_headers(services.limits.standing(tenant))
+    standing = services.limits.standing(tenant)
+    return rate_headers(standing) if standing else {}

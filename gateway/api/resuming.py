@@ -37,13 +37,13 @@ def event_id(header: str | None, *, is_stream: bool) -> tuple[str, int] | None:
 
 
 async def going_on(services: Services, chat: ChatRequest, event: tuple[str, int] | None) -> ChatRequest:
-    """The request as it goes on with what was left of the stream; with a trail, so that it can be left again.
+    """The request as it goes on with what was left of the stream, if it does.
 
     Raises: NotFound, Conflict, UpstreamUnavailable.
     """
-    earlier = None if event is None else await _earlier(services, chat, event)
-    if earlier is None:
-        return msgspec.structs.replace(chat, trail=Trail())
+    if event is None:
+        return chat
+    earlier = await _earlier(services, chat, event)
     left = earlier.left
     return msgspec.structs.replace(
         chat,

@@ -123,17 +123,14 @@ def create_app(services: Services, name: str = "tidegate") -> Sanic[Any, Any]:
     app.add_route(index, "/", methods=["GET"], name="index")
     app.add_route(static, "/static/<filename:str>", methods=["GET"], name="static")
 
-    async def count(request: Any, response: BaseHTTPResponse) -> None:
+    async def told(request: Any, response: BaseHTTPResponse) -> None:
+        """Counted; and while draining, each answer ends its connection: the client's next request goes elsewhere."""
         route = request.route.path if request.route is not None else "none"
         services.metrics.series.of(services.metrics.http, route, str(response.status)).inc()
-
-    async def part(request: Any, response: BaseHTTPResponse) -> None:
-        """While draining, each answer ends its connection: the client's next request goes elsewhere."""
         if services.lifecycle.state is not State.READY and request.stream is not None:
             request.stream.keep_alive = False
 
-    app.register_middleware(count, "response")
-    app.register_middleware(part, "response")
+    app.register_middleware(told, "response")
     return app
 
 

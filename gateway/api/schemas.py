@@ -46,7 +46,8 @@ class StreamOptions(Struct):
 
 class Extension(Struct, forbid_unknown_fields=True):
     """The `tidegate` object of a chat request (DESIGN: contracts). collections: empty = all. retrieval: off = nothing
-    is searched for, and the tier answers from the messages alone."""
+    is searched for, and the tier answers from the messages alone. cache: none = remembered and given again where the
+    same request would get the same answer; use and refresh also where the words are drawn by chance."""
 
     collections: Refs | None = None
     retrieval: Literal["on", "off"] = "on"
@@ -55,7 +56,7 @@ class Extension(Struct, forbid_unknown_fields=True):
     conversation: Id | None = None
     priority: Literal["interactive", "standard", "batch"] = "interactive"
     deadline_ms: Annotated[int, Meta(le=86_400_000)] | None = None
-    cache: Literal["use", "refresh", "off"] = "use"
+    cache: Literal["use", "refresh", "off"] | None = None
     ticket: Annotated[str, Meta(max_length=400)] = ""
     events: bool = False
 

@@ -14,6 +14,7 @@ from gateway.admission.quota import Limiter
 from gateway.admission.redis_queue import RedisQueue
 from gateway.api.alert_memory import AlertMemory, PartOrders
 from gateway.api.auth import Authenticator
+from gateway.api.repeats import Repeats
 from gateway.caching.vectors import RememberedVectors
 from gateway.chat import ChatPipeline
 from gateway.embedding.tokens import SentenceTokenizer
@@ -63,6 +64,7 @@ class Services:
     collection_ids: dict[Any, tuple[float, list[str]]] = field(default_factory=dict)
     versions: Versions = field(default_factory=lambda: Versions({}, percent=1, port=0))
     request_ids: RequestIds = field(default_factory=RequestIds)
+    repeats: Repeats[Any] = field(default_factory=Repeats)  # of chat requests over HTTP
     tracer: Tracer | None = None  # None: traces are off
     part_orders: PartOrders | None = None  # None: somebody else starts and stops the processes
     alert_memory: AlertMemory = field(init=False)

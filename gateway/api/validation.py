@@ -17,6 +17,7 @@ from gateway.api.schemas import AsSchema, ChatBody, Message
 from gateway.api.services import Services
 from gateway.chat import ChatRequest
 from gateway.errors import InvalidRequest, Rejected
+from gateway.pipeline.handover import Trail
 from gateway.types import Sampling, Tenant, Turn
 
 MAX_SCHEMA_BYTES = 64 * 2**10  # as the models on Triton take it
@@ -88,6 +89,7 @@ async def chat_request(
         has_own_deadline=timeout_s < settings.request_timeout_s,
         created=int(time.time()),
         conversation=conversation,
+        trail=Trail(),
     )
 
 

@@ -5,6 +5,7 @@ Knows what goes in, not where it comes from. Two requests with one `scope` diffe
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -18,6 +19,8 @@ from gateway.types import Sampling, Turn
 
 _SPACE = re.compile(r"\s+")
 _QUESTION_MARK = re.compile(r"(?<=\w) ?\?\Z")
+_REPEATED = 1024  # keys that are not worked out again
+_MAX_REPEATED_CHARS = 1024  # of what such a key is made from
 _encode = msgspec.json.Encoder().encode
 
 
@@ -51,10 +54,20 @@ class Key(NamedTuple):
 
 def key_of(setting: Setting, question: str, written: str = "") -> Key:
     """written: a follow-up as it was written, where the tier sees that too."""
-    ordered = msgspec.structs.replace(setting, collections=sorted(set(setting.collections)))
-    scope = hashlib.blake2b(_encode(ordered), digest_size=16).hexdigest()
+    if setting.collections:  # in whatever order they were named
+        setting = msgspec.structs.replace(setting, collections=sorted(set(setting.collections)))
+    decides = _encode(setting)
+    is_short = len(decides) + len(question) + len(written) <= _MAX_REPEATED_CHARS
+    return (_repeated if is_short else _key)(setting.tenant_id, decides, question, written)
+
+
+def _key(tenant_id: str, decides: bytes, question: str, written: str) -> Key:
+    scope = hashlib.blake2b(decides, digest_size=16).hexdigest()
     asked = _encode([scope, normalised(question), normalised(written)])
-    return Key(setting.tenant_id, scope, hashlib.blake2b(asked, digest_size=16).hexdigest())
+    return Key(tenant_id, scope, hashlib.blake2b(asked, digest_size=16).hexdigest())
+
+
+_repeated = functools.lru_cache(_REPEATED)(_key)
 
 
 def normalised(question: str) -> str:

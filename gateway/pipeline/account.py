@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from gateway import logs
 from gateway.errors import AdmissionError, DeadlineExceeded, Evicted, InvalidRequest, TidegateError
 from gateway.metrics import Metrics
 from gateway.types import Delta, Outcome, Receipt, Usage
@@ -75,7 +76,8 @@ def count(metrics: Metrics, receipt: Receipt, tenant_id: str = "") -> None:
             of(metrics.degraded, step, tier).inc()
     if receipt.unsupported_citations:
         of(metrics.unsupported_citations, tier).inc(receipt.unsupported_citations)
-    log.info(
-        "outcome=%s cause=%s stage=%s tier=%s total_ms=%s id=%s",
-        receipt.outcome, receipt.cause or "-", receipt.stage, tier, receipt.total_ms, receipt.id,
-    )  # fmt: skip
+    logs.info(
+        log,
+        f"outcome={receipt.outcome.value} cause={receipt.cause or '-'} stage={receipt.stage} tier={tier} "
+        f"total_ms={receipt.total_ms} id={receipt.id}",
+    )

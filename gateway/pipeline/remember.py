@@ -28,7 +28,7 @@ from gateway.errors import DeadlineExceeded, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.pipeline import traced
 from gateway.pipeline.deadline import over
-from gateway.pipeline.edition import Edition, is_deterministic, of_version, setting_of
+from gateway.pipeline.edition import Edition, is_deterministic, may_be_remembered, of_version, setting_of
 from gateway.pipeline.hit_check import HitChecks, KeptAnswer
 from gateway.pipeline.joint_work import JointWork
 from gateway.pipeline.keeping import entry_of, is_of_one_piece
@@ -89,7 +89,7 @@ class AnswerMemory:
         self._under_way: dict[tuple[Key, str], SharedWork] = {}
         self._checks = HitChecks(thresholds, metrics, chance)
         self._near_answers = NearAnswers(answers, thresholds, self._checks, metrics)
-        self.is_idle: Callable[[str], bool] = lambda _tier: True  # whether nobody waits for the tier
+        self.is_idle: Callable[[str], bool] = lambda _tier: True  # whether nobody would wait for the tier
         self.version_met: Callable[[str, int], Met] = one_version
 
     async def recall(self, request: ChatRequest, route: Route) -> Recall | None:
@@ -98,12 +98,13 @@ class AnswerMemory:
         edition = of_version(self._editions.get(route.tier.name), version)
         is_out = request.cache == "off" or request.tenant.tenant_id in self._opted_out
         is_out = is_out or request.without_documents  # answers are remembered by what they stand on
-        if edition is None or is_out or not is_deterministic(request, route, edition):
-            self._metrics.cache_verdicts.labels("off").inc()
+        if edition is None or is_out or not may_be_remembered(request, route, edition):
+            self._metrics.series.of(self._metrics.cache_verdicts, "off").inc()
             return None
         written = request.written if route.tier.is_generative else ""
         key = key_of(setting_of(request, route, edition), request.question, written)
         recall = Recall(key, request, edition.name, version or "", reads=request.cache != "refresh")
+        recall.is_drawn = not is_deterministic(request, route, edition)
         if recall.reads:
             began = self._clock()
             entry = await self.answers.find(key) if self._work_of(recall) is None else None
@@ -142,7 +143,7 @@ class AnswerMemory:
             if shared is None or not await self._join(shared, recall, sink, receipt):
                 await self._lead(recall, sink, receipt, work)
         finally:
-            self._metrics.cache_verdicts.labels(receipt.cache).inc()
+            self._metrics.series.of(self._metrics.cache_verdicts, receipt.cache).inc()
 
     async def by_evidence(
         self, recall: Recall, route: Route, evidence: Evidence, sink: Sink, receipt: Receipt
@@ -203,17 +204,22 @@ class AnswerMemory:
         return True
 
     def _check_later(self, recall: Recall, work: Work) -> None:
-        """Now and then, while nobody waits: see whether the answer to another wording was right for this one."""
+        """Now and then, while a slot is free: see whether the answer to another wording was right for this one."""
         near, request = recall.near, recall.request
         given = None if near is None else near.entry
-        if near is None or given is None or not self._checks.is_due(near.asked.topic):
-            return
-        if not self.is_idle(given.tier):
+        if near is None or given is None or recall.is_drawn or not self._checks.is_due(near.asked.topic):
             return
         recall.reads = False  # this time its own answer
         receipt = Receipt(id=request.id, created=request.created, outcome=Outcome.FAILED, tier=given.tier)
         anew = KeptAnswer(request.question, receipt)
-        self._checks.start(near.asked.topic, near.similarity, given, anew, lambda sink: work(sink, receipt))
+        self._checks.start(
+            near.asked.topic,
+            near.similarity,
+            given,
+            anew,
+            lambda sink: work(sink, receipt),
+            is_idle=lambda: self.is_idle(given.tier),
+        )
 
     async def _give(self, entry: Entry, request: ChatRequest, sink: Sink, receipt: Receipt) -> None:
         """Send a remembered answer as it was sent, and write down what it is."""
@@ -358,7 +364,8 @@ class AnswerMemory:
             recall.key, recall.request, shared, evidence,
             edition=recall.edition, created=now, expires=now + self._life_s(recall.request, evidence) * spread,
         )  # fmt: skip
-        self._near_answers.learn_later(recall.near, entry)
+        if not recall.is_drawn:
+            self._near_answers.learn_later(recall.near, entry)
         return self.answers.keep(recall.key, entry)
 
     def _life_s(self, request: ChatRequest, evidence: Evidence) -> float:

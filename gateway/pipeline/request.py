@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import zlib
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -38,7 +38,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     has_own_deadline: bool = False  # the caller's, else ours (TIDEGATE_REQUEST_TIMEOUT_S)
     created: int
     conversation: str = ""  # the id of the stored one that this is a turn of
-    cache: str = "use"  # use, refresh, off
+    cache: str | None = None  # use, refresh, off; None = use, where the answer would come out the same
     ticket: str = ""  # keeps the place in line of an earlier try that was refused
     written: str = ""  # a follow-up as its caller wrote it; `question` is then what it means
     trail: Trail | None = None  # written as the answer is made, for whoever must go on with it
@@ -47,10 +47,11 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 def pin_of(request: ChatRequest) -> int:
     """A number that all of a conversation has in common: of the stored one's id, else of the words it began with."""
-    said = (turn.text for turn in request.history if turn.role == "user")
-    first = next(said, request.written or request.question)
-    name = "\0".join((request.tenant.tenant_id, request.conversation or first))
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=4).digest(), "big")
+    first = request.written or request.question
+    if request.history:
+        first = next((turn.text for turn in request.history if turn.role == "user"), first)
+    name = f"{request.tenant.tenant_id}\0{request.conversation or first}"
+    return zlib.crc32(name.encode("utf-8", "replace"))
 
 
 class Evidence(NamedTuple):
@@ -108,6 +109,8 @@ def history_chars(request: ChatRequest) -> int:
 
 def stand_alone(request: ChatRequest, receipt: Receipt) -> ChatRequest:
     """The request with a question that says all; tier, search and quotes go by that."""
+    if not request.history:
+        return request
     asked = resolve(request.question, request.history)
     if not asked.is_follow_up:
         return request

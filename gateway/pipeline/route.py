@@ -133,7 +133,7 @@ class Router:
             receipt.tier_reason = "asked for by name"
         code = self._step_down(request, route, receipt) or choice.code
         receipt.tier = route.tier.name
-        self._metrics.tier_choices.labels(route.tier.name, code).inc()
+        self._metrics.series.of(self._metrics.tier_choices, route.tier.name, code).inc()
         return route
 
     def _as_before(self, earlier: Earlier, receipt: Receipt) -> Route:

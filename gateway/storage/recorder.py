@@ -7,8 +7,8 @@ fit is counted as dropped, never silently lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import time
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -46,7 +46,7 @@ class Recorder:
         self._recent: OrderedDict[str, tuple[bytes, SharedPassages | None]] = OrderedDict()  # of this worker
         self._stored: set[ledger.PassagesPlace] = set()  # passages that are in SQL for sure
         self._arrived = asyncio.Event()
-        self._is_billed = False  # something of what waits
+        self._in_hurry = asyncio.Event()  # something of what waits is billed, or much waits
         self._flushing = asyncio.Lock()
 
     def record(self, tenant: Tenant, receipt: Receipt) -> None:
@@ -76,22 +76,24 @@ class Recorder:
             passages=passages,
         )
         self._waiting.append(entry)
-        self._is_billed = self._is_billed or ledger.is_billed(entry)
+        if ledger.is_billed(entry) or len(self._waiting) >= BATCH:
+            self._in_hurry.set()
         self._arrived.set()
 
     async def find(self, tenant_id: str, receipt_id: str) -> bytes | None:
         """The receipt's JSON, or None. Only the tenant's own.
 
-        One that another worker has only just made may be on its way, so a miss is looked up twice.
+        One that another worker has only just made may be on its way, so a miss is looked up again.
         """
         key = _key(tenant_id, receipt_id)
         if key in self._recent:
             body, passages = self._recent[key]
             return body if passages is None else ledger.with_passages(body, passages.json)
         found = await self._look_up(tenant_id, receipt_id)
-        if found is None:
-            await asyncio.sleep(2 * FLUSH_EVERY_S)
-            found = await self._look_up(tenant_id, receipt_id)
+        for wait_s in (2 * FLUSH_EVERY_S, UNBILLED_EVERY_S):
+            if found is None:
+                await asyncio.sleep(wait_s)
+                found = await self._look_up(tenant_id, receipt_id)
         return found
 
     async def _look_up(self, tenant_id: str, receipt_id: str) -> bytes | None:
@@ -111,22 +113,22 @@ class Recorder:
 
     async def run(self) -> None:
         """Publish and flush in batches until cancelled."""
-        flushed_s = time.monotonic()
         while True:
             await self._arrived.wait()
-            self._arrived.clear()
+            if not self._in_hurry.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(UNBILLED_EVERY_S):
+                        await self._in_hurry.wait()
             await self._publish()
             await asyncio.sleep(FLUSH_EVERY_S)  # let a batch gather: one transaction for many requests
-            may_wait = not self._is_billed and len(self._waiting) < BATCH
-            if may_wait and time.monotonic() - flushed_s < UNBILLED_EVERY_S:
-                self._arrived.set()
-                continue
-            flushed_s, self._is_billed = time.monotonic(), False
+            self._arrived.clear()
+            self._in_hurry.clear()
             try:
                 await self.flush()
             except Exception:
                 log.exception("receipts wait for SQL: %d entries", len(self._waiting))
                 await asyncio.sleep(RETRY_EVERY_S)
+                self._in_hurry.set()
                 self._arrived.set()
 
     async def _publish(self) -> None:

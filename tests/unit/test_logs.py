@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.logs import BatchHandler, JsonFormatter
+from gateway.logs import BatchHandler, JsonFormatter, info
 from gateway.request_id import current, working_for
 
 
@@ -71,6 +71,32 @@ async def test_each_request_keeps_its_own_id_and_none_outlives_it() -> None:
     with working_for("c"):
         (line,) = logged(lambda log: log.info("x"))
     assert line["request_id"] == "c"
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_the_short_way_writes_the_same_line(is_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that logs as ours do, in JSON and in text."""
+    stream = io.StringIO()
+    handler = BatchHandler(stream)
+    handler.setFormatter(JsonFormatter("gateway-0") if is_json else logging.Formatter("%(name)s %(message)s"))
+    log = logging.getLogger("tidegate.test_short")
+    log.setLevel(logging.INFO)
+    monkeypatch.setattr(logging.root, "handlers", [handler])
+    with working_for("chatcmpl-1"):
+        info(log, "100 % of it")
+        log.info("%s", "100 % of it")
+    handler.flush()
+    one, other = stream.getvalue().splitlines()
+    if is_json:
+        told, ordinary = json.loads(one), json.loads(other)
+        assert told.pop("time")[:16] == ordinary.pop("time")[:16]
+        assert told == ordinary
+    else:
+        assert one == other == "tidegate.test_short 100 % of it"
+    log.setLevel(logging.WARNING)
+    info(log, "not asked for")
+    handler.flush()
+    assert "not asked for" not in stream.getvalue()
 
 
 def test_lines_are_written_together_and_a_warning_at_once(tmp_path: Path) -> None:
