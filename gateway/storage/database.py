@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,9 +90,32 @@ class Database:
 
 def insert_or_ignore(conn: sa.Connection, table: sa.Table) -> sa.Insert:
     """An INSERT that leaves a row which is already there as it is (any unique constraint)."""
-    if conn.dialect.name == "sqlite":
+    return _insert_or_ignore(conn.dialect, table)
+
+
+def insert_many(
+    conn: sa.Connection, table: sa.Table, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]
+) -> None:
+    """`insert_or_ignore` of rows of plain values, each in the order of `columns`, which is the table's. The statement
+    is compiled once and the driver takes the rows as they are: half the time of SQLAlchemy's own way, which looks at
+    each value."""
+    if rows:
+        conn.exec_driver_sql(_insert_text(conn.dialect, table, columns), list(rows))
+
+
+def _insert_or_ignore(dialect: sa.Dialect, table: sa.Table) -> sa.Insert:
+    if dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()
+
+
+@lru_cache(64)
+def _insert_text(dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...]) -> str:
+    """Raises: ValueError where the driver would take the values in another order."""
+    statement = _insert_or_ignore(dialect, table).compile(dialect=dialect, column_keys=columns)
+    if tuple(statement.positiontup or ()) != columns:
+        raise ValueError(f"the columns of {table.name} are not in the table's order: {', '.join(columns)}")
+    return str(statement)
 
 
 def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:

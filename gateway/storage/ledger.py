@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.shown import SharedPassages
-from gateway.storage.database import insert_or_ignore
+from gateway.storage.database import insert_many
 from gateway.storage.match import equals
 from gateway.storage.schema import receipt_passages, receipts, usage
 from gateway.types import Outcome
@@ -65,16 +65,15 @@ def record(
     """
     if not entries:
         return
-    apart = {each.place: each.passages for each in entries if each.place and each.place not in stored}
-    if apart:
-        rows = [
-            {**place._asdict(), "body": told.json.decode()} for place, told in apart.items() if place and told
-        ]
-        conn.execute(insert_or_ignore(conn, receipt_passages), rows)
-    conn.execute(insert_or_ignore(conn, receipts), [_receipt(entry) for entry in entries])
-    billed = [_usage(entry) for entry in entries if is_billed(entry)]
-    if billed:
-        conn.execute(insert_or_ignore(conn, usage), billed)
+    places = [entry.place for entry in entries]
+    apart = {
+        place: each.passages.json.decode()
+        for place, each in zip(places, entries, strict=True)
+        if place is not None and each.passages is not None and place not in stored
+    }
+    insert_many(conn, receipt_passages, _PASSAGES, [(*place, body) for place, body in apart.items()])
+    insert_many(conn, receipts, _RECEIPT, [_receipt(entry) for entry in entries])
+    insert_many(conn, usage, _USAGE, [_usage(entry) for entry in entries if is_billed(entry)])
 
 
 def get_receipt(conn: sa.Connection, tenant_id: str, receipt_id: str) -> str | None:
@@ -137,28 +136,20 @@ def is_billed(entry: LedgerEntry) -> bool:
     return bool(entry.tier) and (was_answered or entry.completion_tokens > 0)
 
 
-def _receipt(entry: LedgerEntry) -> dict[str, object]:
-    return {
-        "id": entry.receipt_id,
-        "tenant_id": entry.tenant_id,
-        "outcome": entry.outcome,
-        "body": entry.body_json,
-        "created_at": entry.created_at,
-        "passages": None if entry.passages is None else entry.passages.digest,
-    }
+_PASSAGES = (*PassagesPlace._fields, "body")
+_RECEIPT = ("id", "tenant_id", "outcome", "body", "created_at", "passages")
+_USAGE = ("request_id", "tenant_id", "key_id", "tier", "prompt_tokens", "completion_tokens", "created_at")
+
+
+def _receipt(entry: LedgerEntry) -> tuple[object, ...]:
+    told = None if entry.passages is None else entry.passages.digest
+    return entry.receipt_id, entry.tenant_id, entry.outcome, entry.body_json, entry.created_at, told
 
 
 def _day(at: int) -> int:
     return at // 86_400
 
 
-def _usage(entry: LedgerEntry) -> dict[str, object]:
-    return {
-        "request_id": entry.receipt_id,
-        "tenant_id": entry.tenant_id,
-        "key_id": entry.key_id,
-        "tier": entry.tier,
-        "prompt_tokens": entry.prompt_tokens,
-        "completion_tokens": entry.completion_tokens,
-        "created_at": entry.created_at,
-    }
+def _usage(entry: LedgerEntry) -> tuple[object, ...]:
+    used = entry.prompt_tokens, entry.completion_tokens
+    return entry.receipt_id, entry.tenant_id, entry.key_id, entry.tier, *used, entry.created_at

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from gateway.errors import InternalError, UpstreamUnavailable
 from gateway.storage import catalog, corpus, keys, schema
-from gateway.storage.database import Database
+from gateway.storage.database import Database, insert_many
 from gateway.storage.migrations import HEAD
 
 
@@ -181,3 +181,22 @@ def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
         keys.ensure_tenant(writer, "acme")
         with database.read() as reader:
             assert reader.execute(sa.select(sa.func.count()).select_from(schema.tenants)).scalar() == 0
+
+
+def test_rows_of_plain_values_are_written_together_and_once(database: Database) -> None:
+    columns = ("tenant_id", "digest", "day", "body")
+    rows = [("t", "one", 1, "{}"), ("t", "two", 1, "[]")]
+    for _ in range(2):
+        with database.write() as conn:
+            insert_many(conn, schema.receipt_passages, columns, [*rows, ("t", "one", 1, "another")])
+    with database.write() as conn:
+        insert_many(conn, schema.receipt_passages, columns, [])
+        found = conn.execute(sa.select(schema.receipt_passages).order_by(schema.receipt_passages.c.digest))
+        assert [tuple(row) for row in found] == rows
+
+
+def test_values_in_another_order_than_the_tables_are_refused_and_not_mixed_up(database: Database) -> None:
+    with database.write() as conn, pytest.raises(ValueError, match="order: digest, tenant_id"):
+        insert_many(
+            conn, schema.receipt_passages, ("digest", "tenant_id", "day", "body"), [("x", "t", 1, "")]
+        )
