@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
-import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -159,10 +158,8 @@ def summarise(found: list[Row], profile: Profile) -> dict[str, Any]:
         for arm in ("grpc", "grpc_each")
     }
     return {
-        "tokens_per_s": {arm: statistics.median(values) for arm, values in rates.items()},
-        "share_of_engine": {
-            arm: {"median": mid, "q1": low, "q3": high} for arm, (mid, low, high) in shares.items()
-        },
+        "tokens_per_s": rows.medians(rates),
+        "share_of_engine": shares,
         "processor_us_per_token": profile,  # of the last round
     }
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import statistics
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -225,7 +224,6 @@ async def removed(client: httpx.AsyncClient, collection: str, ids: list[str]) ->
 
 def summarise(rate: list[Row], latency: list[Row], memory: Memory) -> dict[str, Any]:
     rates = rows_module.rates(rate)
-    middle, low, high = rows_module.ratio(rates["ingest"], rates["batch"])
     told = {
         arm: {q: rows_module.percentile(values, float(q[1:])) for q in ("p50", "p95", "p99")}
         | {"n": len(values)}
@@ -234,8 +232,8 @@ def summarise(rate: list[Row], latency: list[Row], memory: Memory) -> dict[str, 
     }
     return {
         "ingest_rate": {
-            "chunks_per_s": {arm: statistics.median(values) for arm, values in rates.items()},
-            "share_of_batch_loop": {"median": middle, "q1": low, "q3": high},
+            "chunks_per_s": rows_module.medians(rates),
+            "share_of_batch_loop": rows_module.ratio(rates["ingest"], rates["batch"]),
         },
         "ingest_latency": {
             "latency_ms": told,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import statistics
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -209,10 +208,8 @@ def summarise(added: list[Row], rate: list[Row], profile: Profile) -> dict[str, 
             },
         },
         "retrieve_rate": {
-            "texts_per_s": {arm: statistics.median(values) for arm, values in rates.items()},
-            "share_of_batch_loop": {
-                arm: {"median": mid, "q1": low, "q3": high} for arm, (mid, low, high) in shares.items()
-            },
+            "texts_per_s": rows_module.medians(rates),
+            "share_of_batch_loop": shares,
             "processor_us_per_text": profile,
         },
     }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from perf import rows
+from perf import chunk_rates, rows
 from perf.relay_text import NUM_CHUNKS
 from perf.rows import Row
 
@@ -24,19 +23,19 @@ class Measured:
 
 def summarise(measured: Measured) -> dict[str, Any]:
     """Rates, ratios and added times from the rows alone; the profile as it was taken."""
-    rates = rows.rates(_part(measured, "relay_rate"))
-    first = rows.to_first(_part(measured, "relay_first"))
+    rates = rows.rates(rows.part_of(measured.rows, "relay_rate"))
+    first = rows.to_first(rows.part_of(measured.rows, "relay_first"))
     p50 = {arm: row["p50"] for arm, row in first.items()}
     shares = {f"service / {floor}": rows.ratio(rates["service"], rates[floor]) for floor in ("bare", "parts")}
     added = {"service - bare": p50["service"] - p50["bare"], "service - parts": p50["service"] - p50["parts"]}
     if "litellm" in rates:
         shares["service / litellm"] = rows.ratio(rates["service"], rates["litellm"])
         added["litellm - upstream"] = p50["litellm"] - p50["upstream"]
-    paced = _part(measured, "relay_paced")
+    paced = rows.part_of(measured.rows, "relay_paced")
     took_s = max(row.done_s for row in paced) - min(row.sent_s for row in paced)
     return {
-        "chunks_per_s": {arm: statistics.median(values) for arm, values in rates.items()},
-        "ratio": {name: {"median": mid, "q1": low, "q3": high} for name, (mid, low, high) in shares.items()},
+        "chunks_per_s": rows.medians(rates),
+        "ratio": shares,
         "first_chunk_ms": first,
         "added_first_chunk_p50_ms": added,
         "retrieval_p50_ms": p50["parts"] - p50["bare"],
@@ -49,23 +48,9 @@ def summarise(measured: Measured) -> dict[str, Any]:
     }
 
 
-def _part(measured: Measured, scenario: str) -> list[Row]:
-    """Its rows, their arms without its name."""
-    named = [(row, *row.arm.split("/")) for row in measured.rows]
-    return [replace(row, arm=arm) for row, part, arm in named if part == scenario]
-
-
 def show(summary: dict[str, Any]) -> None:
     print(f"\ntoken relay, {NUM_STREAMS} streams of {NUM_CHUNKS} chunks (chunks/s, median of rounds)")
-    for arm, value in summary["chunks_per_s"].items():
-        profile = ", ".join(f"{name} {us:.0f}" for name, us in summary["processor_us_per_chunk"][arm].items())
-        print(f"  {arm:9} {value:8.0f}   processor us per chunk: {profile}")
-    for name, share in summary["ratio"].items():
-        told = f"; target >= {TARGETS[name]}" if name in TARGETS else ""
-        print(f"  {name:18} {share['median']:6.2f}  ({share['q1']:.2f} to {share['q3']:.2f}{told})")
-    print("\nfirst chunk at concurrency 1 (ms)")
-    for arm, row in sorted(summary["first_chunk_ms"].items()):
-        print(f"  {arm:9} p50 {row['p50']:7.2f}  p90 {row['p90']:7.2f}  p99 {row['p99']:7.2f}")
+    chunk_rates.show(summary, TARGETS)
     added = summary["added_first_chunk_p50_ms"]
     for name, value in added.items():
         print(f"  {name:18} p50 {value:6.2f} ms")

@@ -13,7 +13,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 
@@ -46,6 +46,15 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 def read(path: Path) -> list[Row]:
     with gzip.open(path, "rt") as file:
         return [Row(**json.loads(line)) for line in file]
+
+
+def part_of(rows: Iterable[Row], scenario: str) -> list[Row]:
+    """The rows whose arms are SCENARIO/ARM, under their arms alone."""
+    return [
+        replace(row, arm=row.arm.removeprefix(f"{scenario}/"))
+        for row in rows
+        if row.arm.startswith(f"{scenario}/")
+    ]
 
 
 def percentile(values: list[float], q: float) -> float:
@@ -83,13 +92,16 @@ def rates(rows: Iterable[Row]) -> dict[str, list[float]]:
     return out
 
 
-def ratio(top: list[float], bottom: list[float]) -> tuple[float, float, float]:
-    """Median, lower and upper quartile of the rounds' ratios: neighbours in time are compared, drift cancels."""
+def medians(rates: dict[str, list[float]]) -> dict[str, float]:
+    """Of the rounds, by arm."""
+    return {arm: statistics.median(values) for arm, values in rates.items()}
+
+
+def ratio(top: list[float], bottom: list[float]) -> dict[str, float]:
+    """Median and quartiles (q1, q3) of the rounds' ratios: neighbours in time are compared, drift cancels."""
     each = [a / b for a, b in zip(top, bottom, strict=True)]
-    if len(each) < 2:
-        return each[0], each[0], each[0]
-    low, mid, high = statistics.quantiles(each, n=4)
-    return mid, low, high
+    low, mid, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
+    return {"median": mid, "q1": low, "q3": high}
 
 
 if __name__ == "__main__":

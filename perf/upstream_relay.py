@@ -1,9 +1,9 @@
 """A tier on another server beside LiteLLM, in front of the same one: `python -m perf.upstream_relay`, also a scenario
 of perf.bench.
 
-One upstream (perf/upstream.py: prepared bytes, 64 chunks an answer) stands behind both at the same time, and both have
-the same number of workers. Every chunk that comes in goes out as an event of its own, and every stream is checked chunk
-by chunk. Arms, interleaved in one run:
+One upstream (perf/upstream.py: 64 prepared chunks an answer, in one go or token by token) stands behind both at the
+same time, and both have the same number of workers. Every chunk that comes in goes out as an event of its own, and
+every stream is checked chunk by chunk. Arms, interleaved in one run:
 
     upstream   the upstream itself, read by the same client (the floor)
     plain      through Envoy and the gateway, `retrieval: off`: nothing is searched for, as LiteLLM does
@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from perf.profile import processor_seconds, spent, tree_seconds
 from perf.rounds import Ask, Http, check_ours, check_plain, first_chunks, round_of
 from perf.service import Service, free_port, running_service
 from perf.stacks import stacks_of
+from perf.upstream import TOKEN_BY_TOKEN
 from perf.upstream_report import Measured, show, summarise
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,7 @@ class Size:
     round_s: float = 3.0
     num_first: int = 150
     workers: tuple[int, ...] = (1, 2)
+    is_each: bool = False  # the upstream writes token by token
 
 
 QUICK = Size(num_rounds=1, round_s=0.5, num_first=5, workers=(1,))
@@ -89,7 +91,7 @@ async def measure(
         for name, (port, headers, verify, body) in asked.items()
     }
     arms = {name: http.asks() for name, http in https.items()}
-    out = Measured(num_workers)
+    out = Measured(num_workers, is_each=size.is_each)
     trees = {"upstream": upstream_pid} | ({"litellm": proxy.pid} if proxy is not None else {})
     try:
         for name, asks in arms.items():  # warm every worker of every path before anything counts
@@ -123,10 +125,11 @@ async def _rates(
 
 
 @contextmanager
-def upstream() -> Iterator[tuple[int, int]]:
+def upstream(*, is_each: bool = False) -> Iterator[tuple[int, int]]:
     """The upstream's port and process id."""
     port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "perf.upstream", str(port)], cwd=ROOT)
+    argv = [sys.executable, "-m", "perf.upstream", str(port), *([TOKEN_BY_TOKEN] if is_each else [])]
+    process = subprocess.Popen(argv, cwd=ROOT)
     try:
         uvloop.run(_until_open(port))
         yield port, process.pid
@@ -156,7 +159,10 @@ def run(size: Size) -> list[Measured]:
         print("LiteLLM is left out: its environment is not there (scripts/tools litellm)")
     found = []
     for workers in size.workers:
-        with upstream() as (port, pid), tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder:
+        with (
+            upstream(is_each=size.is_each) as (port, pid),
+            tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder,
+        ):
             tiers = Path(folder) / "tiers.toml"
             tiers.write_text(TIERS_FILE.format(tier=TIER, port=port))
             peer = litellm_proxy.litellm_proxy(port, num_workers=workers) if installed else nullcontext()
@@ -167,17 +173,17 @@ def run(size: Size) -> list[Measured]:
 
 
 def keep(folder: Path, measured: list[Measured]) -> dict[str, Any]:
-    """Rows, stacks and the summary; of an earlier run the parts with another number of workers stay."""
+    """Rows, stacks and the summary; of an earlier run the other parts stay."""
     path = folder / "upstream.json"
     summary: dict[str, Any] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
     for each in measured:
-        name = f"workers-{each.num_workers}"
+        name = f"workers-{each.num_workers}" + (f"-{TOKEN_BY_TOKEN}" if each.is_each else "")
         rows.write(folder / f"{name}.jsonl.gz", each.rows)
         if each.stacks:
             with gzip.open(folder / f"{name}-stacks.txt.gz", "wt") as file:
                 file.write(each.stacks)
         peer = {"litellm": litellm_proxy.version()}
-        summary[str(each.num_workers)] = {"environment": environment() | peer, **summarise(each)}
+        summary[name] = {"environment": environment() | peer, **summarise(each)}
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(summary), indent=2))
     return summary
@@ -189,11 +195,11 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="seconds, not minutes: shows that it works")
     parser.add_argument("--workers", type=int, help="only with so many workers")
+    parser.add_argument("--each", action="store_true", help="the upstream writes token by token")
     parser.add_argument("--out", type=Path, help="folder for rows and summary; nothing is kept without it")
     args = parser.parse_args()
     size = QUICK if args.quick else Size()
-    if args.workers:
-        size = Size(size.num_rounds, size.round_s, size.num_first, (args.workers,))
+    size = replace(size, is_each=args.each, workers=(args.workers,) if args.workers else size.workers)
     measured = run(size)
     if args.out:
         keep(args.out, measured)

@@ -6,12 +6,11 @@ The arms are those of perf/upstream_relay.py. `python -m perf.upstream_report` w
 from __future__ import annotations
 
 import json
-import statistics
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perf import report, rows
+from perf import chunk_rates, report, rows
 from perf.relay_text import NUM_CHUNKS
 from perf.rows import Row
 
@@ -24,29 +23,28 @@ ADDED_TARGET = 0.1  # of what LiteLLM adds to the first chunk
 
 @dataclass
 class Measured:
-    """profile: arm -> process -> microseconds of processor time for each chunk."""
+    """is_each: the upstream writes token by token. profile: arm -> process -> microseconds of processor time for each
+    chunk."""
 
     num_workers: int
     rows: list[Row] = field(default_factory=list)
     profile: dict[str, dict[str, float]] = field(default_factory=dict)
     stacks: str = ""
+    is_each: bool = False
 
 
 def summarise(measured: Measured) -> dict[str, Any]:
     """Rates, ratios and added times from the rows alone; the profile as it was taken."""
-    rates = rows.rates(_part(measured, "rate"))
-    first = rows.to_first(_part(measured, "first"))
+    rates = rows.rates(rows.part_of(measured.rows, "rate"))
+    first = rows.to_first(rows.part_of(measured.rows, "first"))
     added = {name: row["p50"] - first["upstream"]["p50"] for name, row in first.items() if name != "upstream"}
     pairs = [(name, "upstream") for name in rates if name != "upstream"]
     pairs += [(name, "litellm") for name in OURS if "litellm" in rates]
-    ratios = {}
-    for top, bottom in pairs:
-        mid, low, high = rows.ratio(rates[top], rates[bottom])
-        ratios[f"{top} / {bottom}"] = {"median": mid, "q1": low, "q3": high}
     return {
         "workers": measured.num_workers,
-        "chunks_per_s": {arm: statistics.median(values) for arm, values in rates.items()},
-        "ratio": ratios,
+        "token_by_token": measured.is_each,
+        "chunks_per_s": rows.medians(rates),
+        "ratio": {f"{top} / {bottom}": rows.ratio(rates[top], rates[bottom]) for top, bottom in pairs},
         "first_chunk_ms": first,
         "added_first_chunk_p50_ms": added,
         "added_share": {name: added[name] / added["litellm"] for name in OURS if "litellm" in added},
@@ -54,23 +52,9 @@ def summarise(measured: Measured) -> dict[str, Any]:
     }
 
 
-def _part(measured: Measured, scenario: str) -> list[Row]:
-    """Its rows, their arms without its name."""
-    named = [(row, *row.arm.split("/")) for row in measured.rows]
-    return [replace(row, arm=arm) for row, part, arm in named if part == scenario]
-
-
 def show(summary: dict[str, Any]) -> None:
     print(f"\n{summary['workers']} worker(s), streams of {NUM_CHUNKS} chunks (chunks/s, median of rounds)")
-    for arm, value in summary["chunks_per_s"].items():
-        profile = ", ".join(f"{name} {us:.0f}" for name, us in summary["processor_us_per_chunk"][arm].items())
-        print(f"  {arm:9} {value:8.0f}   processor us per chunk: {profile}")
-    for name, share in summary["ratio"].items():
-        told = f"; target >= {RATE_TARGET:g}" if name.endswith("litellm") else ""
-        print(f"  {name:20} {share['median']:6.2f}  ({share['q1']:.2f} to {share['q3']:.2f}{told})")
-    print("first chunk at concurrency 1 (ms)")
-    for arm, row in sorted(summary["first_chunk_ms"].items()):
-        print(f"  {arm:9} p50 {row['p50']:7.2f}  p90 {row['p90']:7.2f}  p99 {row['p99']:7.2f}")
+    chunk_rates.show(summary, {name: RATE_TARGET for name in summary["ratio"] if name.endswith("litellm")})
     for name, value in summary["added_first_chunk_p50_ms"].items():
         share = summary["added_share"].get(name)
         told = "" if share is None else f"  = {share:.2f} of LiteLLM's (target <= {ADDED_TARGET:g})"
@@ -80,11 +64,12 @@ def show(summary: dict[str, Any]) -> None:
 def block(kept: dict[str, Any]) -> str:
     """Markdown of what is kept, by number of workers."""
     parts = []
-    for workers, summary in sorted(kept.items()):
-        env = summary["environment"]
+    for _, summary in sorted(kept.items()):
+        env, workers = summary["environment"], summary["workers"]
+        how = ", the upstream token by token" if summary.get("token_by_token") else ""
         where = f"{env['cores']} cores ({env['cpu']}), {env['date']}, LiteLLM {env['litellm']}"
         parts.append(
-            f"**{workers} worker{'s' if workers != '1' else ''} each** ({where})\n\n{_table(summary)}"
+            f"**{workers} worker{'s' if workers != 1 else ''} each{how}** ({where})\n\n{_table(summary)}"
         )
     return "\n\n".join(parts)
 

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from perf import rows
 from perf.rows import Row
 
@@ -19,8 +17,13 @@ def test_a_round_lasts_from_its_first_send_to_its_last_end() -> None:
 
 
 def test_ratios_are_taken_between_neighbours_in_time() -> None:
-    mid, low, high = rows.ratio([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
-    assert (mid, low, high) == pytest.approx((0.5, 0.5, 0.5))
+    assert rows.ratio([1.0, 2.0, 9.0], [2.0, 4.0, 6.0]) == {"median": 0.5, "q1": 0.5, "q3": 1.5}
+    assert rows.ratio([1.0], [4.0]) == {"median": 0.25, "q1": 0.25, "q3": 0.25}
+
+
+def test_a_scenarios_rows_stand_under_their_arms_alone() -> None:
+    found = [Row(arm, 0, 0.0, 0.0, 1.0) for arm in ("rate/hit", "rate_2/hit", "first/hit", "rate/bare/10")]
+    assert [row.arm for row in rows.part_of(found, "rate")] == ["hit", "bare/10"]
 
 
 def test_rows_survive_their_file(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def test_what_the_upstream_plays_is_what_the_client_expects() -> None:
-    check(unframed(prepared(CHUNKS)), CHUNKS)
+    check(unframed(b"".join(prepared(CHUNKS))), CHUNKS)
 
 
 def test_texts_are_decoded_as_json() -> None:

@@ -40,9 +40,18 @@ def test_without_litellm_the_rest_is_told() -> None:
     assert summary["added_share"] == {}
 
 
+def measure_of(num_workers: int) -> Measured:
+    found = measured()
+    found.num_workers = num_workers
+    return found
+
+
 def kept() -> dict[str, Any]:
     environment = {"cores": "2", "cpu": "AMD EPYC", "date": "2026-11-27", "litellm": "1.109"}
-    return {str(number): {"environment": environment, **summarise(measured())} for number in (2, 1)}
+    return {
+        f"workers-{number}": {"environment": environment, **summarise(measure_of(number))}
+        for number in (2, 1)
+    }
 
 
 def test_the_page_tells_every_arm_by_workers() -> None:
@@ -50,6 +59,14 @@ def test_the_page_tells_every_arm_by_workers() -> None:
     assert text.index("**1 worker each**") < text.index("**2 workers each**")
     assert "| plain | 19200 | **15.0** (15.0 to 15.0) | 3.00 (+2.00) | **0.10** | gateway 20 |" in text
     assert "| litellm | 1280 |  | 21.00 (+20.00) |  | gateway 20 |" in text
+
+
+def test_a_run_token_by_token_says_so() -> None:
+    found = measured()
+    found.is_each = True
+    environment = {"cores": "2", "cpu": "AMD EPYC", "date": "2026-11-27", "litellm": "1.109"}
+    text = block({"workers-1-token-by-token": {"environment": environment, **summarise(found)}})
+    assert text.startswith("**1 worker each, the upstream token by token** (")
 
 
 def test_the_readme_has_its_place() -> None:
