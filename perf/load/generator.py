@@ -57,7 +57,9 @@ async def send(
     count = num_processes(planned, patience_s, processes)
     with tempfile.TemporaryDirectory(prefix="tidegate-senders-") as folder:
         senders = [
-            await _Sender.start(Path(folder), index, Job(endpoint, planned[index::count], patience_s))
+            await _Sender.start(
+                Path(folder), index, Job(endpoint, planned[index::count], patience_s, _address(index, count))
+            )
             for index in range(count)
         ]
         try:
@@ -76,6 +78,11 @@ async def send(
                 sender.kill()
         found = [row for sender in senders for row in rows.read(sender.out)]
     return sorted(found, key=lambda row: row.number)
+
+
+def _address(index: int, count: int) -> str:
+    """Of this machine; each process has one of its own where there are several, and with it ports of its own."""
+    return f"127.0.0.{index + 1}" if count > 1 else ""
 
 
 async def _run(beside: Callable[[float], Awaitable[None]], start_s: float) -> None:
