@@ -8,13 +8,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvloop
+from redis.asyncio import Redis
 
 from gateway.admission.adaptive import AdaptiveSlots
 from gateway.admission.bounded import BoundedEmbedder, BoundedRetriever
@@ -26,6 +27,7 @@ from gateway.api.limits import shared_limits
 from gateway.api.part_gauges import show_state, watch_backlog
 from gateway.api.routes import create_app
 from gateway.api.services import Services
+from gateway.caching.kept_topics import KeptTopics
 from gateway.chat import ChatPipeline
 from gateway.checkpoint.chat_format import ChatFormat
 from gateway.checkpoint.prepare import prepared_folder
@@ -42,7 +44,7 @@ from gateway.logs import set_up_logging
 from gateway.memory import MemoryGuard, memory_gauge, spare_the_start
 from gateway.metrics import Metrics
 from gateway.neighbours import follow_key_changes, replica_watch, versions_watch, watch_parts
-from gateway.pipeline.memory_parts import answer_memory, follow_purges
+from gateway.pipeline.memory_parts import answer_memory, follow_purges, take_up
 from gateway.pipeline.pressure import PressureWatch
 from gateway.ports import Answerer
 from gateway.retrieval.triton_models import TritonEmbedder, TritonRetriever
@@ -57,7 +59,7 @@ from gateway.supervise.credentials import secret
 from gateway.supervise.part_orders import SupervisedParts
 from gateway.supervise.pod_orders import pod_orders
 from gateway.supervise.processes import raise_file_limit
-from gateway.tier_config import GenerateTier, UpstreamTier, api_key, configured_tiers
+from gateway.tier_config import ConfiguredTier, GenerateTier, UpstreamTier, api_key, configured_tiers
 from gateway.tiering.ladders import Ladders
 from gateway.tiering.pressure import Bearable
 from gateway.tiering.tiers import TierBook, builtin_tiers, generative_tiers, names_in
@@ -94,6 +96,7 @@ async def build(
         max_waiting=settings.queue_max,
         ttl_s=settings.queue_ttl_s,
         clock=time.monotonic,
+        headroom_share=settings.headroom,
     )
     retriever = BoundedRetriever(TritonRetriever(triton), retrieval_slots)
     recorder = Recorder(database, redis, metrics)
@@ -102,29 +105,9 @@ async def build(
     upstreams = {
         tier.name: await _upstream(tier, metrics) for tier in configured if isinstance(tier, UpstreamTier)
     }
-    offered = [
-        *builtin_tiers(settings.slots("fast"), settings.slots("deep")),
-        *generative_tiers(configured, settings.triton_replicas),
-    ]
-    tiers = TierBook(
-        offered, names_in("TIDEGATE_AUTO_TIERS", settings.auto_tiers, [tier.name for tier in offered])
-    )
+    tiers = _tiers(settings, configured)
     ladders = Ladders(tiers.tiers, bearable=Bearable(settings.ladder_eta_s, settings.ladder_lag_s))
-    queues = {
-        tier.name: RedisQueue(
-            tier.name,
-            redis,
-            limit=tier.slots,
-            max_waiting=settings.queue_max,
-            max_bytes=settings.queue_max_mb * 2**20,
-            ttl_s=settings.queue_ttl_s,
-            share=settings.num_workers,
-            headroom_share=settings.headroom,
-        )
-        for tier in tiers.tiers.values()
-    }
-    for name, queue in queues.items():
-        metrics.queue_shared.labels(name).set_function(partial(_as_gauge, queue))
+    queues = _queues(settings, redis, tiers, metrics)
     adaptive = {
         name: AdaptiveSlots(queues[name])
         for name in names_in("TIDEGATE_ADAPTIVE_TIERS", settings.adaptive_tiers, list(queues))
@@ -190,6 +173,36 @@ async def build(
     return services, triton
 
 
+def _tiers(settings: Settings, configured: Sequence[ConfiguredTier]) -> TierBook:
+    """All that are offered, and those among them that `auto` takes."""
+    offered = [
+        *builtin_tiers(settings.slots("fast"), settings.slots("deep")),
+        *generative_tiers(configured, settings.triton_replicas),
+    ]
+    names = [tier.name for tier in offered]
+    return TierBook(offered, names_in("TIDEGATE_AUTO_TIERS", settings.auto_tiers, names))
+
+
+def _queues(settings: Settings, redis: Redis, tiers: TierBook, metrics: Metrics) -> dict[str, RedisQueue]:
+    """The one line of all workers in front of each tier."""
+    queues = {
+        tier.name: RedisQueue(
+            tier.name,
+            redis,
+            limit=tier.slots,
+            max_waiting=settings.queue_max,
+            max_bytes=settings.queue_max_mb * 2**20,
+            ttl_s=settings.queue_ttl_s,
+            share=settings.num_workers,
+            headroom_share=settings.headroom,
+        )
+        for tier in tiers.tiers.values()
+    }
+    for name, queue in queues.items():
+        metrics.queue_shared.labels(name).set_function(partial(_as_gauge, queue))
+    return queues
+
+
 def _as_gauge(queue: RedisQueue) -> float:
     return float(queue.is_shared)
 
@@ -251,6 +264,9 @@ async def serve(settings: Settings, index: int, make_generator: MakeGenerator | 
         lifecycle.spawn(memory.watch.run(), "corpus-watch")
         stores = [each for each in (memory.answers, memory.retrievals, services.vectors) if each is not None]
         lifecycle.spawn(follow_purges(services.redis, *stores), "cache-purges")
+        memory.kept_topics = KeptTopics(services.database, memory.thresholds)
+        lifecycle.spawn(memory.kept_topics.run(), "cache-topics")
+        lifecycle.spawn(take_up(memory.answers, settings, services.database, services.redis), "cache-refill")
         if memory.joint is not None:
             lifecycle.spawn(memory.joint.relay.run(), "flights")
     lifecycle.spawn(replica_watch(services).run(), "replicas")

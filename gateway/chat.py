@@ -31,7 +31,7 @@ from gateway.pipeline.remember import HITS, AnswerMemory, Recall
 from gateway.pipeline.request import ChatRequest, Evidence, Record, Sink, inquiry_of, pin_of, stand_alone
 from gateway.pipeline.route import Route, Router
 from gateway.pipeline.trial import Trial, on_trial
-from gateway.ports import Answerer, Gate, Retriever
+from gateway.ports import Answerer, Gate, QueuedRetriever
 from gateway.request_id import working_for
 from gateway.shown import shown
 from gateway.tiering.ladders import Ladders
@@ -51,7 +51,7 @@ class ChatPipeline:
     def __init__(
         self,
         *,
-        retriever: Retriever,
+        retriever: QueuedRetriever,
         answerers: Mapping[str, Answerer],
         tiers: TierBook,
         queues: Mapping[str, Queue],

@@ -184,7 +184,9 @@ class Metrics:
             registry=self.registry,
         )
         self.limit_calls = Counter(
-            "tidegate_limit_calls", "Calls to Redis for limits.", registry=self.registry
+            "tidegate_limit_calls",
+            "Trips to Redis for limits, each for many tenants.",
+            registry=self.registry,
         )
         self.limits_linked = Gauge(
             "tidegate_limits_linked",
@@ -315,6 +317,11 @@ class Metrics:
         self.cache_false_hit_bound = Gauge(
             "tidegate_cache_false_hit_bound",
             "Upper 95 % bound of the share of wrong hits among the checked ones (1 = none was checked).",
+            registry=self.registry,
+        )
+        self.cache_false_hit_budget = Gauge(
+            "tidegate_cache_false_hit_budget",
+            "Share of hits by similarity that may be wrong (0 = no such hit is given).",
             registry=self.registry,
         )
         self.cache_shadows = Counter(

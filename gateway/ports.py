@@ -27,10 +27,34 @@ class Retrieved(msgspec.Struct, frozen=True):
 
 
 class Retriever(Protocol):
-    async def retrieve(self, text: str, scope: Scope, *, timeout_s: float) -> Retrieved:
-        """Passages for a question, best first.
+    async def retrieve(
+        self,
+        text: str,
+        scope: Scope,
+        *,
+        timeout_s: float,
+        embedding: npt.NDArray[np.float32] | None = None,
+    ) -> Retrieved:
+        """Passages for a question, best first. embedding: the text's by scope.embedder, where it is known [D].
 
         Raises: UpstreamUnavailable, UpstreamTimeout, UpstreamProtocolError.
+        """
+        ...
+
+
+class QueuedRetriever(Protocol):
+    async def retrieve(
+        self,
+        text: str,
+        scope: Scope,
+        *,
+        timeout_s: float,
+        embedding: npt.NDArray[np.float32] | None = None,
+        band: str = "interactive",
+    ) -> Retrieved:
+        """As a Retriever, behind a line: fair between the tenants of scopes, one band strictly before the other.
+
+        Raises also: Rejected, Evicted, DeadlineExceeded.
         """
         ...
 
@@ -74,6 +98,23 @@ class Embedder(Protocol):
         self, texts: Sequence[str], *, role: str, timeout_s: float, embedder: str = DEFAULT_EMBEDDER
     ) -> npt.NDArray[np.float32]:
         """Unit vectors, shape [len(texts), D], in order. role is `query` or `passage`; embedder: the model's name."""
+        ...
+
+
+class QueuedEmbedder(Protocol):
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        role: str,
+        timeout_s: float,
+        embedder: str = DEFAULT_EMBEDDER,
+        tenant: str = "",
+    ) -> npt.NDArray[np.float32]:
+        """As an Embedder, behind a line that is fair between tenants.
+
+        Raises also: Rejected, Evicted, DeadlineExceeded.
+        """
         ...
 
 

@@ -34,8 +34,11 @@ async def shut_down(services: Services, triton: TritonClient, server: Any, door:
     for queue in services.shared_queues.values():
         await queue.close()
     await services.limits.close()
-    if services.pipeline.memory is not None and services.pipeline.memory.joint is not None:
-        await services.pipeline.memory.joint.close()
+    if (memory := services.pipeline.memory) is not None:
+        if memory.kept_topics is not None:
+            await memory.kept_topics.close()
+        if memory.joint is not None:
+            await memory.joint.close()
     for upstream in services.upstreams.values():
         await upstream.close()
     await triton.close()

@@ -4,6 +4,7 @@ Workers are processes of their own over one real Redis (perf/limits_worker.py), 
 that waits for nobody.
 
 rate     a limit that is far away: trips to Redis for each request
+tenants  the same, the rate being that of many tenants: their trips are shared
 flood    several times a limit is offered: what the fullest minute let in beyond it
 frozen   Redis stands still in mid-run (SIGSTOP), or is killed: what a reservation takes then, beside before
 """
@@ -50,6 +51,13 @@ class Size:
 
     rates: tuple[int, ...] = (100, 400, 1500)
     rate_s: float = 10.0
+    tenants: tuple[tuple[int, float], ...] = (
+        (20, 20.0),
+        (100, 10.0),
+        (300, 2.0),
+    )  # how many, requests/s of each
+    tenants_s: float = 30.0  # after warm_s, in which most of them come for the first time
+    warm_s: float = 10.0
     floods: tuple[tuple[int, int], ...] = ((600, 2), (6000, 4))  # a limit, workers
     flood_s: float = 75.0
     flood_times: int = 5
@@ -57,7 +65,16 @@ class Size:
     frozen_s: float = 20.0
 
 
-QUICK = Size(rates=(400,), rate_s=3.0, floods=((600, 2),), flood_s=6.0, frozen_s=6.0)
+QUICK = Size(
+    rates=(400,),
+    rate_s=3.0,
+    tenants=((20, 20.0),),
+    tenants_s=4.0,
+    warm_s=2.0,
+    floods=((600, 2),),
+    flood_s=6.0,
+    frozen_s=6.0,
+)
 Measured = tuple[list[Row], list[dict[str, Any]]]  # of requests; of arms
 
 
@@ -84,13 +101,29 @@ def arm(
     rate: float,
     seconds: float,
     limits: dict[str, int],
+    num_tenants: int = 1,
+    warm_s: float = 0.0,
     halfway: Callable[[subprocess.Popen[bytes]], None] | None = None,
 ) -> tuple[list[Row], int]:
-    """Rows of all workers, and their trips. halfway: done to Redis in the middle."""
+    """Rows of all workers, and their trips; both from warm_s on. halfway: done to Redis in the middle."""
     with running_redis() as (url, redis), tempfile.TemporaryDirectory(prefix="tidegate-limits-") as folder:
         start_s = time.perf_counter() + START_S
         plans = [
-            Plan(f"{folder}/{at}.gz", url, name, at, num_workers, start_s, seconds, rate, 900, 500, limits)
+            Plan(
+                f"{folder}/{at}.gz",
+                url,
+                name,
+                at,
+                num_workers,
+                start_s,
+                seconds,
+                rate,
+                900,
+                500,
+                limits,
+                num_tenants,
+                warm_s,
+            )
             for at in range(num_workers)
         ]
         command = [sys.executable, "-m", "perf.limits_worker"]
@@ -107,7 +140,7 @@ def arm(
         if min(trips) < 0:
             raise RuntimeError(f"a worker of {name} did not get to its end")
         found = [row for plan in plans for row in rows.read(Path(plan.out))]
-    shifted = [_from(row, start_s) for row in found]
+    shifted = [_from(row, start_s) for row in found if row.intended_s >= start_s + warm_s]
     return shifted, sum(trips)
 
 
@@ -129,6 +162,9 @@ def run(size: Size) -> Measured:
 
     for rate in size.rates:
         measure("rate", f"rate/{rate}", 2, rate=rate, seconds=size.rate_s, limits=FAR)
+    for number, each in size.tenants:
+        how = {"rate": number * each / 2, "seconds": size.warm_s + size.tenants_s, "warm_s": size.warm_s}
+        measure("tenants", f"tenants/{number}", 2, limits=FAR, num_tenants=number, **how)
     for limit, num_workers in size.floods:
         rate = size.flood_times * limit / MINUTE_S / num_workers
         limits = {"requests_per_minute": limit}

@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import uvloop
 from redis.asyncio import Redis
 
-from gateway.admission.limits import Ask
 from gateway.admission.quota import Limiter
-from gateway.admission.redis_leases import RedisLeases, Reply
+from gateway.admission.redis_leases import RedisLeases
 from gateway.errors import RateLimited
 from gateway.metrics import Metrics
 from gateway.types import Limits, Tenant
 from perf import rows
 from perf.rows import Row
 
-TRIPS_OF_A_BEAT = 2  # the time, then what is said and asked (redis_leases.py)
-
 
 @dataclass(frozen=True)
 class Plan:
-    """rate: requests a second. estimated, actual: tokens of each. limits: of the tenant."""
+    """rate: requests a second, of all tenants. estimated, actual: tokens of each. limits: of every tenant.
+
+    warm_s: before trips are counted, so that every tenant has been here.
+    """
 
     out: str
     redis_url: str
@@ -44,20 +44,8 @@ class Plan:
     estimated: int
     actual: int
     limits: dict[str, int]
-
-
-class CountedLeases(RedisLeases):
-    """Every trip is counted; of the beats, too."""
-
-    num_trips = 0
-
-    async def sync(self, account: str, asks: Sequence[Ask], workers: int) -> Reply:
-        self.num_trips += 1
-        return await super().sync(account, asks, workers)
-
-    async def beat(self) -> int:
-        self.num_trips += TRIPS_OF_A_BEAT
-        return await super().beat()
+    num_tenants: int = 1
+    warm_s: float = 0.0
 
 
 async def _nothing_spent(tenant_id: str, key_id: str, since: int) -> int:
@@ -65,16 +53,17 @@ async def _nothing_spent(tenant_id: str, key_id: str, since: int) -> int:
 
 
 async def run(plan: Plan) -> int:
-    """The trips that were made while requests came."""
-    store = CountedLeases(Redis.from_url(plan.redis_url, protocol=3, socket_timeout=None))
+    """The trips that were made while requests came, from warm_s on."""
+    store = RedisLeases(Redis.from_url(plan.redis_url, protocol=3, socket_timeout=None))
     limiter = Limiter(
         store, defaults=Limits(), num_workers=plan.num_workers, spent=_nothing_spent, metrics=Metrics()
     )
     ticking = asyncio.create_task(limiter.run())
-    tenant = Tenant("acme", "key_1", limits=Limits(**plan.limits))
+    limits, chance = Limits(**plan.limits), random.Random(plan.number)
+    tenants = [Tenant(f"tenant{at}", "key_1", limits=limits) for at in range(plan.num_tenants)]
     kept: list[Row] = []
 
-    async def request(intended_s: float) -> None:
+    async def request(intended_s: float, tenant: Tenant) -> None:
         sent_s = time.perf_counter()
         try:
             held = await limiter.reserve(tenant, plan.estimated)
@@ -90,7 +79,9 @@ async def run(plan: Plan) -> int:
         for at in range(int(plan.seconds * plan.rate)):
             due_s = plan.start_s + at / plan.rate
             await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-            tasks.create_task(request(due_s))
+            if at == int(plan.warm_s * plan.rate):
+                before = store.num_trips
+            tasks.create_task(request(due_s, chance.choice(tenants)))
     trips = store.num_trips - before
     ticking.cancel()
     await limiter.close()

@@ -1,5 +1,5 @@
--- What one call of the queue knows, and the measures of drain.py. `recall.lua` and `queue.lua` go on from here: the three
--- are one script.
+-- What one call of the queue knows, and the measures of drain.py. `recall.lua`, `pace.lua` and `queue.lua` go on from
+-- here: the four are one script.
 --
 -- KEYS: held (hash: id -> worker '|' since when, ms '|' band '|' tenant), line (sorted set: id -> band * 2^50 + tag),
 -- entries (hash: id -> what is known of it), tenants (hash: 'f'|'p'|'d'|'w' band '|' tenant -> finish tag, promised tag,
@@ -111,9 +111,9 @@ local function by_band()
   return counts
 end
 
--- Expected wait behind so many, for one of this band.
-local function expected(num_ahead, band, counts, left, typical)
-  if measured().hold < 0 then return -1 end
+-- The wait behind so many, for one of this band, as drain.py says it: least, ahead, slower.
+local function forecast(num_ahead, band, counts, left, typical)
+  if measured().hold < 0 then return -1, -1, 1 end
   local work, rest_ahead, slots, taken = 0, num_ahead, math.max(limit, 1), 0
   for each = 0, band do
     local number = math.min(rest_ahead, each < band and counts[each + 1] or rest_ahead)
@@ -124,5 +124,7 @@ local function expected(num_ahead, band, counts, left, typical)
   local by_slot = left[at + 1] + rounds * (num_ahead > 0 and work / num_ahead or typical)
   local differ = math.min(1, math.sqrt(measured().spread))
   taken = taken * fade() / (MEMORY_MS * slots)
-  return ((1 - differ) * by_slot + differ * (work + typical) / slots) / (1 - math.min(MAX_TAKEN, taken))
+  return (1 - differ) * by_slot + differ * (work + typical) / slots,
+    (1 - differ) * work / #left + differ * work / slots,
+    1 / (1 - math.min(MAX_TAKEN, taken))
 end

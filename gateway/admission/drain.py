@@ -34,6 +34,22 @@ class Left(NamedTuple):
     typical_ms: float
 
 
+class Forecast(NamedTuple):
+    """A wait, by those who are in line. least_ms: what they take, -1 = nothing was measured yet; ahead_ms: the same
+    without the rest of the holds that run now, and no matter when which of them ends.
+
+    slower: how many times as long it takes while bands that go first take their part of the slots.
+    """
+
+    least_ms: float
+    ahead_ms: float
+    slower: float
+
+    @property
+    def usual_ms(self) -> float:
+        return self.least_ms * self.slower if self.least_ms >= 0 else self.least_ms
+
+
 @dataclass
 class Drain:
     """hold_ms: mean time (ms) that a slot was held, of all; -1 = nothing measured. by_band: the same of each band.
@@ -79,10 +95,10 @@ class Drain:
         free_in = sorted(max(0.0, mean - (now_ms - slot.since_ms)) for mean, slot in means)
         return Left(free_in, sum(mean for mean, _ in means) / len(means))
 
-    def expected_ms(self, ahead: Sequence[int], band: int, left: Left, limit: int, now_ms: int) -> float:
-        """Expected wait behind so many waiters of each band; -1 when nothing was measured yet."""
+    def forecast(self, ahead: Sequence[int], band: int, left: Left, limit: int, now_ms: int) -> Forecast:
+        """The wait behind so many waiters of each band."""
         if self.hold_ms < 0:
-            return -1.0
+            return Forecast(-1.0, -1.0, 1.0)
         limit = max(limit, 1)
         num_ahead = sum(ahead)
         work = sum(number * self.mean_ms(each) for each, number in enumerate(ahead))
@@ -91,7 +107,11 @@ class Drain:
         by_mean = (work + left.typical_ms) / limit
         differ = min(1.0, math.sqrt(self.spread))
         taken = sum(self.busy_ms[:band]) * self._fade(now_ms) / (_MEMORY_MS * limit)
-        return ((1 - differ) * by_slot + differ * by_mean) / (1 - min(_MAX_TAKEN, taken))
+        return Forecast(
+            (1 - differ) * by_slot + differ * by_mean,
+            (1 - differ) * work / len(left.free_in_ms) + differ * work / limit,
+            1 / (1 - min(_MAX_TAKEN, taken)),
+        )
 
 
 def _moved(mean: float, newest: float, count: int) -> float:

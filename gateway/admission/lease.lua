@@ -81,11 +81,13 @@ local function leased_by_others(leases)
   return units
 end
 
--- What those who wait need comes first; beyond it nobody takes more than a fair part of what is free.
+-- What those who wait need comes first; beyond it nobody takes more than half of an even part of what is free, so that
+-- the last of a small limit is for whoever comes.
 local function grant(ask, free)
   if ask.want <= ask.hold or free <= ask.hold then return ask.hold end
-  local fair = ask.hold + math.max(math.ceil((free - ask.hold) / workers), math.ceil(ask.limit / 1000))
-  local level = math.min(ask.want, free, math.max(fair, ask.hold + ask.need))
+  local spare = math.floor((free - ask.hold - ask.need) / (2 * workers))
+  spare = math.max(spare, math.floor(ask.limit / 1000))
+  local level = math.min(ask.want, free, ask.hold + ask.need + spare)
   if level < ask.unit then return ask.hold end -- too little for any of them
   return level
 end

@@ -14,15 +14,15 @@ from typing import Literal
 
 import msgspec
 
+from gateway.admission.flow import FLOW_S, Flow
+
 WINDOW_S = 60
 LEASE_S = 2.5  # a worker spends a lease for so long; the store keeps it for longer (STORE_LEASE_S)
 STORE_LEASE_S = 3.0
-BLOCK_FROM = (
-    5  # requests a second: below it every request asks for just what it needs, and nothing is hoarded
-)
-LOW_WATER = (
-    0.25  # of a block (what a second took lately): below it the next one is fetched behind the requests
-)
+LOW_WATER = 0.25  # of a block: below it a busy limit's next one is fetched behind the requests
+# Below a busy rate something is held ahead only where each worker could have so many times as much.
+AMPLE = 4
+SPARE_PART = 2  # a worker holds unused at most its even part of what is left, divided by this (lease.lua too)
 REFUSAL_S = (
     0.25  # a refusal stands for so long without asking the store again: others may give something back
 )
@@ -89,7 +89,8 @@ class Meter:
         self._used: dict[int, int] = {}
         self._dirty: set[int] = set()
         self._sent: set[int] = set()
-        self._flow: dict[int, tuple[int, int]] = {}  # second: requests, units; what the next block goes by
+        self._flow = Flow()  # what the next block goes by
+        self._low = 0.0  # of the lease, below which the next block is fetched
         self._need = self._unit = 0
         self._spent = 0  # since the last ask was made
         self._net = 0  # since then, less what was given back
@@ -133,7 +134,7 @@ class Meter:
         if now < self.lease_until:
             self.lease = max(0, self.lease - amount)
         self._add(slot, amount)
-        self._flow_in(amount, now)
+        self._flow.add(amount, now)
         return slot
 
     def settle(self, slot: int, taken: int, actual: int, now: float) -> None:
@@ -159,27 +160,39 @@ class Meter:
         self._need += amount
         self._unit = min(self._unit, amount) if self._unit else amount
 
+    def wish(self, amount: int) -> None:
+        """A request was refused without asking; the next ask is for one like it, not for all of them."""
+        if not self._need:
+            self.require(amount)
+
     def is_low(self, now: float) -> bool:
         """Whether the next block should be fetched, before anybody has to wait for it."""
-        demand = self._demand(now)
-        return demand > 0 and (self.lease < demand * LOW_WATER or now > self.lease_until - 0.5)
+        return self._low > 0 and (self.lease < self._low or now > self.lease_until - 0.5)
 
     def has_news(self, now: float) -> bool:
         """Whether the store would learn something, or a lease should be kept or given back."""
         return bool(self._dirty) or self.lease > 0
 
-    def ask(self, now: float, *, is_tick: bool = False) -> Ask:
-        """is_tick: nothing new is leased, and what is leased beyond the demand of late is given back."""
-        demand = self._demand(now)
+    def ask(self, now: float, *, is_tick: bool = False, workers: int = 1, least: int = 1) -> Ask:
+        """is_tick: what is leased beyond the use of late, or beyond a fair part of what is left, is given back.
+
+        workers: that share the limit. least: of a limit that had fewer requests lately nothing is held ahead of them.
+        """
+        spare, is_busy = self._spare(now, least), self._flow.is_busy(now)
+        is_ample = spare * AMPLE * workers <= self.remaining(now)
+        if not is_ample and not is_busy:
+            spare = 0
+        self._low = spare * LOW_WATER if is_busy else 0.0
         if now >= self.lease_until:
             self.lease = 0
         if is_tick:
-            self.lease = min(self.lease, demand)
+            self.lease = min(self.lease, spare, self.remaining(now) // (SPARE_PART * workers))
         self.used(now)
         self._sent, self._dirty = self._dirty, set()
         self._net_before, self._net, self._spent = self._net_before + self._net, 0, 0
         need, unit, self._need, self._unit = max(0, self._need - self.lease), self._unit, 0, 0
         hold = self._hold()
+        ahead = 0 if is_tick and not is_ample else max(0, spare - self.lease)
         return Ask(
             name=self.name,
             kind=self.kind,
@@ -187,7 +200,7 @@ class Meter:
             hold=hold,
             need=need,
             unit=unit,
-            want=max(hold + need, 0 if is_tick else need + self._target(demand)),
+            want=hold + need + ahead,
             generation=self.generation,
             seed=-1 if self.generation else self.seed,
             used=[(slot, self._used.get(slot, 0)) for slot in sorted(self._sent)],
@@ -205,7 +218,7 @@ class Meter:
         self.left, self.answered_at, self._net_before = answer.left + answer.level, now, 0
         self.reset_at = now + answer.reset_s
         if ask.need and answer.level < ask.hold + ask.need:
-            self.refused_until = now + min(max(answer.wait_s, 0.02), REFUSAL_S)
+            self.refused_until = now + min(answer.wait_s or REFUSAL_S, REFUSAL_S)
             self.refused_need = ask.unit
             self.free_at = now + answer.wait_s
 
@@ -220,23 +233,12 @@ class Meter:
     def _hold(self) -> int:
         return self.lease
 
-    def _target(self, demand: int) -> int:
-        return demand
+    def _spare(self, now: float, least: int) -> int:
+        """What to hold for those who will come until the next tick."""
+        return self._flow.expected(now, least=least)
 
     def _set_lease(self, level: int) -> None:
         self.lease = max(0, level - self._spent)
-
-    def _flow_in(self, amount: int, now: float) -> None:
-        requests, units = self._flow.get(int(now), (0, 0))
-        self._flow[int(now)] = requests + 1, units + amount
-
-    def _demand(self, now: float) -> int:
-        """What a second took lately; 0 at a low rate."""
-        second = int(now)
-        for old in [each for each in self._flow if each < second - 1]:
-            del self._flow[old]
-        requests, units = max(self._flow.values(), default=(0, 0))
-        return units if requests >= BLOCK_FROM else 0
 
     # What the caller is told.
 
@@ -309,7 +311,7 @@ class Streams(Meter):
     def __init__(self, name: str, limit: int) -> None:
         super().__init__(name, limit)
         self.in_use = 0
-        self._peak = 0  # since the last tick
+        self._peaks: dict[int, int] = {}  # most in use at once, by second
         self._mean_hold_s = 1.0
 
     def used(self, now: float) -> int:
@@ -320,10 +322,11 @@ class Streams(Meter):
 
     def take(self, amount: int, now: float) -> int:
         self.in_use += amount
-        self._peak = max(self._peak, self.in_use)
+        second = int(now)
+        self._peaks[second] = max(self._peaks.get(second, 0), self.in_use)
         self.lease = max(0, self.lease - amount)
-        self._flow_in(amount, now)
-        return int(now)
+        self._flow.add(amount, now)
+        return second
 
     def free(self, taken_at: float, now: float) -> None:
         """One of them ended."""
@@ -338,18 +341,15 @@ class Streams(Meter):
     def is_low(self, now: float) -> bool:
         return False
 
-    def ask(self, now: float, *, is_tick: bool = False) -> Ask:
-        if is_tick:
-            peak, self._peak = max(self._peak, self.in_use), self.in_use
-            spare = peak - self.in_use if self._demand(now) else 0
-            self.lease = min(self.lease, spare)
-        return super().ask(now, is_tick=is_tick)
-
     def _hold(self) -> int:
         return self.in_use + self.lease
 
-    def _target(self, demand: int) -> int:
-        return self.in_use + self.lease
+    def _spare(self, now: float, least: int) -> int:
+        """As many places as were in use at once lately, and one."""
+        if not self._flow.expected(now, least=least):
+            return 0
+        self._peaks = {second: most for second, most in self._peaks.items() if second >= int(now) - FLOW_S}
+        return max(0, max(self._peaks.values(), default=0) - self.in_use) + 1
 
     def _set_lease(self, level: int) -> None:
         self.lease = max(0, level - self.in_use)

@@ -7,8 +7,7 @@ of the two, so an idle tenant gets no credit, and its tenant's finish tag moves 
 What a request costs is a guess until it ends. Then the tenant's tags move by the difference, those of its waiting
 requests too, all alike: among them the first to come stays the first to go. They move when the differences have come
 to a part of the tenant's backlog, so that a long line is not rewritten at every end. When one leaves the line, those of
-its tenant behind it move up. The virtual time that a newcomer meets is never past the head of its band, which those
-moves may have brought back.
+its tenant behind it move up. No newcomer meets a virtual time past its band's head, which those moves may bring back.
 
 Slots may be kept free for light tenants (headroom): one that holds clearly more than an equal part does not get the
 last ones while others have been here of late, so a light one finds a slot where it would wait for a heavy one's end.
@@ -25,12 +24,12 @@ from dataclasses import dataclass, field
 
 from gateway.admission.asks import BAND_STEP, BANDS, Ask, Entered, Entry, Moves, Status
 from gateway.admission.drain import NUM_BANDS, Drain, Left, Slot
+from gateway.admission.pace import Band, Expected, Paces
 from gateway.admission.recall import HEADS, LIGHT, OVER, Recalls, Wanting, victim
 
 __all__ = ["BANDS", "Ask", "Entered", "FairLine", "Moves", "Status"]
 
 MAX_TENANTS = 100_000  # whose tags are remembered at most; then all begin again
-
 RECENT_MS = 30_000  # a tenant that asked within it counts among those who share the slots
 _LEAST_MOVE = 64  # tokens
 _MOVE_OF_BACKLOG = 1 / 64
@@ -51,6 +50,7 @@ class FairLine:
     held: dict[str, Slot] = field(default_factory=dict)
     recalls: Recalls = field(default_factory=Recalls)
     drain: Drain = field(default_factory=Drain)
+    paces: Paces = field(default_factory=Paces)
     num_bytes: int = 0
     _entries: dict[str, Entry] = field(default_factory=dict)
     _order: list[tuple[int, str]] = field(default_factory=list)
@@ -79,17 +79,21 @@ class FairLine:
             tag = min(tag, ask.tag)  # a ticket never makes a place worse
         if ask.before_ms >= 0:
             tag = min([tag, *(self._entries[each].tag for each in self._own.get(key, ()))])
-        if self._may_take(ask.tenant):  # whoever waits may not, or had been let in
+        if self.may_take(ask.tenant):  # whoever waits may not, or had been let in
             self._charge(ask)
             self._let_in(name, ask, tag, now_ms)
             return Entered("granted", 0, 0.0, tag)
         score = ask.band * BAND_STEP + tag
         position = bisect_right(self._order, (score, name)) + 1
         slot = self._victim(Wanting(name, ask.band, ask.tenant), now_ms)
-        eta_ms = 0.0 if slot else self.eta_ms(position, ask.band, self.left(now_ms), now_ms)
-        refusal = self._refusal(ask, score, eta_ms, now_ms)
+        wait = Expected(0.0, 0.0)
+        if not slot:
+            wait = self._expected(position, ask.band, tag, self.left(now_ms), now_ms)
+        refusal = self._refusal(ask, score, wait.sure_ms, now_ms)
         if refusal is not None:
-            return Entered(refusal, position, eta_ms, self._promise(ask, tag))
+            # One with a ticket comes again with the place that it has.
+            kept = tag if ask.tag >= 0 else self._promise(key, tag, ask.cost)
+            return Entered(refusal, position, wait.told_ms, kept)
         self._charge(ask)
         self._entries[name] = Entry(ask, score)
         self._own.setdefault(key, set()).add(name)
@@ -98,7 +102,7 @@ class FairLine:
         self.num_bytes += ask.size
         if slot:
             self._ask_back(slot, name)
-        return Entered("waiting", position, eta_ms, tag)
+        return Entered("waiting", position, wait.told_ms, tag)
 
     def give_back(self, name: str, ask: Ask, now_ms: int) -> Entered:
         """Its answer was broken off: whom the slot was asked back for has it, and it waits at the head of its tenant.
@@ -112,6 +116,12 @@ class FairLine:
             self._free(name, now_ms)
         return self.enter(name, ask, now_ms)
 
+    def measure(self, now_ms: int) -> None:
+        """How fast the line moves: look now and then while somebody waits."""
+        costs = [head.ask.cost if head else 0 for head in map(self._head, range(NUM_BANDS))]
+        bands = [Band(self._num_of(at), self._virtual_time(at), cost) for at, cost in enumerate(costs)]
+        self.paces.look(bands, self.drain, now_ms)
+
     def recall(self, now_ms: int) -> None:
         """Look again for slots to ask back, for the first in line."""
         for _, name in self._order[:HEADS]:
@@ -123,14 +133,10 @@ class FairLine:
     def _victim(self, wanting: Wanting, now_ms: int) -> str | None:
         if len(self.held) < self.limit or not self.recalls.can_ask(self.limit):
             return None
+        first = map(self._wanting, (name for _, name in self._order[:_LOOK_AHEAD]))
+        held, gives, served = self.held, self.recalls.given, self._served()
         return victim(
-            wanting,
-            held=self.held,
-            gives=self.recalls.given,
-            served=self._served(),
-            first=map(self._wanting, (name for _, name in self._order[:_LOOK_AHEAD])),
-            limit=self.limit,
-            now_ms=now_ms,
+            wanting, held=held, gives=gives, served=served, first=first, limit=self.limit, now_ms=now_ms
         )
 
     def _served(self) -> dict[str, Wanting]:
@@ -150,7 +156,7 @@ class FairLine:
             self._seen[tenant] = now_ms
             self._seen = {name: at for name, at in self._seen.items() if at >= now_ms - RECENT_MS}
 
-    def _may_take(self, tenant: str) -> bool:
+    def may_take(self, tenant: str) -> bool:
         """Whether a slot is free for one of this tenant."""
         free = self.limit - len(self.held)
         if free > self.headroom or free <= 0 or len(self._seen) < 2:
@@ -173,17 +179,19 @@ class FairLine:
         return max(self._virtual_time(key[0]), self._finish.get(key, 0))
 
     def _virtual_time(self, band: int) -> int:
-        at = bisect_left(self._order, (band * BAND_STEP, ""))
-        if at == len(self._order) or self._order[at][0] >= (band + 1) * BAND_STEP:
-            return self._time[band]
-        return min(self._time[band], self._order[at][0] - band * BAND_STEP)
+        head = self._head(band)
+        return self._time[band] if head is None else min(self._time[band], head.tag)
 
-    def _refusal(self, ask: Ask, score: int, eta_ms: float, now_ms: int) -> Status | None:
+    def _head(self, band: int) -> Entry | None:
+        """The first in line of a band."""
+        return self._entries[self._order[self.num_ahead(band - 1)][1]] if self._num_of(band) else None
+
+    def _refusal(self, ask: Ask, score: int, sure_ms: float, now_ms: int) -> Status | None:
         if ask.before_ms >= 0:
             return None  # its client has the beginning of the answer
-        if eta_ms >= 0 and ask.finish_ms and now_ms + eta_ms + self.drain.mean_ms(ask.band) > ask.finish_ms:
+        if sure_ms >= 0 and ask.finish_ms and now_ms + sure_ms + self.drain.mean_ms(ask.band) > ask.finish_ms:
             return "infeasible"
-        if eta_ms >= 0 and now_ms + eta_ms > ask.until_ms:
+        if sure_ms >= 0 and now_ms + sure_ms > ask.until_ms:
             return "too_long"
         if ask.size > self.max_bytes or self.max_waiting < 1:
             return "full"
@@ -195,13 +203,15 @@ class FairLine:
             self._displaced.append(worst[1])
         return None
 
-    def _promise(self, ask: Ask, tag: int) -> int:
+    def promise(self, band: int, tenant: str, cost: int) -> int:
+        """The tag of a ticket for one that is refused unasked."""
+        key = (band, tenant)
+        return self._promise(key, self._newcomers_tag(key), cost)
+
+    def _promise(self, key: tuple[int, str], tag: int, cost: int) -> int:
         """The tag of a ticket: behind those of the same tenant that are out already."""
-        if ask.tag >= 0:
-            return ask.tag  # it comes again with the place that it has
-        key = (ask.band, ask.tenant)
         tag = max(tag, self._promised.get(key, 0))
-        self._promised[key] = tag + ask.cost
+        self._promised[key] = tag + cost
         return tag
 
     def _charge(self, ask: Ask) -> None:
@@ -274,9 +284,11 @@ class FairLine:
     def _shift(self, key: tuple[int, str], difference: int, after: int) -> None:
         """Move a tenant's finish tag, and those of its waiters beyond a score."""
         self._finish[key] = max(0, self._finish[key] + difference)
+        mean = difference / max(1, self._num_of(key[0]))
         for name in self._own.get(key, ()):
             entry = self._entries[name]
             if entry.score > after:
+                self.paces.moved[key[0]] += mean
                 del self._order[bisect_left(self._order, (entry.score, name))]
                 entry.score = max(key[0] * BAND_STEP, entry.score + difference)
                 insort(self._order, (entry.score, name))
@@ -329,7 +341,7 @@ class FairLine:
             if ask.until_ms < now_ms:
                 self._remove(name)  # its wait is over, and it knows that by itself
                 return self._next(now_ms)
-            if self._may_take(ask.tenant):
+            if self.may_take(ask.tenant):
                 return name
         return None
 
@@ -352,6 +364,9 @@ class FairLine:
         """Waiters of this band and of those before it."""
         return bisect_left(self._order, ((band + 1) * BAND_STEP, ""))
 
+    def _num_of(self, band: int) -> int:
+        return self.num_ahead(band) - self.num_ahead(band - 1)
+
     def __len__(self) -> int:
         return len(self._order)
 
@@ -361,11 +376,14 @@ class FairLine:
     def left(self, now_ms: int) -> Left:
         return self.drain.left(self.held.values(), now_ms)
 
-    def eta_ms(self, position: int, band: int, left: Left, now_ms: int) -> float:
-        """Expected wait at a position, for one of this band; -1 when nothing was measured yet."""
+    def _expected(self, position: int, band: int, tag: int, left: Left, now_ms: int) -> Expected:
+        """The wait at a position, for one of this band."""
         ends = [min(position - 1, self.num_ahead(each)) for each in range(NUM_BANDS)]
         ahead = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-        return self.drain.expected_ms(ahead, band, left, self.limit, now_ms)
+        forecast = self.drain.forecast(ahead, band, left, self.limit, now_ms)
+        head = self._head(band)
+        gap = tag - head.tag if head else 0
+        return self.paces.expected(band, gap, forecast, self.drain.hold_ms, self.limit)
 
     def where(self, name: str, left: Left, now_ms: int) -> tuple[int, float]:
         """Position and expected wait of one who waits; 0 and 0 when it does not."""
@@ -375,7 +393,7 @@ class FairLine:
         position = self.position(name)
         if self.recalls.is_served(name):
             return position, 0.0
-        return position, self.eta_ms(position, entry.ask.band, left, now_ms)
+        return position, self._expected(position, entry.ask.band, entry.tag, left, now_ms).told_ms
 
     def waiting_names(self) -> Sequence[str]:
         return [name for _, name in self._order]

@@ -1,4 +1,4 @@
--- The one line in front of a tier's slots: the maths of line.py, shared by all workers. Goes on where `recall.lua` ends.
+-- The one line in front of a tier's slots: the maths of line.py, shared by all workers. Goes on where `pace.lua` ends.
 
 local function own_key(band, tenant) return LINE .. ':' .. band .. '|' .. tenant end
 
@@ -14,10 +14,12 @@ local function settle(band, tenant, difference)
   end
   redis.call('HDEL', TENANTS, 'd' .. key)
   redis.call('HSET', TENANTS, 'f' .. key, whole(math.max(0, tonumber(finish) + pending)))
-  for _, id in ipairs(redis.call('SMEMBERS', own_key(band, tenant))) do
+  local own = redis.call('SMEMBERS', own_key(band, tenant))
+  for _, id in ipairs(own) do
     local score = tonumber(redis.call('ZSCORE', LINE, id))
     redis.call('ZADD', LINE, whole(math.max(band * STEP, score + pending)), id)
   end
+  shifted(band, pending * #own)
 end
 
 -- Returns the score it had.
@@ -67,12 +69,14 @@ local function remove_all(gone)
     local finish = redis.call('HGET', TENANTS, 'f' .. key)
     if finish then
       redis.call('HSET', TENANTS, 'f' .. key, whole(math.max(0, tonumber(finish) - of.cost)))
-      local scores, sums = summed(of.scores)
+      local all, scores, sums = 0, summed(of.scores)
       for _, id in ipairs(redis.call('SMEMBERS', own_key(of.band, of.tenant))) do
         local score = tonumber(redis.call('ZSCORE', LINE, id))
         local less = sums[num_below(scores, score)]
         if less > 0 then redis.call('ZADD', LINE, whole(math.max(of.band * STEP, score - less)), id) end
+        all = all - less
       end
+      shifted(of.band, all)
     end
   end
 end
@@ -179,14 +183,6 @@ local function grant()
   while num_waiting() > 0 and num_held() < limit and grant_one() do end
 end
 
--- The virtual time that a newcomer meets.
-local function virtual_time(band)
-  local at = number_at(STATE, 't' .. band, 0)
-  local head = redis.call('ZRANGEBYSCORE', LINE, whole(band * STEP), '(' .. whole((band + 1) * STEP), 'WITHSCORES',
-    'LIMIT', 0, 1)[2]
-  return head and math.min(at, tonumber(head) - band * STEP) or at
-end
-
 local function newcomers_tag(band, tenant)
   return math.max(virtual_time(band), number_at(TENANTS, 'f' .. band .. '|' .. tenant, 0))
 end
@@ -262,13 +258,15 @@ local function enter()
   end
   local position = ahead + 1
   local slot = victim(id, band, tenant)
-  local eta_ms = slot and 0 or expected(ahead, band, by_band(), slots_left())
+  local _, head = head_of(band)
+  local eta_ms, sure_ms = 0, 0
+  if not slot then eta_ms, sure_ms = expected(ahead, band, head and tag - head or 0, by_band(), slots_left()) end
   local refusal
   if before >= 0 then
     refusal = nil -- its client has the beginning of the answer
-  elseif eta_ms >= 0 and finish_ms > 0 and eta_ms + mean_of(band) > finish_ms then
+  elseif sure_ms >= 0 and finish_ms > 0 and sure_ms + mean_of(band) > finish_ms then
     refusal = 'infeasible'
-  elseif eta_ms >= 0 and eta_ms > wait_ms then
+  elseif sure_ms >= 0 and sure_ms > wait_ms then
     refusal = 'too_long'
   elseif size > max_bytes or max_waiting < 1 then
     refusal = 'full'
@@ -348,6 +346,7 @@ local function beat()
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now - DEAD_MS - 1)) do bury(dead) end
   redis.call('HSETNX', STATE, 'secret', ARGV[7])
   grant()
+  measure()
   recall()
   rest()
   stay()
@@ -380,12 +379,14 @@ local function look()
   local places, etas, counts = {}, {}, by_band()
   local left, typical = slots_left()
   local _, served = served_by(hash_of(GIVES))
+  local heads = {[0] = {head_of(0)}, {head_of(1)}, {head_of(2)}}
   for at = 6, #ARGV do
     local place, eta_ms = -1, -1
     local rank = redis.call('ZRANK', LINE, ARGV[at])
     if rank then
       local band = rank < counts[1] and 0 or rank < counts[1] + counts[2] and 1 or 2
-      place, eta_ms = rank + 1, served[ARGV[at]] and 0 or expected(rank, band, counts, left, typical)
+      local gap = tonumber(redis.call('ZSCORE', LINE, ARGV[at])) - band * STEP - heads[band][2]
+      place, eta_ms = rank + 1, served[ARGV[at]] and 0 or (expected(rank, band, gap, counts, left, typical))
     elseif redis.call('HEXISTS', HELD, ARGV[at]) == 1 then
       place = 0
     end

@@ -17,13 +17,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from gateway.admission.line import BANDS
+from gateway.admission.tickets import TICKET_LIFE_S, Place
+from gateway.admission.waiting import Claim
 from gateway.storage.redis_trips import answered
 
 SCRIPT = b"".join(
-    (Path(__file__).parent / name).read_bytes() for name in ("drain.lua", "recall.lua", "queue.lua")
+    (Path(__file__).parent / name).read_bytes()
+    for name in ("drain.lua", "recall.lua", "pace.lua", "queue.lua")
 )
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()  # what EVALSHA calls it by
 CALL_S = 1.0  # longest wait of a request for Redis, once: then all go by their own part
+LATE_S = 0.025  # of our own loop's time; whoever has heard nothing then goes on without Redis, where it can
 ENTER_AT_MOST = 128  # requests that ask in one go
 MAIL_BLOCK_S = 1
 MAIL_CALL_S = 3.0
@@ -34,6 +38,17 @@ PAUSE_S = 0.25
 def queue_key(tier: str, part: str) -> str:
     """A key of the tier's queue. `line` is the sorted set of who waits: scalers in a cluster go by its length."""
     return f"tidegate:queue:{{{tier}}}:{part}"
+
+
+def enter_terms(
+    claim: Claim, place: Place, *, band: int, wait_ms: int, left_ms: int, max_waiting: int, max_bytes: int
+) -> list[Any]:
+    """What `enter` hears after id and worker. left_ms: until the deadline of the whole answer."""
+    cost = claim.cost if claim.back is None else 0
+    finish_ms = max(1, left_ms) if claim.has_own_deadline else 0
+    asked = [claim.tenant, band, cost, claim.size, wait_ms, finish_ms, place.tag]
+    ticket = [place.id, int(TICKET_LIFE_S * 1000)]
+    return [*asked, max_waiting, max_bytes, *ticket, int(claim.gives), claim.before_ms]
 
 
 class Away(Exception):
@@ -50,6 +65,38 @@ class State:
     workers: int = 1
     num_bytes: int = 0
     is_line: bool = False
+
+
+@dataclass
+class Asked:
+    """One request's `enter`. otherwise: asked while the store is silent, whether the request goes on without the reply;
+    then `later` hears that, or why there is none.
+    """
+
+    terms: Sequence[Any]
+    otherwise: Callable[[], bool]
+    later: Callable[[Any], object]
+    reply: asyncio.Future[Any]
+    has_gone_on: bool = False
+
+    def go_on(self) -> None:
+        """The store is silent."""
+        if not self.reply.done() and self.otherwise():
+            self.has_gone_on = True
+            self.reply.set_result(None)
+
+    def hear(self, reply: Any) -> None:
+        """reply: or the exception that came instead of one."""
+        if self.has_gone_on:
+            self.later(reply)
+        elif isinstance(reply, Exception):
+            self.fail(reply)
+        elif not self.reply.done():
+            self.reply.set_result(reply)
+
+    def fail(self, why: Exception) -> None:
+        if not self.reply.done():
+            self.reply.set_exception(why if isinstance(why, Away) else Away(repr(why)))
 
 
 class Beat(NamedTuple):
@@ -82,8 +129,10 @@ class QueueStore:
         self._keys = [queue_key(tier, part) for part in parts]
         self._mailboxes = queue_key(tier, "mail:")
         self._mailbox = self._mailboxes + worker
-        self._asking: list[tuple[Sequence[Any], asyncio.Future[Any]]] = []
+        self._asking: list[Asked] = []  # not sent yet
+        self._sent: list[Asked] = []
         self._to_ask = asyncio.Event()
+        self.is_silent = False  # whether what was sent is late
 
     async def call(self, operation: str, *args: Any) -> Any:
         """Raises: Away."""
@@ -99,33 +148,57 @@ class QueueStore:
         )
         return Beat(bool(is_known), int(mine), bytes.fromhex(kept.decode()), state)
 
-    async def enter(self, terms: Sequence[Any]) -> Any:
-        """The reply to `enter`; many that come at once share a trip. Raises: Away."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._asking.append((terms, future))
+    async def enter(
+        self, terms: Sequence[Any], otherwise: Callable[[], bool], later: Callable[[Any], object]
+    ) -> Any:
+        """The reply to `enter`, or None for one that goes on without (see Asked). Many that come at once share a trip.
+        Raises: Away.
+        """
+        asked = Asked(terms, otherwise, later, asyncio.get_running_loop().create_future())
+        self._asking.append(asked)
         self._to_ask.set()
-        return await future
+        if self.is_silent:
+            asked.go_on()
+        return await asked.reply
+
+    def let_go(self) -> None:
+        """While the store is silent: whoever can goes on without it, first come, first served."""
+        if self.is_silent:
+            wanting = [each for each in (*self._sent, *self._asking) if not each.reply.done()]
+            for asked in wanting[:ENTER_AT_MOST]:
+                asked.go_on()
+
+    def give_up(self, why: Exception) -> None:
+        """Nobody waits for a reply any more."""
+        asking, self._asking = self._asking, []
+        for asked in self._sent:
+            asked.fail(why)  # who has gone on hears of it when the trip ends
+        for asked in asking:
+            asked.hear(why)
 
     async def send_entering(self) -> None:
         """Until cancelled. A store that has lost the script is away until the next `call`."""
         while True:
             await self._to_ask.wait()
-            batch = [each for each in self._asking[:ENTER_AT_MOST] if not each[1].done()]
+            batch = [each for each in self._asking[:ENTER_AT_MOST] if not each.reply.cancelled()]
             del self._asking[:ENTER_AT_MOST]
             if not self._asking:
                 self._to_ask.clear()
-            replies: Sequence[Any]
+            replies: Sequence[Any] = [Away("broken off")] * len(batch)
+            self._sent = batch
             try:
-                replies = await self._call_many([terms for terms, _ in batch]) if batch else []
+                replies = await self._call_many([each.terms for each in batch]) if batch else []
             except Away as away:
                 replies = [away] * len(batch)
-            for (_, future), reply in zip(batch, replies, strict=True):
-                if future.done():
-                    continue
-                if isinstance(reply, Exception):
-                    future.set_exception(Away(repr(reply)))
-                else:
-                    future.set_result(reply)
+                self.give_up(away)
+            finally:
+                self._sent, self.is_silent = [], False
+                for asked, reply in zip(batch, replies, strict=True):
+                    asked.hear(reply)
+
+    def _fall_silent(self) -> None:
+        self.is_silent = True
+        self.let_go()
 
     async def mail(self) -> list[str]:
         """What has come for this worker, after a wait; nothing when there was nothing, or no store."""
@@ -161,9 +234,11 @@ class QueueStore:
                     pipe.evalsha(*head, *args)
                 return list(await pipe.execute(raise_on_error=False))
 
-        return list(await self._within(run))
+        return list(await self._within(run, self._fall_silent))
 
-    async def _within(self, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def _within(
+        self, work: Callable[[], Awaitable[Any]], on_late: Callable[[], object] = lambda: None
+    ) -> Any:
         async def call() -> Any:
             try:
                 return await work()
@@ -171,6 +246,6 @@ class QueueStore:
                 return await work()
 
         try:
-            return await answered(call(), CALL_S)
+            return await answered(call(), CALL_S, late_s=LATE_S, on_late=on_late)
         except (RedisError, OSError, TimeoutError) as error:
             raise Away(repr(error)) from error

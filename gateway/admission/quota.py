@@ -1,37 +1,32 @@
 """Who may begin: reserves a request's share of its tenant's and its key's limits, and settles it at the end.
 
 A request is decided by what this worker holds. Only where that is not enough it waits for the store, PATIENCE_S at
-most; a store that is away is not waited for at all. Blocks are fetched behind the requests, by one call at a time for
-each tenant.
+most; a store that is away is not waited for at all. Blocks are fetched behind the requests, those of all tenants in the
+same trips (`lease_calls.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import NamedTuple
 
+from gateway.admission.lease_calls import Account, LeaseCalls, Plan, Spent
 from gateway.admission.limits import Budget, Meter, Streams
-from gateway.admission.redis_leases import LeaseStore, Reply
+from gateway.admission.redis_leases import LeaseStore
 from gateway.admission.standing import BUDGET, REQUESTS, STREAMS, TOKENS, Month, Standing, month_of
-from gateway.errors import QuotaExceeded, RateLimited, TidegateError, UpstreamUnavailable
+from gateway.errors import QuotaExceeded, RateLimited
 from gateway.metrics import Metrics
+from gateway.storage.redis_trips import within
 from gateway.types import Limits, Tenant
-
-log = logging.getLogger("tidegate.limits")
 
 PATIENCE_S = 0.003
 TICK_S = 1.0
 PROBE_S = 0.5  # how often a store that is away is tried again
 MAX_UNLIMITED = 10_000
 IDLE_S = 120.0  # then a tenant is forgotten here
-
-# (tenant, key or "", first unix second) -> tokens that the ledger has since then
-Spent = Callable[[str, str, int], Awaitable[int]]
 
 
 class Need(NamedTuple):
@@ -57,26 +52,6 @@ class Reservation:
                 meter.settle(slot, amount, num_tokens, now)
 
 
-class _Plan(NamedTuple):
-    """The meters of one caller, found once for many requests. until: unix seconds; then a month ends."""
-
-    tenant: Tenant
-    meters: list[Meter]
-    until: float
-
-
-class _Account:
-    """One tenant in this worker: its meters, and its one call to the store at a time."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.meters: dict[str, Meter] = {}
-        self.plans: dict[str, _Plan] = {}  # by key id
-        self.used_at = 0.0
-        self.next: asyncio.Future[None] | None = None
-        self.task: asyncio.Task[None] | None = None
-
-
 class Limiter:
     """defaults: of tenants that have none of their own. num_workers: on this machine; the store counts all of them.
 
@@ -96,20 +71,21 @@ class Limiter:
         wall: Callable[[], float] = time.time,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._store, self._defaults, self._spent, self._metrics = store, defaults, spent, metrics
-        self._least_workers = self._num_workers = num_workers
-        self._clock, self._offset = clock, wall() - clock()
-        self._patience_s = patience_s
-        self._accounts: dict[str, _Account] = {}
+        self._defaults, self._metrics = defaults, metrics
+        self._clock, self._patience_s = clock, patience_s
+        self._calls = LeaseCalls(
+            store, num_workers=num_workers, spent=spent, metrics=metrics, clock=clock, wall=wall
+        )
+        self._accounts: dict[str, Account] = {}
         self._unlimited: dict[
             tuple[str, str], Tenant
         ] = {}  # by tenant and key: as they were seen to have no limit
-        self.is_linked = True  # whether the store answered when it was asked last
-        self._is_late = False  # a request has waited in vain: nobody else does before the next answer
+        self.now = self._calls.now  # unix seconds by the store's clock
 
-    def now(self) -> float:
-        """Unix seconds by the store's clock."""
-        return self._clock() + self._offset
+    @property
+    def is_linked(self) -> bool:
+        """Whether the store answered when it was asked last."""
+        return self._calls.is_linked
 
     async def reserve(self, tenant: Tenant, num_tokens: int, *, is_stream: bool = True) -> Reservation:
         """Take one request, one stream (if it is one) and the estimated tokens, or nothing at all.
@@ -125,27 +101,39 @@ class Limiter:
         now = self.now()
         taken = [(need, need.meter.take(need.amount, now)) for need in needs]
         if self.is_linked and any(need.meter.is_low(now) for need in needs):
-            self._call_soon(account)
+            self._calls.later(account)
         return Reservation(taken, self.now)
 
-    async def _wait(self, account: _Account, needs: list[Need]) -> None:
+    async def _wait(self, account: Account, needs: list[Need]) -> None:
         """Until every need is covered. Raises: RateLimited when one is refused, by the store or by our share."""
+        calls, has_asked = self._calls, False
         patience_until = self._clock() + self._patience_s
         while short := [need for need in needs if not need.meter.covers(need.amount, self.now())]:
             now = self.now()
             for meter, amount in short:
                 if meter.is_refused(amount, now):
+                    if not has_asked:
+                        self._try_later(account, meter, amount)
                     raise self._refusal(meter, now)
             left_s = patience_until - self._clock()
-            if not self.is_linked or self._is_late or left_s <= 0:
+            if not self.is_linked or calls.is_late or left_s <= 0:
                 for meter, amount in short:
-                    if not meter.share_covers(amount, now, self._num_workers):
+                    if not meter.share_covers(amount, now, calls.num_workers):
                         raise self._refusal(meter, now)
                 return
             for meter, amount in short:
                 meter.require(amount)
-            answered, _ = await asyncio.wait((self._call_soon(account),), timeout=left_s)
-            self._is_late = not answered
+            has_asked = True
+            try:
+                await within(left_s, calls.soon(account))
+            except TimeoutError:
+                calls.is_late = not account.is_seeding
+
+    def _try_later(self, account: Account, meter: Meter, amount: int) -> None:
+        """Where refusals go on, the store is asked behind them, for all such tenants at once."""
+        if self.is_linked:
+            meter.wish(amount)
+            self._calls.later(account)
 
     def _refusal(self, meter: Meter, now: float) -> RateLimited:
         scope, _, kind = meter.name.partition("/")
@@ -166,7 +154,7 @@ class Limiter:
 
     # What a tenant and its key may use.
 
-    def _needs(self, tenant: Tenant, num_tokens: int) -> tuple[_Account | None, list[Need]]:
+    def _needs(self, tenant: Tenant, num_tokens: int) -> tuple[Account | None, list[Need]]:
         """The limits and what a request takes of each; one that is larger than a limit takes all of it."""
         if self._unlimited.get((tenant.tenant_id, tenant.key_id)) is tenant:
             return None, []
@@ -180,19 +168,19 @@ class Limiter:
                     self._unlimited.clear()
                 self._unlimited[tenant.tenant_id, tenant.key_id] = tenant
                 return None, []
-            account = self._accounts.setdefault(tenant.tenant_id, account or _Account(tenant.tenant_id))
+            account = self._accounts.setdefault(tenant.tenant_id, account or Account(tenant.tenant_id))
             plan = self._plan(account, tenant, limits)
         account.used_at = now  # from here on it is not forgotten
         return account, [
             Need(meter, min(num_tokens, meter.limit) if meter.counts_tokens else 1) for meter in plan.meters
         ]
 
-    def _plan(self, account: _Account, tenant: Tenant, limits: Limits) -> _Plan:
+    def _plan(self, account: Account, tenant: Tenant, limits: Limits) -> Plan:
         month = month_of(self.now())
         meters = _meters(account, "tenant", limits, month)
         if tenant.key_id:
             meters += _meters(account, tenant.key_id, tenant.key_limits, month)
-        plan = account.plans[tenant.key_id] = _Plan(tenant, meters, month.ends_at)
+        plan = account.plans[tenant.key_id] = Plan(tenant, meters, month.ends_at)
         return plan
 
     # What a caller is told.
@@ -214,7 +202,7 @@ class Limiter:
         """As `standing`, with what the store knows where it answers in PATIENCE_S."""
         account, _ = self._needs(tenant, 1)
         if account is not None and self.is_linked:
-            await asyncio.wait((self._call_soon(account),), timeout=self._patience_s)
+            await asyncio.wait((self._calls.soon(account),), timeout=self._patience_s)
         return self.standing(tenant)
 
     def budget_left(self, tenant: Tenant) -> float:
@@ -224,121 +212,30 @@ class Limiter:
 
     # Talking to the store.
 
-    def _call_soon(self, account: _Account, *, is_tick: bool = False) -> asyncio.Future[None]:
-        """Done when a call that begins from now on has ended, well or not."""
-        loop = asyncio.get_running_loop()
-        if account.next is None:
-            account.next = loop.create_future()
-        waiting = account.next
-        if account.task is None or account.task.done():
-            account.task = loop.create_task(self._talk(account, is_tick), name="limits")
-        return waiting
-
-    async def _talk(self, account: _Account, is_tick: bool) -> None:
-        while (waiting := account.next) is not None:
-            account.next = None
-            try:
-                await self._sync(account, is_tick)
-            except UpstreamUnavailable as error:
-                self._unlink(error)
-            except Exception:
-                log.exception("the limits of %s were not brought up to date", account.name)
-                self.is_linked = False
-            finally:
-                if not waiting.done():
-                    waiting.set_result(None)
-
-    async def _sync(self, account: _Account, is_tick: bool) -> None:
-        """One call, and a second one for what the store has begun to count anew."""
-        meters = list(account.meters.values())
-        for _ in range(3):
-            await self._seed(account.name, meters)
-            sent_at = self.now()
-            asks = [meter.ask(sent_at, is_tick=is_tick) for meter in meters]
-            self._metrics.limit_calls.inc()
-            try:
-                reply = await self._store.sync(account.name, asks, self._num_workers)
-            except BaseException:
-                for meter in meters:
-                    meter.lose()
-                raise
-            self.is_linked, self._is_late = True, False
-            now = self._listen(reply)
-            again = []
-            for meter, ask, answer in zip(meters, asks, reply.answers, strict=True):
-                meter.hear(ask, answer, reply.now_s, now)
-                if answer.status != "ok":
-                    if ask.need:
-                        meter.require(ask.need)
-                    meter.seed = -1
-                    again.append(meter)
-            meters = again
-            if not meters:
-                return
-
-    def _listen(self, reply: Reply) -> float:
-        """Go by the store's clock. A reply is late by its way, so only a clear difference moves ours."""
-        off_s = reply.now_s - self.now()
-        if abs(off_s) > 0.05:
-            self._offset += off_s
-        return self.now()
-
-    async def _seed(self, tenant_id: str, meters: list[Meter]) -> None:
-        """What the ledger has of this month, for budgets that the store does not count yet."""
-        for meter in meters:
-            if isinstance(meter, Budget) and meter.seed < 0 and not meter.generation:
-                scope = meter.name.partition("/")[0]
-                key_id = "" if scope == "tenant" else scope
-                try:
-                    meter.seed = await self._spent(tenant_id, key_id, month_of(self.now()).begins_at)
-                except TidegateError as error:
-                    log.warning("the ledger does not tell what %s has used: %s", tenant_id, error)
-
-    def _unlink(self, error: TidegateError) -> None:
-        if self.is_linked:
-            log.warning("limits go on from leases and local shares: %s", error.detail or error)
-        self.is_linked = False
-        self._metrics.limits_linked.set(0)
-
     async def run(self) -> None:
         """Keep leases alive, give back what is not used, try a store that is away; until cancelled."""
         while True:
             was_linked = self.is_linked
-            try:
-                self._num_workers = max(self._least_workers, await self._store.beat())
-                self.is_linked, self._is_late = True, False
-                self._metrics.limits_linked.set(1)
-                if not was_linked:
-                    log.info("limits are shared again")
-            except UpstreamUnavailable as error:
-                self._unlink(error)
-            self.tick()
+            await self.tick()
+            if self.is_linked and not was_linked:
+                await self.tick()  # that it is back is known: tell what was used meanwhile
             await asyncio.sleep((TICK_S if self.is_linked else PROBE_S) * random.uniform(0.8, 1.2))  # noqa: S311
 
-    def tick(self) -> None:
-        """Bring every tenant's leases up to date where the store answers; forget those that are gone."""
+    async def tick(self) -> None:
+        """Bring all leases up to date where the store answers; forget tenants that are gone."""
+        await self._calls.tick(self._accounts.values())
         now = self.now()
         for name, account in list(self._accounts.items()):
-            if any(meter.has_news(now) for meter in account.meters.values()):
-                if self.is_linked:
-                    self._call_soon(account, is_tick=True)
-            elif now - account.used_at > IDLE_S:
+            is_idle = now - account.used_at > IDLE_S and not account.is_busy and account.next is None
+            if is_idle and not any(meter.has_news(now) or meter.lease for meter in account.meters.values()):
                 del self._accounts[name]
 
     async def close(self) -> None:
         """Tell the store what was used last."""
-        if self.is_linked:
-            calls = [self._call_soon(account) for account in self._accounts.values()]
-            if calls:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait(calls, timeout=0.5)
-        for account in self._accounts.values():
-            if account.task is not None:
-                account.task.cancel()
-        await self._store.close()
+        await self._calls.close(self._accounts.values())
 
 
-def _meters(account: _Account, scope: str, limits: Limits, month: Month) -> list[Meter]:
+def _meters(account: Account, scope: str, limits: Limits, month: Month) -> list[Meter]:
     """Those that the scope is limited by, the hardest first; made where the account has none yet."""
     wanted = (
         (BUDGET, limits.monthly_tokens),

@@ -1,4 +1,4 @@
--- Which slot is asked back for somebody who waits: the maths of recall.py. Stands between `drain.lua` and `queue.lua`.
+-- Which slot is asked back for somebody who waits: the maths of recall.py. Stands between `drain.lua` and `pace.lua`.
 --
 -- KEYS[8], gives (hash): id of a slot whose answer can be broken off -> when it was granted, ms '|' whom it is asked
 -- back for, or nothing. In `state`, 'credit': ends of answers that may still be paid with.

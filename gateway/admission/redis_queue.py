@@ -5,7 +5,7 @@ and slots go back in batches behind the requests. A beat says twice a second tha
 lost between the two; a worker that is silent for 2 s gives back what it held.
 
 While Redis does not answer, the worker goes by a part of its own (`slots.SlotQueue`): its share of the slots, its own
-line.
+line. Before that is certain, its free slots go to those who ask (`holdings.py`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.admission.drain import fluid_ms
+from gateway.admission.holdings import Holdings, Row
 from gateway.admission.line import BANDS
+from gateway.admission.mailbox import Mailbox
 from gateway.admission.places import Places
-from gateway.admission.queue_store import Away, QueueStore, State
+from gateway.admission.queue_store import Away, QueueStore, State, enter_terms
 from gateway.admission.refusals import RecentRefusals, displaced, refused, waited_too_long
 from gateway.admission.slots import SlotQueue, milliseconds, seconds
-from gateway.admission.tickets import TICKET_LIFE_S, Place, Tickets
+from gateway.admission.tickets import Place, Tickets
 from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, Waiter, stand
 
 log = logging.getLogger("tidegate.queue")
@@ -85,14 +87,14 @@ class RedisQueue:
         self._state = State()
         self._places = Places(self._store, lambda: self._is_here)
         self._waiters, self._entering = self._places.waiters, self._places.entering
-        self._held: set[str] = set()
-        self._permits: dict[str, Permit] = {}  # those whose slots may be asked back
-        self._returned: list[tuple[str, float, str, int, int]] = []
+        self._work = asyncio.Event()
+        self._held = Holdings(self._own, on_row=self._work.set, on_free=self._see_free, clock=clock)
+        self._mailbox = Mailbox(self._store, self._waiters, self._held)
         self._refused = RecentRefusals(clock)
         self._numbers = itertools.count()
-        self._work = asyncio.Event()
         self._is_here = False
         self._num_odd = 0  # beats in a row by which the store and this worker did not agree
+        self._must_tell = False  # that it holds slots which the store has not given it
 
     @property
     def is_shared(self) -> bool:
@@ -113,7 +115,7 @@ class RedisQueue:
 
     @property
     def inflight(self) -> int:
-        return max(self._state.inflight, len(self._held)) if self._is_here else self._own.inflight
+        return max(self._state.inflight, len(self._held.names)) if self._is_here else self._own.inflight
 
     @property
     def num_waiting(self) -> int:
@@ -161,6 +163,8 @@ class RedisQueue:
                 return await self._acquire_own(band, deadline, on_wait, claim)
             except Away as away:
                 self._lose(away)
+                for _ in range(2):  # those who wait already wake, and stand here first
+                    await asyncio.sleep(0)
             except (_Lost, Moved):
                 continue
 
@@ -168,36 +172,28 @@ class RedisQueue:
         back = claim.back
         if back is not None and not back.is_over:
             if back.inner is None:
-                self._drop(back)  # the store hears of it when it is back
+                self._held.drop(back)  # the store hears of it when it is back
             else:
-                self._give_back(back.name, -1.0, claim, BANDS.index(band), 0)
+                self._held.give_back(Row(back.name, -1.0, claim.tenant, BANDS.index(band), 0))
                 back.end()
                 claim = claim._replace(back=back.inner)
         permit = await self._own.acquire(band=band, deadline=deadline, on_wait=on_wait, claim=claim)
         name = self._next_name()
-        self._held.add(name)  # the store hears of it when it is back
+        self._held.names.add(name)  # the store hears of it when it is back
 
         def release(difference: int) -> None:
             permit.difference = difference
             permit.release()
-            self._give_back(name, -1.0, claim, BANDS.index(band), difference)
+            self._held.give_back(Row(name, -1.0, claim.tenant, BANDS.index(band), difference))
 
         before_ms = max(0, claim.before_ms)
         return Permit(release, name=name, inner=permit, before_ms=before_ms, clock=self._clock)
-
-    def _drop(self, permit: Permit) -> str:
-        """The permit is over, and its slot is given back by its name, which is returned."""
-        self._held.discard(permit.name)
-        self._permits.pop(permit.name, None)
-        self._own.drop(permit.name)
-        permit.end()
-        return permit.name
 
     def _name_of(self, back: Permit | None) -> str:
         """A claim's name in the store: that of the slot that it gives back there, or a new one."""
         if back is not None and not back.is_over:
             if back.inner is None:
-                return self._drop(back)
+                return self._held.drop(back)
             back.release()
         return self._next_name()
 
@@ -214,21 +210,26 @@ class RedisQueue:
         try:
             try:
                 reply = await self._store.enter(
-                    [name, self.worker, *self._terms(band, until, deadline, claim, place)]
+                    [name, self.worker, *self._terms(number, until, deadline, claim, place)],
+                    partial(self._take_own, name, number, claim),
+                    partial(self._hear_later, name, band, claim),
                 )
             finally:
-                self._entering.discard(name)
+                if not self._held.is_early(name):
+                    self._entering.discard(name)
+            if reply is None:
+                return self._held.permit(name, claim, number)
             status, eta_s = reply[0].decode(), seconds(float(reply[2]))
             self._state.inflight, self._state.is_line = int(reply[4]), bool(reply[5])
-            if claim.on_place is not None and status in {"granted", "waiting"}:
-                claim.on_place(partial(self._ticket, band, claim, Place(int(reply[3]), "")))
             if status == "granted":
-                return self._permit(name, claim, number)
+                self._tell_place(band, claim, reply)
+                return self._held.permit(name, claim, number)
             if status != "waiting":
-                ticket = self._ticket(band, claim, Place(int(reply[3]), place.id))
+                ticket = self._ticket(band, claim, place.kept(int(reply[3])))
                 if status != "infeasible" and not claim.ticket:
                     self._refused.note(claim.tenant, band, status, eta_s)
                 raise refused(status, eta_s, ticket)
+            self._tell_place(band, claim, reply)
             waiter.position, waiter.eta_s = int(reply[1]), eta_s
             said = await stand(
                 waiter.future,
@@ -238,7 +239,7 @@ class RedisQueue:
                 on_wait=on_wait,
             )
         except BaseException as error:
-            self._return(name, -1.0, claim.tenant, number, 0)
+            self._held.leave(Row(name, -1.0, claim.tenant, number, 0))
             if isinstance(error, TimeoutError):
                 raise waited_too_long(
                     by_deadline=deadline <= until,
@@ -249,25 +250,42 @@ class RedisQueue:
         finally:
             del self._waiters[name]
         if said == "granted":
-            return self._permit(name, claim, number)
+            return self._held.permit(name, claim, number)
         if said == "displaced":
             raise displaced(self.eta_s(self.num_waiting + 1))
         raise _Lost  # gone, or the queue was: it may be back by now
 
-    def _terms(self, band: str, until: float, deadline: float, claim: Claim, place: Place) -> list[Any]:
-        now = self._clock()
-        finish_ms = max(1, milliseconds(deadline - now)) if claim.has_own_deadline else 0
-        asked = [
-            claim.tenant,
-            BANDS.index(band),
-            claim.cost if claim.back is None else 0,
-            claim.size,
-            milliseconds(until - now),
-            finish_ms,
-        ]
-        bounds = [self._max_waiting, self._max_bytes]
-        again = [int(claim.gives), claim.before_ms]
-        return [*asked, place.tag, *bounds, place.id, int(TICKET_LIFE_S * 1000), *again]
+    def _terms(self, band: int, until: float, deadline: float, claim: Claim, place: Place) -> list[Any]:
+        now, bounds = self._clock(), {"max_waiting": self._max_waiting, "max_bytes": self._max_bytes}
+        wait_ms, left_ms = milliseconds(until - now), milliseconds(deadline - now)
+        return enter_terms(claim, place, band=band, wait_ms=wait_ms, left_ms=left_ms, **bounds)
+
+    def _take_own(self, name: str, band: int, claim: Claim) -> bool:
+        """The store is silent: whether this one goes on with a slot of the worker's own share."""
+        if claim.back is not None or self.is_crowded or not self._held.take_early(name, band, claim.tenant):
+            return False
+        self._state.inflight += 1
+        return True
+
+    def _see_free(self) -> None:
+        """A slot came free here. While the store is silent, that is for those who ask here."""
+        if self._store.is_silent:
+            self._state.inflight = max(0, self._state.inflight - 1)
+            self._store.let_go()
+
+    def _hear_later(self, name: str, band: str, claim: Claim, reply: Any) -> None:
+        """What the store says of one that has gone on."""
+        self._entering.discard(name)
+        self._held.end_early(name)
+        if not isinstance(reply, Exception):
+            self._must_tell |= reply[0] != b"granted"
+            self._tell_place(band, claim, reply)
+        elif self._is_here:
+            self._lose(Away(repr(reply)))
+
+    def _tell_place(self, band: str, claim: Claim, reply: Any) -> None:
+        if claim.on_place is not None:
+            claim.on_place(partial(self._ticket, band, claim, Place(int(reply[3]), "")))
 
     def _ticket(self, band: str, claim: Claim, place: Place) -> str:
         return self._tickets.issue(
@@ -279,28 +297,6 @@ class RedisQueue:
             id=place.id,
         )
 
-    def _permit(self, name: str, claim: Claim, band: int) -> Permit:
-        self._held.add(name)
-        self._own.hold(name, band, claim.tenant)
-
-        def release(difference: int) -> None:
-            self._permits.pop(name, None)
-            self._own.drop(name)
-            self._give_back(name, permit.held_ms, claim, band, difference)
-
-        permit = Permit(release, name=name, before_ms=claim.before_ms, clock=self._clock)
-        if claim.gives:
-            self._permits[name] = permit
-        return permit
-
-    def _give_back(self, name: str, held_ms: float, claim: Claim, band: int, difference: int) -> None:
-        self._held.discard(name)
-        self._return(name, held_ms, claim.tenant, band, difference)
-
-    def _return(self, name: str, held_ms: float, tenant: str, band: int, difference: int) -> None:
-        self._returned.append((name, held_ms, tenant, band, difference))
-        self._work.set()
-
     def _next_name(self) -> str:
         """Sorts by age, over all workers as far as their clocks agree."""
         return f"{time.time_ns() // 1000:016d}/{self.worker}/{next(self._numbers)}"
@@ -310,8 +306,8 @@ class RedisQueue:
         while True:
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    places = self._places.watch
-                    for work in (self._serve, self._store.send_entering, places, self._read_mail):
+                    behind = (self._places.watch, self._mailbox.read)
+                    for work in (self._serve, self._store.send_entering, *behind):
                         tasks.create_task(work())
             except Exception as error:  # ours: whoever waits must not wait for nobody
                 log.exception("queue %s: its work broke off and begins again", self.name)
@@ -339,15 +335,17 @@ class RedisQueue:
             try:
                 if self._is_here:
                     await self._send_returned()
+                    if self._must_tell:
+                        await self._restore()
                 if self._clock() >= next_beat:
                     next_beat = self._clock() + BEAT_EVERY_S
                     await self._beat()
             except Away as away:
                 self._lose(away)
-                self._returned.clear()  # the store learns what is held when it is back
+                self._held.returned.clear()  # the store learns what is held when it is back
 
     async def _send_returned(self) -> None:
-        returned, self._returned = self._returned, []
+        returned, self._held.returned = self._held.returned, []
         if not returned:
             return
         inflight, num_waiting = await self._store.call("release", _encode(returned))
@@ -358,17 +356,21 @@ class RedisQueue:
         self._tickets.secret = beat.secret
         self._state = beat.state
         self._own.resize(self._part(beat.state.workers))
-        under_way = len(self._entering) + len(self._returned)
-        self._num_odd = self._num_odd + 1 if abs(beat.num_held - len(self._held)) > under_way else 0
+        under_way = len(self._entering) + len(self._held.returned)
+        self._num_odd = self._num_odd + 1 if abs(beat.num_held - len(self._held.names)) > under_way else 0
         if not beat.is_known or not self._is_here or self._num_odd >= ODD_BEATS:
-            await self._store.call(
-                "restore", self.worker, _encode(sorted(self._held)), _encode(list(self._waiters))
-            )
-            self._num_odd = 0
+            await self._restore()
         if not self._is_here:
             self._is_here = True
             log.info("queue %s: shared by all workers", self.name)
             self._own.dissolve()  # whoever waited here waits with the others
+
+    async def _restore(self) -> None:
+        """Tell the store what this worker holds and asks for."""
+        self._must_tell = False
+        held, asked = _encode(sorted(self._held.names)), _encode(list(self._waiters))
+        await self._store.call("restore", self.worker, held, asked)
+        self._num_odd = 0
 
     def _lose(self, why: Away) -> None:
         """The store does not answer: whoever waits there waits here instead."""
@@ -377,22 +379,6 @@ class RedisQueue:
             log.warning(
                 "queue %s: redis does not answer, so this worker goes by its own share: %s", self.name, why
             )
+        self._store.give_up(why)
         for waiter in self._waiters.values():
             waiter.say("away")
-
-    async def _read_mail(self) -> None:
-        while True:
-            for letter in await self._store.mail():
-                self._take(letter)
-
-    def _take(self, letter: str) -> None:
-        kind, name = letter[0], letter[1:]
-        if kind == "r":
-            if name in self._permits:
-                self._permits[name].recall()
-            return
-        waiter = self._waiters.get(name)
-        if waiter is not None:
-            waiter.say("granted" if kind == "g" else "displaced")
-        elif kind == "g" and name not in self._held:
-            self._return(name, -1.0, "", 0, 0)  # it has left in the same instant

@@ -83,6 +83,10 @@ class SlotQueue:
         """Whether whoever comes now would have to wait."""
         return self.inflight >= self.limit or self.num_waiting > 0
 
+    def has_room(self, tenant: str) -> bool:
+        """Whether a newcomer of this tenant would have a slot at once."""
+        return not self.num_waiting and self._line.may_take(tenant)
+
     def num_ahead(self, band: str) -> int:
         """Waiters that a newcomer of this band may stand behind."""
         return self._line.num_ahead(BANDS.index(band))
@@ -93,8 +97,10 @@ class SlotQueue:
 
     def check(self, band: str = "interactive", claim: Claim = NO_CLAIM) -> None:
         """Refuse now what would be refused later anyway. Raises: Rejected when the line is full."""
-        if not claim.ticket and self._line.is_closed(BANDS.index(band), claim.tenant):
-            raise refused("full", self.eta_s(self.num_waiting + 1))
+        number = BANDS.index(band)
+        if not claim.ticket and self._line.is_closed(number, claim.tenant):
+            tag = self._line.promise(number, claim.tenant, claim.cost)
+            raise refused("full", self.eta_s(self.num_waiting + 1), self._ticket(claim, number, tag))
 
     async def acquire(
         self, *, band: str, deadline: float, on_wait: OnWait | None = None, claim: Claim = NO_CLAIM
@@ -127,7 +133,7 @@ class SlotQueue:
         if entered.status == "granted":
             return self._permit(name, claim, number)
         if entered.status != "waiting":
-            ticket = self._ticket(claim, number, entered.tag, place.id)
+            ticket = self._ticket(claim, number, *place.kept(entered.tag))
             raise refused(entered.status, seconds(entered.eta_ms), ticket)
         self._waiters[name] = asyncio.get_running_loop().create_future()
         try:
@@ -185,6 +191,7 @@ class SlotQueue:
         now_ms = self._now_ms()
         if now_ms - self._left_ms >= LOOK_EVERY_MS:  # thousands ask once a second
             self._left, self._left_ms = self._line.left(now_ms), now_ms
+            self._line.measure(now_ms)
             self._line.recall(now_ms)
             self._tell()
         position, eta_ms = self._line.where(name, self._left, now_ms)

@@ -34,6 +34,10 @@ class Place(NamedTuple):
     tag: int
     id: str
 
+    def kept(self, tag: int) -> Place:
+        """What the next ticket keeps, when this place got a refusal that says a tag: it is read as before again."""
+        return Place(tag + 1 if tag == self.tag else tag, self.id)
+
 
 NO_PLACE = Place(-1, "")
 _encode, _decoder = msgspec.json.Encoder().encode, msgspec.json.Decoder(Ticket)

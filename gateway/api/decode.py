@@ -51,14 +51,13 @@ def _has_arrived(request: Request) -> bool:
 
 
 async def _read(request: Request, max_bytes: int) -> tuple[bytearray, int]:
-    """What was read, up to max_bytes, and how much there was, up to LINGER_BYTES."""
+    """The body, up to max_bytes of it, and how much was read: more than max_bytes where it is larger."""
     body, num_bytes = bytearray(), 0
     while (data := await request.stream.read()) is not None:  # type: ignore[union-attr]
         num_bytes += len(data)
-        if num_bytes <= max_bytes:
-            body += data
-        elif num_bytes > LINGER_BYTES:
-            break
+        if num_bytes > max_bytes:
+            break  # whoever refuses it reads the rest away (discard_body)
+        body += data
     return body, num_bytes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import secrets
 import time
 
 import msgspec
@@ -14,14 +13,13 @@ from sanic import HTTPResponse, Request
 
 from gateway.api.auth import http_caller
 from gateway.api.decode import clean_text, json_body
-from gateway.api.errors import to_response
-from gateway.api.limits import headers_for
+from gateway.api.limits import headers_for, limit_reached, metered, num_tokens
 from gateway.api.schemas import EmbeddingsBody
 from gateway.api.services import Services
 from gateway.errors import InvalidRequest, NotFound, RateLimited
 from gateway.pipeline import traced
 from gateway.tensors import EMBEDDING_DIM
-from gateway.types import DEFAULT_EMBEDDER, Outcome, Receipt, Tenant, Usage
+from gateway.types import DEFAULT_EMBEDDER
 
 _BODY = msgspec.json.Decoder(EmbeddingsBody)
 MAX_TEXTS = 2048
@@ -35,24 +33,16 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
     texts = _texts(body, services.settings.max_question_chars)
     deadline = time.monotonic() + TIMEOUT_S
     with services.lifecycle:
-        num_tokens = sum(await asyncio.to_thread(services.tokens.count, texts))
+        number = await num_tokens(services, texts)
         try:
-            held = await services.limits.reserve(tenant, num_tokens, is_stream=False)
+            async with metered(services, tenant, number, name=DEFAULT_EMBEDDER, id="embd"):
+                left_s = max(deadline - time.monotonic(), 0.001)
+                with traced.embedding(DEFAULT_EMBEDDER, number):
+                    vectors = await services.vectors.embed(
+                        tenant.tenant_id, texts, role="passage", timeout_s=left_s
+                    )
         except RateLimited as error:
-            response = to_response(error)
-            response.headers.update(headers_for(services, tenant))
-            return response
-        billed = 0
-        try:
-            left_s = max(deadline - time.monotonic(), 0.001)
-            with traced.embedding(DEFAULT_EMBEDDER, num_tokens):
-                vectors = await services.vectors.embed(
-                    tenant.tenant_id, texts, role="passage", timeout_s=left_s
-                )
-            billed = num_tokens
-        finally:
-            held.settle(billed)
-    _record(services, tenant, num_tokens)
+            return limit_reached(services, tenant, error)
     data: list[msgspec.Raw] = []
     for start in range(0, len(texts), ROWS_AT_ONCE):
         rows = vectors[start : start + ROWS_AT_ONCE]
@@ -62,23 +52,10 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
         "object": "list",
         "model": DEFAULT_EMBEDDER,
         "data": data,
-        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
+        "usage": {"prompt_tokens": number, "total_tokens": number},
     }
     headers = headers_for(services, tenant)
     return HTTPResponse(msgspec.json.encode(reply), content_type="application/json", headers=headers)
-
-
-def _record(services: Services, tenant: Tenant, num_tokens: int) -> None:
-    """Into the ledger, so that a month's tokens are all of them."""
-    receipt = Receipt(
-        id=f"embd-{secrets.token_hex(16)}",
-        created=int(time.time()),
-        outcome=Outcome.COMPLETED,
-        stage="done",
-        tier=DEFAULT_EMBEDDER,
-        usage=Usage(prompt_tokens=num_tokens),
-    )
-    services.recorder.record(tenant, receipt)
 
 
 def _row(index: int, vector: npt.NDArray[np.float32], encoding: str) -> msgspec.Raw:

@@ -29,7 +29,7 @@ from gateway.api.errors import to_tidegate
 from gateway.api.grpc_errors import to_status, too_large
 from gateway.api.grpc_messages import chat_body, done_event, retrieve_body, retrieve_response
 from gateway.api.grpc_stream import Context, EventWriter
-from gateway.api.limits import headers_for
+from gateway.api.limits import SEARCH, headers_for, metered, num_tokens
 from gateway.api.memory import is_kept, keep
 from gateway.api.resuming import CACHE_HEADER, cache_headers, event_id, going_on, leave
 from gateway.api.resuming import HEADER as EVENT_HEADER
@@ -42,6 +42,7 @@ from gateway.errors import (
     ClientGone,
     DeadlineExceeded,
     InvalidRequest,
+    RateLimited,
     TidegateError,
     UpstreamTimeout,
 )
@@ -215,15 +216,22 @@ class GrpcDoor:
         scope = Scope(tenant_id=tenant.tenant_id, collections=ids, k=body.top_k, filters=body.filters)
         timeout_s = SEARCH_TIMEOUT_S if left_s is None else min(SEARCH_TIMEOUT_S, left_s)
         with services.lifecycle:
+            number = await num_tokens(services, [query])
             try:
-                with traced.retrieval(scope) as span:
-                    found = await services.retriever.retrieve(query, scope, timeout_s=timeout_s)
-                    traced.found(span, found)
+                async with metered(services, tenant, number, name=SEARCH, id="srch"):
+                    with traced.retrieval(scope) as span:
+                        found = await services.retriever.retrieve(query, scope, timeout_s=timeout_s)
+                        traced.found(span, found)
+            except RateLimited:
+                standing = headers_for(services, tenant).items()
+                context.set_trailing_metadata(((REQUEST_ID_KEY, request_id), *standing))
+                raise
             except UpstreamTimeout as error:
                 if timeout_s < SEARCH_TIMEOUT_S:
                     raise DeadlineExceeded("The request's deadline has passed.", param="deadline") from error
                 raise
             total_ms = round((time.monotonic() - received) * 1000, 2)
+            await context.send_initial_metadata(tuple(headers_for(services, tenant).items()))
             await context.write(retrieve_response(found, body.score_threshold, total_ms))
 
 

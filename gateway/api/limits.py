@@ -1,19 +1,29 @@
-"""The limits' parts put together for a worker, and what the doors tell of them."""
+"""The limits' parts put together for a worker, what the doors tell of them, and what they do where no tier answers."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator
+
+from sanic import HTTPResponse
 
 from gateway.admission.quota import Limiter
 from gateway.admission.redis_leases import RedisLeases
 from gateway.admission.standing import rate_headers
+from gateway.api.errors import to_response
 from gateway.api.services import Services
+from gateway.errors import RateLimited
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.storage import limits
 from gateway.storage.database import Database
 from gateway.storage.redis_client import connect_redis
-from gateway.types import Limits, Tenant
+from gateway.types import Limits, Outcome, Receipt, Tenant, Usage
+
+SEARCH = "search"  # what a search without an answer is called in the ledger
 
 
 def shared_limits(settings: Settings, database: Database, metrics: Metrics) -> Limiter:
@@ -44,3 +54,41 @@ def headers_for(services: Services, tenant: Tenant) -> dict[str, str]:
     """x-ratelimit-…; empty for a tenant without limits."""
     standing = services.limits.standing(tenant)
     return rate_headers(standing) if standing else {}
+
+
+async def num_tokens(services: Services, texts: list[str]) -> int:
+    """What embedding these texts is billed."""
+    return sum(await asyncio.to_thread(services.tokens.count, texts))
+
+
+@contextlib.asynccontextmanager
+async def metered(
+    services: Services, tenant: Tenant, number: int, *, name: str, id: str
+) -> AsyncIterator[None]:
+    """Around work that no tier does: a request and so many tokens of the caller's limits. They are billed under `name`
+    when the work is done, and given back when it fails; the request counts either way.
+
+    id: what the receipt's id begins with. Raises: RateLimited, QuotaExceeded.
+    """
+    held, billed = await services.limits.reserve(tenant, number, is_stream=False), 0
+    try:
+        yield
+        billed = number
+    finally:
+        held.settle(billed)
+    receipt = Receipt(
+        id=f"{id}-{secrets.token_hex(16)}",
+        created=int(time.time()),
+        outcome=Outcome.COMPLETED,
+        stage="done",
+        tier=name,
+        usage=Usage(prompt_tokens=number),
+    )
+    services.recorder.record(tenant, receipt)
+
+
+def limit_reached(services: Services, tenant: Tenant, error: RateLimited) -> HTTPResponse:
+    """429, with how the caller's limits stand."""
+    response = to_response(error)
+    response.headers.update(headers_for(services, tenant))
+    return response

@@ -13,10 +13,12 @@ from gateway.api.auth import http_caller
 from gateway.api.collections import collection_ids
 from gateway.api.decode import json_body
 from gateway.api.files import reply
+from gateway.api.limits import SEARCH, headers_for, limit_reached, metered, num_tokens
 from gateway.api.schemas import RankingOptions, SearchBody
 from gateway.api.services import Services
 from gateway.api.validation import query_text
 from gateway.api.vector_stores import no_store, reading
+from gateway.errors import RateLimited
 from gateway.pipeline import traced
 from gateway.storage import catalog
 from gateway.types import Passage, Scope
@@ -47,13 +49,19 @@ async def search(request: Request, services: Services, store_id: str) -> HTTPRes
         filters=body.filters,
         ranking=_ranking(options),
     )
-    with services.lifecycle, traced.retrieval(scope) as span:
-        found = await services.retriever.retrieve(query, scope, timeout_s=SEARCH_TIMEOUT_S)
-        traced.found(span, found)
+    with services.lifecycle:
+        number = await num_tokens(services, [query])
+        try:
+            async with metered(services, tenant, number, name=SEARCH, id="srch"):
+                with traced.retrieval(scope) as span:
+                    found = await services.retriever.retrieve(query, scope, timeout_s=SEARCH_TIMEOUT_S)
+                    traced.found(span, found)
+        except RateLimited as error:
+            return limit_reached(services, tenant, error)
     kept = [each for each in found.passages if each.rank_score >= (options.score_threshold or 0.0)]
     attributes = await reading(services, lambda conn: _attributes(conn, tenant.tenant_id, kept))
     data = [_hit(passage, attributes[passage.collection_id, passage.file_id]) for passage in kept]
-    return reply(
+    response = reply(
         {
             "object": "vector_store.search_results.page",
             "search_query": queries,
@@ -62,6 +70,8 @@ async def search(request: Request, services: Services, store_id: str) -> HTTPRes
             "next_page": None,
         }
     )
+    response.headers.update(headers_for(services, tenant))
+    return response
 
 
 def _ranking(options: RankingOptions) -> Ranking:

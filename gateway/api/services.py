@@ -25,7 +25,7 @@ from gateway.memory import MemoryGuard
 from gateway.metrics import Metrics
 from gateway.pipeline.memory_parts import remembered_vectors
 from gateway.pipeline.pressure import PressureWatch
-from gateway.ports import Embedder, Retriever
+from gateway.ports import QueuedEmbedder, QueuedRetriever
 from gateway.request_id import RequestIds
 from gateway.settings import Settings
 from gateway.storage.blobs import BlobStore
@@ -49,8 +49,8 @@ class Services:
     redis: Redis
     auth: Authenticator
     pipeline: ChatPipeline
-    retriever: Retriever
-    embedder: Embedder
+    retriever: QueuedRetriever
+    embedder: QueuedEmbedder
     tokens: SentenceTokenizer
     recorder: Recorder
     limits: Limiter

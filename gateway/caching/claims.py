@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from gateway.caching.entry import Entry, decode
 from gateway.caching.key import Key
-from gateway.caching.shared import entry_name
+from gateway.caching.names import entry_name
 from gateway.storage.redis_trips import Away, RedisTrips
 
 CHANNEL = "tidegate:flights:"  # and the worker's name: where a worker is told of flights

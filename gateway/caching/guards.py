@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ _WH = re.compile(r"\b(who|whom|whose|what|which|when|where|why|how)\b", re.IGNOR
 _DO = word_set("do does did")
 _BE = word_set("is are was were been being be am")
 _WH_WORDS = word_set("who whom whose what which when where why how")
+_TOWARDS = word_set("to from into onto than by against towards")
 _DETERMINERS = word_set("a an the my our your his her its their")
 _PARTICIPLE = re.compile(
     r"(?:\w{2,}(?:ed|en)|won|made|built|held|led|found|written|known|seen|begun|sold|bought|shot|"
@@ -33,11 +35,11 @@ _PARTICIPLE = re.compile(
 _MODALS = {"may": "can", "might": "can"}
 # Nouns that only say which question word could stand in their place, and that word.
 _ABSORBED = {
-    Wanted.DATE: ("when", frozenset(map(stem, ("year", "date")))),
-    Wanted.PLACE: ("where", frozenset(map(stem, ("place", "location")))),
-    Wanted.REASON: ("why", frozenset(map(stem, ("reason", "cause")))),
-    Wanted.PERSON: ("who", frozenset(map(stem, ("person",)))),
-    Wanted.NUMBER: ("how", frozenset(map(stem, ("number", "amount", "quantity")))),
+    Wanted.DATE: ("when", frozenset(map(wording.plain, ("year", "date")))),
+    Wanted.PLACE: ("where", frozenset(map(wording.plain, ("place", "location")))),
+    Wanted.REASON: ("why", frozenset(map(wording.plain, ("reason", "cause")))),
+    Wanted.PERSON: ("who", frozenset(map(wording.plain, ("person",)))),
+    Wanted.NUMBER: ("how", frozenset(map(wording.plain, ("number", "amount", "quantity")))),
 }
 _FRONTED = re.compile(
     r"^(?P<place>(?:in|at|on|during|since|for|before|after|by|of|from|under|with) (?!what\b|which\b|whom\b|how\b)"
@@ -63,6 +65,7 @@ class Reading(NamedTuple):
     names: frozenset[str]
     content: Counter[str]
     heads: tuple[str, ...]  # what takes part in the relation, in order
+    ends: frozenset[tuple[str, str]]  # of relations: a preposition and what stands behind it
     role: str  # of what is asked for: agent, patient, or empty
 
 
@@ -126,6 +129,7 @@ def reading(question: str) -> Reading:
         names=frozenset(names),
         content=content,
         heads=_heads(found, lower, names),
+        ends=frozenset(_ends(found, lower)),
         role=_role(lower),
     )
 
@@ -134,7 +138,7 @@ def _meaning(word: Word, low: str) -> str:
     """A key that words of one meaning share; empty for a word that only joins others."""
     if word.text.isupper() and len(word.text) > 1:  # US, IT, WHO are names
         return low
-    key = stem(word.text)
+    key = wording.plain(word.text)
     return "" if key.startswith("=") else wording.SYNONYMS.get(key, key)
 
 
@@ -162,7 +166,7 @@ def _degree(low: str) -> tuple[str, int] | None:
 
 
 def _same(word: str) -> str:
-    return wording.SYNONYMS.get(stem(word), stem(word))
+    return wording.SYNONYMS.get(wording.plain(word), wording.plain(word))
 
 
 def _asked(text: str, wanted: Wanted) -> tuple[str, Wanted]:
@@ -212,6 +216,18 @@ def _heads(found: list[Word], lower: list[str], names: set[str]) -> tuple[str, .
     return tuple(heads)
 
 
+def _ends(found: list[Word], lower: list[str]) -> Iterator[tuple[str, str]]:
+    """Each preposition of a relation, with the word behind it that says something; determiners may stand between."""
+    toward = ""
+    for word, low in zip(found, lower, strict=True):
+        if low in _TOWARDS:
+            toward = low
+        elif toward and low not in _DETERMINERS:
+            if key := _meaning(word, low):
+                yield toward, key
+            toward = ""
+
+
 def _role(lower: list[str]) -> str:
     """Of who or what is asked for: does it act, or is it acted upon? Empty where the form does not tell."""
     at = next((at for at, low in enumerate(lower) if low in {"who", "whom", "what", "which"}), None)
@@ -231,6 +247,9 @@ def _role(lower: list[str]) -> str:
 
 def _same_direction(first: Reading, second: Reading) -> bool:
     if first.role and second.role and first.role != second.role:
+        return False
+    both = {toward for toward, _ in first.ends} & {toward for toward, _ in second.ends}
+    if any(toward in both for toward, _ in first.ends ^ second.ends):
         return False
     shared = set(first.heads) & set(second.heads)
     return [head for head in first.heads if head in shared] == [

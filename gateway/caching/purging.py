@@ -9,7 +9,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from gateway.caching.entry import EntryRefused, decode_any
-from gateway.caching.shared import MAX_PURGES, PURGES, Purge, entry_name, index_name
+from gateway.caching.names import entry_name, index_name
+from gateway.caching.shared import MAX_PURGES, PURGES, Purge, drop_entries
 
 _PAGE = 200
 
@@ -39,8 +40,7 @@ async def purge(redis: Redis, order: Purge) -> int:
         values = await redis.mget([entry_name(order.tenant_id, digest) for digest in digests])
         gone = [digest for digest, value in zip(digests, values, strict=True) if _is_meant(order, value)]
         if gone:
-            num_gone += await redis.unlink(*(entry_name(order.tenant_id, digest) for digest in gone))
-            await redis.zrem(index_name(order.tenant_id), *gone)
+            num_gone += await drop_entries(redis, order.tenant_id, gone)
     await _tell(redis, order)
     return num_gone
 

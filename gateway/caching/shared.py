@@ -10,7 +10,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from redis.exceptions import RedisError
 
 from gateway.caching.entry import Entry, EntryRefused, decode, encode
 from gateway.caching.key import Key
+from gateway.caching.names import book_names, entry_name
 from gateway.storage.redis_trips import Away, RedisTrips
 
 log = logging.getLogger("tidegate.cache")
@@ -30,48 +32,37 @@ PURGES = "tidegate:cache-purges"  # the channel of what operators purge, and the
 MAX_PURGES = 1000  # in that list
 MAX_WRITES = 64  # under way; more are left out: the answer stays in its worker
 
-# Keep an entry and its place in the tenant's order of age; the oldest beyond the bound go.
-_PUT = """
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
-redis.call('EXPIRE', KEYS[2], ARGV[6])
-local surplus = redis.call('ZCARD', KEYS[2]) - tonumber(ARGV[5])
-if surplus > 0 then
-  local oldest = redis.call('ZRANGE', KEYS[2], 0, surplus - 1)
-  for _, digest in ipairs(oldest) do
-    redis.call('UNLINK', KEYS[2] .. ':' .. digest)
-    redis.call('ZREM', KEYS[2], digest)
-  end
-end
-return 1
-"""
+SCRIPT = (Path(__file__).parent / "answers.lua").read_text("utf-8")
+OVERHEAD_BYTES = 600  # of an entry in Redis, beyond its own bytes: its name, its places in the books
+TOUCH_EVERY_S = 60.0
+MAX_TOUCHED = 4096  # tenants
 
 
-def index_name(tenant_id: str) -> str:
-    """Of the tenant's entries by age. The braces keep a tenant's keys on one node of a cluster."""
-    return f"tidegate:answers:{{{tenant_id}}}"
-
-
-def entry_name(tenant_id: str, digest: str) -> str:
-    return f"{index_name(tenant_id)}:{digest}"
+async def drop_entries(redis: Redis, tenant_id: str, digests: Sequence[str]) -> int:
+    """Remove entries, and take them off the books. Returns how many there were. Raises: RedisError, OSError."""
+    return int(await redis.eval(SCRIPT, 3, *book_names(tenant_id), "drop", *digests))
 
 
 class SharedStore:
-    """max_entries: of one tenant. trips: how it is read. count: told how each call ended, by (operation, result)."""
+    """max_entries, max_bytes: of one tenant. trips: how it is read. count: told how each call ended, by (operation,
+    result)."""
 
     def __init__(
         self,
         redis: Redis,
         *,
         max_entries: int,
+        max_bytes: int = 64 * 2**20,
         trips: RedisTrips | None = None,
         count: Callable[[str, str], None] = lambda _operation, _result: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._redis, self._max_entries, self._count, self._clock = redis, max_entries, count, clock
+        self._redis, self._count, self._clock = redis, count, clock
+        self._max_entries, self._max_bytes = max_entries, max_bytes
         self._trips = trips or RedisTrips(redis, clock=clock)
         self._rests_until = 0.0
         self._writes: set[asyncio.Task[None]] = set()
+        self._touched: dict[str, float] = {}  # when each tenant's books were
 
     @property
     def is_resting(self) -> bool:
@@ -83,6 +74,7 @@ class SharedStore:
             self._count("read", "resting")
             return None
         try:
+            self._touch_books(key.tenant_id)  # it goes along
             name = entry_name(key.tenant_id, key.digest)
             data: Any = await self._trips.call("GET", name, limit_s=READ_LIMIT_S)
         except Away as error:
@@ -110,6 +102,9 @@ class SharedStore:
         except EntryRefused as refused:
             self._count("write", refused.reason)
             return None
+        if len(data) + OVERHEAD_BYTES > self._max_bytes:
+            self._count("write", "too_large")
+            return None
         return self._spawn(self._write(entry, data))
 
     def drop(self, key: Key) -> None:
@@ -122,6 +117,16 @@ class SharedStore:
         while self._writes:
             await asyncio.wait(self._writes)
 
+    def _touch_books(self, tenant_id: str) -> None:
+        """Where memory runs out, Redis ends what was used longest ago: never the books before the answers."""
+        now = self._clock()
+        if now - self._touched.get(tenant_id, float("-inf")) < TOUCH_EVERY_S:
+            return
+        if len(self._touched) >= MAX_TOUCHED:
+            self._touched.clear()
+        self._touched[tenant_id] = now
+        self._trips.post("TOUCH", *book_names(tenant_id))
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._writes.add(task)
@@ -129,12 +134,13 @@ class SharedStore:
         return task
 
     async def _write(self, entry: Entry, data: bytes) -> None:
-        ttl_s = max(1, int(entry.expires - time.time()))
-        index = index_name(entry.tenant_id)
-        args = (data, ttl_s, entry.created, entry.digest, self._max_entries, 2 * ttl_s)
+        now = time.time()
+        ttl_s = max(1, int(entry.expires - now))
+        args = (entry.digest, data, len(data) + OVERHEAD_BYTES, now, entry.created, ttl_s, entry.expires)
+        books = book_names(entry.tenant_id)
         try:
             async with asyncio.timeout(WRITE_LIMIT_S):
-                await self._redis.eval(_PUT, 2, f"{index}:{entry.digest}", index, *args)
+                await self._redis.eval(SCRIPT, 3, *books, "put", *args, self._max_entries, self._max_bytes)
             self._count("write", "ok")
         except (RedisError, OSError, TimeoutError) as error:
             self._rest("write", error)
@@ -142,10 +148,7 @@ class SharedStore:
     async def _drop(self, key: Key) -> None:
         try:
             async with asyncio.timeout(WRITE_LIMIT_S):
-                async with self._redis.pipeline(transaction=False) as pipe:
-                    pipe.unlink(entry_name(key.tenant_id, key.digest))
-                    pipe.zrem(index_name(key.tenant_id), key.digest)
-                    await pipe.execute()
+                await drop_entries(self._redis, key.tenant_id, [key.digest])
         except (RedisError, OSError, TimeoutError) as error:
             self._rest("drop", error)
 

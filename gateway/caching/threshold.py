@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
@@ -24,6 +24,9 @@ _STEP = 0.04
 _NUM_BINS = round((1.0 - FLOOR) / _STEP)
 NEVER = 2.0  # above all similarities
 MAX_TOPICS = 4096
+COUNTS_VERSION = (
+    1  # of what counts mean: the steps, and the guards and the encoder that they were counted with
+)
 CONFIDENCE_Z = 1.645  # one-sided 95 %
 PRIOR_CHECKS = 1000  # right ones, at and above PRIOR_SIMILARITY
 PRIOR_SIMILARITY = 0.80
@@ -92,12 +95,20 @@ class Learned(NamedTuple):
 
 
 @dataclass
-class _Counts:
+class Counts:
     """right, wrong: by similarity, in steps from FLOOR on. prior: what the checks before delivery still count."""
 
     right: list[float] = field(default_factory=lambda: [0.0] * _NUM_BINS)
     wrong: list[float] = field(default_factory=lambda: [0.0] * _NUM_BINS)
     prior: float = PRIOR_CHECKS
+
+    @property
+    def is_sound(self) -> bool:
+        """Of what somebody else has written down."""
+        numbers = [*self.right, *self.wrong, self.prior]
+        return len(self.right) == len(self.wrong) == _NUM_BINS and all(
+            math.isfinite(number) and number >= 0 for number in numbers
+        )
 
     def add(self, similarity: float, *, was_right: bool) -> None:
         (self.right if was_right else self.wrong)[_bin(similarity)] += 1
@@ -126,25 +137,68 @@ class _Counts:
         return lower_bound(wrong, compared + self.prior / (_NUM_BINS - _FIRST_PRIOR_BIN)) > budget
 
 
+class Seen(NamedTuple):
+    """One answer that was compared."""
+
+    similarity: float
+    was_right: bool
+
+
 class Thresholds:
-    """budget: share of hits that may be wrong, 0..1; 0 = no hit by similarity at all."""
+    """budget: share of hits that may be wrong, 0..1; 0 = no hit by similarity at all.
+
+    Where what is learned is kept beyond this worker, each comparison is also news for who keeps it.
+    """
 
     def __init__(self, budget: float) -> None:
         self.budget = budget
+        self._news: dict[Topic, list[Seen]] | None = None
+        self._is_waiting = False
         self.checked, self.shadows = Tally(), Tally()
-        self._counts: OrderedDict[Topic, _Counts] = OrderedDict()  # looked at longest ago first
+        self._counts: OrderedDict[Topic, Counts] = OrderedDict()  # looked at longest ago first
         self._learned: dict[Topic, float] = {}
-        self.start = self._lowest(_Counts())[0]
+        self.start = self._lowest(Counts())[0]
 
     def of(self, topic: Topic) -> float:
-        return self._learned.get(topic, self.start)
+        return NEVER if self._is_waiting else self._learned.get(topic, self.start)
+
+    def wait_for_kept(self) -> None:
+        """No other wording is met until what is kept has been adopted."""
+        self._is_waiting, self._news = True, {}
+
+    def take_news(self) -> dict[Topic, list[Seen]]:
+        """What was compared since the last time."""
+        news, self._news = self._news or {}, {}
+        return news
+
+    def put_back(self, news: Mapping[Topic, list[Seen]]) -> None:
+        """News that could not be told; those of a topic beyond FADE_AT would count little."""
+        mine = self._news = self._news or {}
+        for topic, seen in news.items():
+            mine[topic] = [*seen, *mine.get(topic, [])][-FADE_AT:]
+
+    def adopt(self, kept: Iterable[tuple[Topic, Counts]]) -> None:
+        """What all workers together know of topics, those learned of longest ago first; with our own news on top."""
+        for topic, counts in kept:
+            for seen in (self._news or {}).get(topic, []):
+                counts.add(seen.similarity, was_right=seen.was_right)
+            self._take(topic, counts)
+        self._is_waiting = False
 
     def observe(self, topic: Topic, similarity: float, *, was_right: bool, was_given: bool = True) -> None:
         """Take an answer that was compared with the one made for the question itself. was_given: a hit."""
-        counts = self._counts.setdefault(topic, _Counts())
-        self._counts.move_to_end(topic)
+        counts = self._counts.get(topic) or Counts()
         counts.add(similarity, was_right=was_right)
         (self.checked if was_given else self.shadows).add(was_right=was_right)
+        self._take(topic, counts)
+        if self._news is not None and (topic in self._news or len(self._news) < MAX_TOPICS):
+            seen = self._news.setdefault(topic, [])
+            seen.append(Seen(similarity, was_right))
+            del seen[:-FADE_AT]
+
+    def _take(self, topic: Topic, counts: Counts) -> None:
+        self._counts[topic] = counts
+        self._counts.move_to_end(topic)
         self._learned[topic] = self._lowest(counts)[0]
         if len(self._counts) > MAX_TOPICS:
             self._forget_one()
@@ -178,7 +232,7 @@ class Thresholds:
         threshold, bound = self._lowest(counts)
         return Learned(topic, threshold, counts.num_compared, sum(counts.wrong), bound)
 
-    def _lowest(self, counts: _Counts) -> tuple[float, float]:
+    def _lowest(self, counts: Counts) -> tuple[float, float]:
         """The threshold and its bound."""
         lowest, bound_there, is_open = NEVER, 1.0, self.budget > 0
         for at, bound in counts.bounds():

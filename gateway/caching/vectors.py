@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from gateway.caching.local import LocalStore
 from gateway.caching.shared import Purge
-from gateway.ports import Embedder
+from gateway.ports import QueuedEmbedder
 from gateway.types import DEFAULT_EMBEDDER
 
 Vector = npt.NDArray[np.float32]
 
-_OVERHEAD_BYTES = 512  # of a vector's objects
+OVERHEAD_BYTES = 512  # of a vector's objects
 
 
 class RememberedVectors:
@@ -27,7 +27,7 @@ class RememberedVectors:
 
     def __init__(
         self,
-        embedder: Embedder,
+        embedder: QueuedEmbedder,
         *,
         max_bytes: int,
         tenant_share: float = 1.0,
@@ -55,8 +55,10 @@ class RememberedVectors:
     ) -> npt.NDArray[np.float32]:
         """As Embedder.embed; only what is not known is computed, and a text that comes twice only once."""
         if tenant_id in self._opted_out:
-            return await self._embedder.embed(texts, role=role, timeout_s=timeout_s, embedder=embedder)
-        keys = [_key(embedder, role, text) for text in texts]
+            return await self._embedder.embed(
+                texts, role=role, timeout_s=timeout_s, embedder=embedder, tenant=tenant_id
+            )
+        keys = [vector_key(embedder, role, text) for text in texts]
         known: dict[str, Vector] = {}
         missing: dict[str, str] = {}
         for key, text in zip(keys, texts, strict=True):
@@ -69,11 +71,11 @@ class RememberedVectors:
         self._count("miss", len(missing))
         if missing:
             made = await self._embedder.embed(
-                list(missing.values()), role=role, timeout_s=timeout_s, embedder=embedder
+                list(missing.values()), role=role, timeout_s=timeout_s, embedder=embedder, tenant=tenant_id
             )
             for key, row in zip(missing, made, strict=True):
                 known[key] = row.copy()  # not a view, which would keep all the others
-                self._store.put(tenant_id, key, known[key], _OVERHEAD_BYTES + row.nbytes)
+                self._store.put(tenant_id, key, known[key], OVERHEAD_BYTES + row.nbytes)
         return np.stack([known[key] for key in keys]) if keys else np.empty((0, 0), np.float32)
 
     def forget(self, purge: Purge) -> int:
@@ -84,7 +86,8 @@ class RememberedVectors:
         return len(gone)
 
 
-def _key(embedder: str, role: str, text: str) -> str:
+def vector_key(embedder: str, role: str, text: str) -> str:
+    """By content: equal exactly where the same model would make the same vector of it."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (embedder, role, text):
         data = part.encode("utf-8", "surrogatepass")

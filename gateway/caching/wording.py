@@ -6,6 +6,25 @@ import re
 
 from gateway.language.terms import stem, word_set
 
+# Endings that make another word of a word. `stem` takes them off, because a text that is found by both is found.
+_MADE_BY = (
+    "ing", "ly", "er", "or", "ment", "ness", "ance", "ence", "ancy", "ency", "ion", "ity", "ist", "ism", "ous", "ful",
+    "ant", "ent", "ive", "al", "ic",
+)  # fmt: skip
+
+
+def plain(word: str) -> str:
+    """A key that the plural and the tenses of a word share: a builder is no build, a building is neither."""
+    low, key = word.lower().replace("’", "'").removesuffix("'s"), stem(word)
+    if key.startswith("="):
+        return key
+    if low.endswith("s") and not low.endswith("ss"):
+        low = low[:-3] + "y" if low.endswith("ies") else low[:-1]
+    low = low.removesuffix("ed")  # `discovered` is `discover`, which ends in -er too
+    ending = next((each for each in _MADE_BY if low.endswith(each) and not key.endswith(each)), "")
+    return f"{key}~{ending}" if ending else key
+
+
 # Words that may stand for one another in a question, whatever else it says. Kept short on purpose: a missing pair costs
 # a hit, a wrong one a false answer.
 _SAME = (
@@ -79,7 +98,7 @@ _SAME = (
     "mb megabyte megabytes",
     "gb gigabyte gigabytes",
 )
-SYNONYMS = {stem(word): stem(group.split()[0]) for group in _SAME for word in group.split()}
+SYNONYMS = {plain(word): plain(group.split()[0]) for group in _SAME for word in group.split()}
 
 NEGATIONS = word_set(
     "not no never none neither nor cannot without nobody nothing nowhere hardly except unless lack fail refuse deny "

@@ -73,7 +73,10 @@ def purge(
     as_json: JsonOption = False,
     var: VarOption = None,
 ) -> None:
-    """Forget a tenant's remembered answers, or those with a passage of one collection or file."""
+    """Forget a tenant's remembered answers, or those with a passage of one collection or file.
+
+    While the service is not running, all that waits for its next start is forgotten.
+    """
     from gateway.caching.purging import purge as forget
     from gateway.caching.shared import Purge
 
@@ -81,12 +84,30 @@ def purge(
     tenant_id = {name: known for known, name in _names(settings).items()}.get(tenant, tenant)
     if tenant_id not in _names(settings):
         raise CommandFailed(f"No tenant is called {tenant[:100]!r}; `tidegate tenants list` shows all.")
+    if _forgot_the_last_run(settings):
+        if as_json:
+            print_json({"purged": None})
+        else:
+            print("The service is not running; all that its last run remembered is forgotten.")
+        return
     order = Purge(tenant_id=tenant_id, collection_id=collection, file_id=file)
     num_gone = _with_redis(settings, lambda redis: forget(redis, order))
     if as_json:
         print_json({"purged": num_gone})
     else:
         print(f"Forgot {num_gone:,} answers of {tenant}, and told every worker.")
+
+
+def _forgot_the_last_run(settings: Settings) -> bool:
+    """What waits on disk for the next start goes as a whole: nobody can look into it. False = nothing does."""
+    from gateway.supervise.instance import is_running
+    from gateway.supervise.redis_config import snapshot_path
+    from gateway.supervise.snapshot import forget_snapshot
+
+    if settings.redis_url or is_running(settings) or not snapshot_path(settings).exists():
+        return False
+    forget_snapshot(settings)
+    return True
 
 
 def _names(settings: Settings) -> dict[str, str]:

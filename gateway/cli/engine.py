@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gateway.checkpoint.engine_build import BuildWish, Tools
     from gateway.checkpoint.engine_check import Built
     from gateway.checkpoint.gpu_machine import Machine
+    from gateway.checkpoint.gpu_memory import Fit
+    from gateway.tier_config import GenerateTier
 
 _BUILD_EPILOG = """\b
 Examples:
@@ -153,7 +155,6 @@ def check(  # noqa: PLR0917  they are options, given by name
     from gateway.checkpoint.engine_check import check_built, check_gpu_tier, read_built
     from gateway.checkpoint.errors import CheckpointError
     from gateway.checkpoint.gpu_machine import read_machine
-    from gateway.checkpoint.gpu_memory import GIB, full_slots
     from gateway.checkpoint.inspection import inspect
     from gateway.tier_config import GenerateTier
 
@@ -182,7 +183,15 @@ def check(  # noqa: PLR0917  they are options, given by name
         found = check_gpu_tier(inspect(folder, is_for_gpu=True), tier, machine)
     except CheckpointError as error:
         raise CommandFailed(f"{error}.") from error
-    slots = full_slots(found, context_tokens)
+    if not as_json:
+        print(f"{folder} runs here on {engine} {machine.versions[engine]}, {machine.gpus[0].name}.")
+    _show_memory(found, tier, as_json=as_json)
+
+
+def _show_memory(found: Fit, tier: GenerateTier, *, as_json: bool) -> None:
+    from gateway.checkpoint.gpu_memory import GIB, full_slots
+
+    slots = full_slots(found, tier.context_tokens)
     if as_json:
         print_json(
             {
@@ -196,11 +205,10 @@ def check(  # noqa: PLR0917  they are options, given by name
         return
     rows = [
         ("weights", f"{found.weight_bytes / GIB:,.1f} GiB", "on each GPU"),
-        ("a step", f"{found.activation_bytes / GIB:,.1f} GiB", f"{max_tokens} tokens"),
+        ("a step", f"{found.activation_bytes / GIB:,.1f} GiB", f"{tier.batch_tokens} tokens"),
         ("cache", f"{found.cache_bytes / GIB:,.1f} GiB", f"{found.cache_tokens:,} tokens over all requests"),
-        ("full slots", f"{slots:,}", f"of {context_tokens} tokens each; {max_batch} are asked for"),
+        ("full slots", f"{slots:,}", f"of {tier.context_tokens} tokens each; {tier.slots} are asked for"),
     ]
-    print(f"{folder} runs here on {engine} {machine.versions[engine]}, {machine.gpus[0].name}.")
     print_table(("", "", ""), rows, right=("",))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from gateway.cli.terminal import (
     ExitCode,
     JsonOption,
     KeyOption,
+    PlainProgress,
     UrlOption,
     VarOption,
     console,
@@ -60,7 +60,6 @@ answered and not refused.
 Exit codes: 0 done, 1 a limit of --fail-under or --fail-over is broken, or a question failed, 2 wrong usage,
 3 no service answers, 130 stopped by Ctrl-C. Collections and files of a run are deleted in all cases."""
 
-PLAIN_EVERY_S = 5.0  # between two lines of progress where there is no terminal
 LEAVE_OUT = 0.5  # of a set without unanswerable questions
 
 
@@ -192,7 +191,8 @@ def _progress() -> Iterator[Tell]:
     """One bar on a terminal, a plain line now and then elsewhere. On standard error either way."""
     err = console(stderr=True)
     if not err.is_terminal:
-        yield _Plain()
+        plain = PlainProgress()
+        yield lambda what, done, total: plain.tell(f"{what}: {done} of {total}.")
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -205,15 +205,3 @@ def _progress() -> Iterator[Tell]:
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
-
-
-class _Plain:
-    """One line every PLAIN_EVERY_S seconds, and none for what is quick."""
-
-    def __init__(self) -> None:
-        self._told = time.monotonic()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if time.monotonic() - self._told >= PLAIN_EVERY_S:
-            self._told = time.monotonic()
-            typer.echo(f"{what}: {done} of {total}.", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from gateway.cli.terminal import (
     ExitCode,
     JsonOption,
     KeyOption,
+    PlainProgress,
     UrlOption,
     VarOption,
     console,
@@ -45,8 +45,6 @@ The same name with the same content costs nothing; with other content it replace
 as the new one can be searched. Hidden files and version-control folders below a folder are skipped.
 Exit codes: 0 all well, 1 some file failed, 2 wrong usage, 3 no service answers, 130 stopped by Ctrl-C:
 then run the same command again, it goes on where it stopped."""
-
-PLAIN_EVERY_S = 5.0  # between two lines of progress where there is no terminal
 
 
 def register(app: typer.Typer) -> None:
@@ -201,16 +199,9 @@ def _progress() -> Iterator[Progress]:
 
 
 def _plain_progress() -> Progress:
-    """One line every PLAIN_EVERY_S seconds, and none for what is quick."""
     from gateway.cli.ingest_progress import Progress
 
-    told = time.monotonic()
-
-    def tell(line: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PLAIN_EVERY_S:
-            told = time.monotonic()
-            typer.echo(line, err=True)
+    tell = PlainProgress().tell
 
     def indexed(look: Indexing) -> None:
         tell(f"Indexed {look.files_done} of {look.num_files} files: {look.words()}.")

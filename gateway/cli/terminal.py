@@ -9,7 +9,8 @@ import enum
 import json
 import os
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPED_WIDTH = 400  # columns when nobody looks: a table row is then one line
+
+
+PLAIN_EVERY_S = 5.0  # between two lines of progress where there is no terminal
 
 
 class ExitCode(enum.IntEnum):
@@ -132,3 +136,15 @@ def _steers(code: int) -> bool:
 
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+class PlainProgress:
+    """Where there is no terminal: a line on standard error every PLAIN_EVERY_S seconds, and none for what is quick."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._told = clock, clock()
+
+    def tell(self, line: str) -> None:
+        if self._clock() - self._told >= PLAIN_EVERY_S:
+            self._told = self._clock()
+            typer.echo(line, err=True)

@@ -35,6 +35,11 @@ def is_deterministic(request: ChatRequest, route: Route, edition: Edition) -> bo
     return temperature == 0 or (temperature is not None and asked.seed is not None)
 
 
+def may_be_remembered(request: ChatRequest, route: Route, edition: Edition) -> bool:
+    """What comes out the same anyway; what is drawn by chance only for who asks for it, to be given what was drawn."""
+    return request.cache in {"use", "refresh"} or is_deterministic(request, route, edition)
+
+
 def setting_of(request: ChatRequest, route: Route, edition: Edition) -> Setting:
     """A tier that quotes reads neither the conversation nor how words would be chosen."""
     is_generative = route.tier.is_generative

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable
 
 from gateway.caching.retrievals import Retrievals
+from gateway.caching.vectors import Vector
 from gateway.errors import UpstreamError, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.pipeline import traced
 from gateway.pipeline.deadline import late, left_s
 from gateway.pipeline.request import ChatRequest, Evidence
 from gateway.pipeline.route import Route
-from gateway.ports import Retrieved, Retriever
+from gateway.ports import QueuedRetriever, Retrieved
 from gateway.retrieval.second_hop import Plan, planned, with_found
 from gateway.shown import shown
 from gateway.tiering.tiers import Tier
@@ -27,7 +28,7 @@ class Gatherer:
 
     def __init__(
         self,
-        retriever: Retriever,
+        retriever: QueuedRetriever,
         metrics: Metrics,
         clock: Callable[[], float],
         retrievals: Retrievals | None = None,
@@ -64,20 +65,26 @@ class Gatherer:
 
     async def _search(self, request: ChatRequest, scope: Scope, question: str) -> Retrieved:
         """What a search finds; not made again where it is known to find the same."""
-        known = self._retrievals if request.cache != "off" else None
-        if known is not None and request.cache == "use" and (kept := known.get(question, scope)) is not None:
-            return kept
-        found = await self._find(request, scope, question)
+        known, vector = (self._retrievals if request.cache != "off" else None), None
+        if known is not None and request.cache != "refresh":
+            if (kept := known.get(question, scope)) is not None:
+                return kept
+            vector = known.vector(question, scope)
+        found = await self._find(request, scope, question, vector)
         if known is not None:
             known.keep(question, scope, found)
         return found
 
-    async def _find(self, request: ChatRequest, scope: Scope, question: str) -> Retrieved:
+    async def _find(
+        self, request: ChatRequest, scope: Scope, question: str, vector: Vector | None
+    ) -> Retrieved:
+        """vector: of the question, where it is known."""
         started = self._clock()
+        known = {} if vector is None else {"embedding": vector}
         try:
             with traced.retrieval(scope) as span:
                 found = await self._retriever.retrieve(
-                    question, scope, timeout_s=left_s(request, self._clock)
+                    question, scope, timeout_s=left_s(request, self._clock), band=request.priority, **known
                 )
                 traced.found(span, found)
         except UpstreamTimeout as error:

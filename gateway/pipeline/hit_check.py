@@ -25,6 +25,7 @@ log = logging.getLogger("tidegate.cache")
 
 CHECKED_SHARE = 0.05  # of the hits by similarity
 YOUNG_SHARE = 0.2  # of the first ones of a topic
+CHECKED_AFTER_S = 0.02  # the hit itself is sent first, and its slot is back by then
 SAME_SHARE = 0.5  # of quotes, or of words, that two answers must have in common
 
 RIGHT, WRONG, UNCLEAR = "right", "wrong", "unclear"
@@ -93,9 +94,25 @@ class HitChecks:
         share = YOUNG_SHARE if self._thresholds.is_young(topic) else CHECKED_SHARE
         return not self.tasks and self._chance() < share
 
-    def start(self, topic: Topic, similarity: float, given: Entry, kept: KeptAnswer, anew: Anew) -> None:
-        """anew: makes the answer that the question would have got without the hit, into `kept`."""
-        task = asyncio.get_running_loop().create_task(self._check(topic, similarity, given, kept, anew))
+    def start(
+        self,
+        topic: Topic,
+        similarity: float,
+        given: Entry,
+        kept: KeptAnswer,
+        anew: Anew,
+        *,
+        is_idle: Callable[[], bool],
+    ) -> None:
+        """anew: makes the answer that the question would have got without the hit, into `kept`. is_idle: whether its
+        tier can do that without keeping anybody waiting; asked when the check begins, and else there is none."""
+
+        async def check() -> None:
+            await asyncio.sleep(CHECKED_AFTER_S)
+            if is_idle():
+                await self._check(topic, similarity, given, kept, anew)
+
+        task = asyncio.get_running_loop().create_task(check())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 

@@ -15,18 +15,22 @@ from gateway import __version__
 from gateway.caching.answers import Answers
 from gateway.caching.claims import Claims
 from gateway.caching.corpus_watch import CorpusWatch
+from gateway.caching.refill import refill
 from gateway.caching.retrievals import Retrievals
 from gateway.caching.shared import PURGES, Purge, SharedStore
 from gateway.caching.threshold import Thresholds
 from gateway.caching.vectors import RememberedVectors
 from gateway.checkpoint.prepare import prepared_folder
+from gateway.errors import UpstreamUnavailable
 from gateway.metrics import Metrics
+from gateway.pipeline.hit_check import RIGHT, UNCLEAR, WRONG
 from gateway.pipeline.joint_work import JointWork
 from gateway.pipeline.relay import Relay
 from gateway.pipeline.remember import AnswerMemory, Edition
-from gateway.ports import Embedder
+from gateway.ports import QueuedEmbedder
 from gateway.settings import Settings
 from gateway.storage.database import Database
+from gateway.storage.limits import list_tenants
 from gateway.storage.redis_channel import follow_channel
 from gateway.storage.redis_client import connect_redis
 from gateway.storage.redis_trips import RedisTrips
@@ -57,6 +61,7 @@ def answer_memory(
         shared = SharedStore(
             redis,
             max_entries=settings.cache_shared_answers,
+            max_bytes=settings.cache_shared_mb * MIB,
             trips=trips,
             count=lambda operation, result: metrics.cache_shared_calls.labels(operation, result).inc(),
         )
@@ -64,13 +69,14 @@ def answer_memory(
         max_bytes=settings.cache_mb * MIB, tenant_share=settings.cache_tenant_percent / 100, shared=shared
     )
     thresholds, watch = Thresholds(settings.cache_false_hits), CorpusWatch(database)
-    opted_out = opted_out_of(settings)
+    opted_out = settings.cache_opt_outs
     retrievals = Retrievals(
         watch,
         max_bytes=settings.cache_mb * MIB // RETRIEVALS_PART,
         tenant_share=settings.cache_tenant_percent / 100,
         opted_out=opted_out,
         count=lambda result: metrics.cache_retrievals.labels(result).inc(),
+        count_vector=lambda result: metrics.cache_vectors.labels(result).inc(),
     )
     metrics.cache_entries.set_function(lambda: len(answers))
     metrics.cache_bytes.set_function(lambda: answers.num_bytes)
@@ -91,6 +97,10 @@ def answer_memory(
 
 
 def tell_thresholds(thresholds: Thresholds, metrics: Metrics) -> None:
+    # Told as 0 from the start: rules count what has risen, and a series that begins at 1 has not.
+    for result in (RIGHT, WRONG, UNCLEAR):
+        metrics.cache_checked.labels(result)
+    metrics.cache_false_hit_budget.set(thresholds.budget)
     metrics.cache_false_hit_bound.set_function(lambda: thresholds.checked.bound)
     metrics.cache_shadow_bound.set_function(lambda: thresholds.shadows.bound)
     metrics.cache_threshold.set_function(lambda: thresholds.middle)
@@ -98,20 +108,15 @@ def tell_thresholds(thresholds: Thresholds, metrics: Metrics) -> None:
     metrics.cache_topics.labels("open").set_function(lambda: thresholds.num_topics - thresholds.num_closed)
 
 
-def remembered_vectors(settings: Settings, embedder: Embedder, metrics: Metrics) -> RememberedVectors:
+def remembered_vectors(settings: Settings, embedder: QueuedEmbedder, metrics: Metrics) -> RememberedVectors:
     """Without room where TIDEGATE_CACHE is off."""
     return RememberedVectors(
         embedder,
         max_bytes=settings.cache_mb * MIB // VECTORS_PART if settings.cache else 0,
         tenant_share=settings.cache_tenant_percent / 100,
-        opted_out=opted_out_of(settings),
+        opted_out=settings.cache_opt_outs,
         count=lambda result, number: metrics.cache_vectors.labels(result).inc(number),
     )
-
-
-def opted_out_of(settings: Settings) -> frozenset[str]:
-    """The tenants of whom nothing is kept."""
-    return frozenset(name.strip() for name in settings.cache_opt_out.split(",") if name.strip())
 
 
 def joint_work(redis: Redis, trips: RedisTrips, metrics: Metrics, worker: str = "") -> JointWork:
@@ -132,6 +137,24 @@ def editions(settings: Settings, configured: Sequence[ConfiguredTier]) -> dict[s
         digest = hashlib.blake2b(msgspec.json.encode(told), digest_size=8).hexdigest()
         found[tier.name] = Edition(f"{__version__}-{digest}", tier.temperature)
     return found
+
+
+async def take_up(answers: Answers, settings: Settings, database: Database, redis: Redis) -> None:
+    """What the shared level holds, into a new worker's own level, up to half of that."""
+    if not settings.cache_shared_answers:
+        return
+    try:
+        tenant_ids = await asyncio.to_thread(_tenant_ids, database)
+    except UpstreamUnavailable as error:
+        log.warning("the worker begins without what is remembered: %s", error)
+        return
+    known = [each for each in tenant_ids if each not in settings.cache_opt_outs]
+    await refill(answers, redis, known, max_bytes=settings.cache_mb * MIB // 2)
+
+
+def _tenant_ids(database: Database) -> list[str]:
+    with database.read() as conn:
+        return [row.id for row in list_tenants(conn)]
 
 
 class Forgetful(Protocol):

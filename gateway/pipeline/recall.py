@@ -32,6 +32,7 @@ class Recall:
     calm_key: Key | None = None  # what is remembered without the steps that are in force; None = none is
     waited_s: float = 0.0
     is_due: bool = False  # there is an answer, but it is to be made anew
+    is_drawn: bool = False  # by chance: two answers differ anyway, so nothing is learned from comparing them
 
     @property
     def needs_no_slot(self) -> bool:

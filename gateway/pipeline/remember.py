@@ -20,6 +20,7 @@ from gateway.caching.answers import Answers
 from gateway.caching.corpus_watch import CorpusWatch
 from gateway.caching.entry import Entry, agreement, same_evidence
 from gateway.caching.flight import Reader
+from gateway.caching.kept_topics import KeptTopics
 from gateway.caching.key import Key, key_of
 from gateway.caching.retrievals import Retrievals
 from gateway.caching.shared import READ_LIMIT_S
@@ -91,6 +92,7 @@ class AnswerMemory:
         self._near_answers = NearAnswers(answers, thresholds, self._checks, metrics)
         self.is_idle: Callable[[str], bool] = lambda _tier: True  # whether nobody would wait for the tier
         self.version_met: Callable[[str, int], Met] = one_version
+        self.kept_topics: KeptTopics | None = None  # what is learned is kept in SQL, too
 
     async def recall(self, request: ChatRequest, route: Route) -> Recall | None:
         """What is remembered; None where this request may neither take nor leave anything."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gateway.errors import UpstreamProtocolError
 from gateway.ports import Retrieved
 from gateway.retrieval.several_embedders import OtherEmbedders, fuse
-from gateway.tensors import EMBED, EMBEDDING_DIM, RETRIEVE, Model
+from gateway.tensors import EMBED, EMBEDDING_DIM, RERANK, RETRIEVE, SEARCH, Model
 from gateway.triton import Outputs, TritonClient, Value
 from gateway.types import DEFAULT_EMBEDDER, Passage, Scope
 
@@ -35,7 +35,7 @@ class _Answer(NamedTuple):
 
 
 class TritonRetriever:
-    """ports.Retriever over the ensemble `retrieve`.
+    """ports.Retriever over the ensemble `retrieve`; over its parts `search` and `rerank` where the vector is known.
 
     One call, as long as the collections asked have one embedder; else one for each, and their answers are fused.
     """
@@ -47,12 +47,17 @@ class TritonRetriever:
         self._decode_names = msgspec.json.Decoder(list[str]).decode
         self._others = OtherEmbedders()
 
-    async def retrieve(self, text: str, scope: Scope, *, timeout_s: float) -> Retrieved:
+    async def retrieve(
+        self, text: str, scope: Scope, *, timeout_s: float, embedding: Vectors | None = None
+    ) -> Retrieved:
         started, deadline = time.perf_counter(), time.monotonic() + timeout_s
 
         async def ask(embedder: str) -> _Answer:
             asked = msgspec.structs.replace(scope, embedder=embedder)
-            return await self._ask(text, asked, max(deadline - time.monotonic(), 0.0))
+            left_s = max(deadline - time.monotonic(), 0.0)
+            if embedding is not None and embedder == scope.embedder:
+                return await self._ask_by_vector(text, embedding, asked, left_s)
+            return await self._ask(text, asked, left_s)
 
         expected = self._others.expected(scope)
         first, others = await _ask_at_once(ask, scope.embedder, expected)
@@ -75,13 +80,32 @@ class TritonRetriever:
         if scope.embedder != DEFAULT_EMBEDDER:
             inputs["embedder"] = scope.embedder.encode()
         outputs = await self._client.infer(RETRIEVE, inputs, timeout_s=timeout_s)
+        return self._answer(_vectors(outputs, 1)[0], outputs)
+
+    async def _ask_by_vector(self, text: str, embedding: Vectors, scope: Scope, timeout_s: float) -> _Answer:
+        """Two short calls in place of the ensemble, which would embed the text again."""
+        deadline, encoded = time.monotonic() + timeout_s, self._encode_scope(scope)
+        inputs: dict[str, Value] = {"embedding": embedding[None], "text": text, "scope": encoded}
+        found = await self._client.infer(SEARCH, inputs, timeout_s=timeout_s)
+        if len(found["passages"]) != 1:
+            raise _malformed("search: more than one row for one question")
+        candidates: dict[str, Value] = {
+            "text": text,
+            "candidates": cast(bytes, found["passages"][0]),
+            "scope": encoded,
+        }
+        left_s = max(deadline - time.monotonic(), 0.0)
+        ranked = await self._client.infer(RERANK, candidates, timeout_s=left_s)
+        return self._answer(embedding, found | {"passages": ranked["passages"]})
+
+    def _answer(self, embedding: Vectors, outputs: Outputs) -> _Answer:
         passages, search_ms, others = outputs["passages"], outputs["search_ms"], outputs["embedders"]
         epoch = outputs["epoch"]
         if not len(passages) == len(search_ms) == len(others) == len(epoch) == 1:
             raise _malformed("retrieve: more than one row for one question")
         try:
             return _Answer(
-                _vectors(outputs, 1)[0],
+                embedding,
                 self._decode_passages(cast(bytes, passages[0])),
                 self._decode_names(cast(bytes, others[0])),
                 float(cast(Vectors, search_ms).flat[0]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -27,7 +28,7 @@ MAX_ASKING = 4096  # calls that wait for a trip; more are refused
 LATE_S = 0.001  # a timer that rings later than this tells of a busy event loop
 MAX_LATE = 3  # replies in a row that came, but too late, before Redis is left alone as if it had failed
 MAX_TURNS = 10  # of a busy event loop, each of which begins the wait anew
-STEP_S = 0.05
+STEP_S = 0.0125
 
 
 class Away(Exception):
@@ -47,21 +48,32 @@ async def within(limit_s: float, future: asyncio.Future[Result]) -> Result:
     raise TimeoutError
 
 
-async def answered(work: Coroutine[Any, Any, Result], limit_s: float) -> Result:
+async def answered(
+    work: Coroutine[Any, Any, Result],
+    limit_s: float,
+    *,
+    late_s: float = math.inf,
+    on_late: Callable[[], object] = lambda: None,
+) -> Result:
     """What the call says; it is cancelled when its time is over. Raises: TimeoutError.
+
+    on_late: called once, when it takes longer than late_s.
 
     The time is our own event loop's: a step of the wait counts for no more than it was to last, so a loop that is
     seconds behind does not take Redis for dead, and turns to what has come before it counts on.
     """
     task = asyncio.get_running_loop().create_task(work)
     try:
-        left_s = limit_s
-        while left_s > 0:
-            step_s = min(left_s, STEP_S)
+        waited_s = 0.0
+        while waited_s < limit_s:
+            step_s = min(limit_s - waited_s, STEP_S)
             done, _pending = await asyncio.wait({task}, timeout=step_s)
             if done:
                 return task.result()
-            left_s -= step_s
+            waited_s += step_s
+            if waited_s >= late_s:
+                late_s = math.inf
+                on_late()
         raise TimeoutError
     finally:
         task.cancel()

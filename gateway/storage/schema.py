@@ -237,6 +237,19 @@ receipt_passages = sa.Table(
     sa.Column("body", sa.Text, nullable=False),  # JSON
 )
 
+# What the answer cache has learned of each topic (gateway/caching/kept_topics.py).
+cache_topics = sa.Table(
+    "cache_topics",
+    metadata,
+    sa.Column("tenant_id", sa.String(64), primary_key=True),
+    sa.Column("digest", sa.String(32), primary_key=True),  # of the tier and the collections
+    sa.Column("tier", sa.String(64), nullable=False),
+    sa.Column("collections", sa.JSON, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),  # of what counts mean
+    sa.Column("counts", sa.Text, nullable=False),  # JSON of threshold.Counts
+    sa.Column("updated_at", sa.Integer, nullable=False, index=True),
+)
+
 usage = sa.Table(
     "usage",
     metadata,

@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.settings import Settings, SettingsError
 from gateway.supervise import credentials, render, watching
 from gateway.supervise.assets import Assets
+from gateway.supervise.redis_config import redis_folder, render_redis
 from gateway.supervise.triton_server import remove_leftovers
 from gateway.tier_config import generate_tiers
 
@@ -82,7 +83,7 @@ def _prepare(settings: Settings, assets: Assets, progress: Callable[[str], None]
     from gateway.embedding.registry import prepare_embedders
     from gateway.errors import TidegateError
 
-    for folder in (settings.run_dir, settings.log_dir, settings.files_dir, settings.var / "redis"):
+    for folder in (settings.run_dir, settings.log_dir, settings.files_dir, redis_folder(settings)):
         folder.mkdir(parents=True, exist_ok=True)
     _shut_out_others(settings)
     _remove_leftovers(settings)
@@ -148,6 +149,7 @@ def _prepare_database(settings: Settings) -> str:
 
     from gateway.storage.database import Database
     from gateway.storage.keys import DEFAULT_TENANT, create_key
+    from gateway.supervise.snapshot import check_snapshot
 
     dev_key = credentials.secret(settings, credentials.DEV_KEY)
     try:
@@ -165,6 +167,7 @@ def _prepare_database(settings: Settings) -> str:
                 create_key(conn, tenant="operator", name="alertmanager", key=alerts_key, is_admin=True)
     finally:
         database.close()
+    check_snapshot(settings)
     return dev_key
 
 
@@ -173,7 +176,7 @@ def _write_configuration(settings: Settings, assets: Assets) -> str:
     envoys = enumerate(render.envoy_names(settings))
     files = {
         **{f"{name}.yaml": render.render_envoy(settings, assets, index) for index, name in envoys},
-        "redis.conf": render.render_redis(settings, credentials.secret(settings, "redis")),
+        "redis.conf": render_redis(settings, credentials.secret(settings, "redis")),
         "supervisord.conf": render.render_supervisor(settings, password),
         **watching.configuration(settings, assets),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import resource
 import sys
@@ -18,7 +17,7 @@ from gateway.api.grpc_errors import to_status, too_large
 from gateway.settings import Settings
 from gateway.supervise import watching
 from gateway.supervise.assets import Assets, package_parent
-from gateway.supervise.binaries import find_envoy, find_redis
+from gateway.supervise.binaries import find_envoy
 from gateway.supervise.envoy_tracing import BALANCER, EDGE, envoy_tracing
 from gateway.supervise.triton_server import leash
 from gateway.tier_config import generate_tiers, upstream_tiers
@@ -41,6 +40,7 @@ class LocalReply:
     message: str
     retry_after_s: int = 0
     flags: tuple[str, ...] = ()  # Envoy's reasons for it; empty = any
+    told_as: int = 0  # the status that the client gets; 0 = Envoy's own
 
     @property
     def grpc_code(self) -> int:
@@ -90,6 +90,15 @@ LOCAL_REPLIES = (
         1,
     ),
     LocalReply("EQ", 504, errors.UpstreamTimeout, "The service did not answer in time."),
+    # A worker broke off, and more of the body has come than is kept to send it to another one.
+    LocalReply(
+        "EQ",
+        507,
+        errors.UpstreamUnavailable,
+        "The service is not ready for this request; try again.",
+        1,
+        told_as=503,
+    ),
     LocalReply("GE", 500, errors.InternalError, "Something went wrong inside the service."),
     LocalReply("GE", 400, errors.InvalidRequest, "The request is not valid HTTP for this service."),
 )
@@ -226,27 +235,6 @@ def envoy_command(settings: Settings, config: Path, role: Role = "both") -> list
     ]
 
 
-def render_redis(settings: Settings, password: str) -> str:
-    """Redis holds only what may be lost: nothing is written to disk, old keys give way."""
-    lines = {
-        "bind": "127.0.0.1",
-        "port": settings.redis_port,
-        "protected-mode": "yes",
-        "requirepass": password,
-        "dir": json.dumps(str(settings.var / "redis"), ensure_ascii=False),
-        "save": '""',
-        "appendonly": "no",
-        "maxmemory": "256mb",
-        "maxmemory-policy": "allkeys-lru",
-        "maxclients": 4096,
-        "tcp-backlog": 511,
-        "daemonize": "no",
-        "logfile": '""',
-        "loglevel": "notice",
-    }
-    return "".join(f"{key} {value}\n" for key, value in lines.items())
-
-
 @dataclass(frozen=True)
 class Program:
     """One entry of supervisord. priority: started in rising, stopped in falling order."""
@@ -264,7 +252,7 @@ def programs(settings: Settings) -> list[Program]:
     run, grace_s = settings.run_dir, settings.drain_s + 5
     out = []
     if not settings.redis_url:
-        out.append(Program("redis", [str(find_redis(settings)), str(run / "redis.conf")], 10, 10))
+        out.append(Program("redis", [*python, "gateway.supervise.redis_keeper"], 10, 10))
     for index in range(settings.triton_replicas):
         argv = [*python, "gateway.supervise.guard", str(index)]
         out.append(Program(f"triton-{index}", argv, 20, grace_s, "triton"))

@@ -212,6 +212,8 @@ Ctrl-C stops it; open answers may finish."""
 
     def _stop(self) -> None:
         """In order when supervisord still lives, then by force whatever is left; no file of the run remains."""
+        from gateway.supervise.snapshot import note_snapshot
+
         manager = self._supervisord
         if manager is not None and manager.poll() is None:
             self._drain()
@@ -220,6 +222,7 @@ Ctrl-C stops it; open answers may finish."""
         if manager is not None:
             manager.wait()
         reap_orphans(keep=0)
+        note_snapshot(self.settings)
         remove_leftovers(self.settings)
         for name in (*RUN_FILES, *(f"{name}.yaml" for name in render.envoy_names(self.settings))):
             (self.settings.run_dir / name).unlink(missing_ok=True)

@@ -3,14 +3,16 @@
 zipf      ranks of Zipf(1.0)
 shifting  the same, but what is asked most changes ten times: another tenth of the ranks moves to the head
 scan      Zipf(1.0), and every tenth question is one that nobody asks again
+mixed     Zipf(1.0) of entries of many sizes (log-normal, median 4 KiB, from 1 to 64 KiB), each key always its own
 
-The hit rate counts from the first question. capacity: share of the keys that fit, all of one size.
+The hit rate counts from the first question. capacity: share of the keys that fit, all of one size; of `mixed`, share of
+the bytes of all keys, and there the byte hit rate is told too: of the bytes that were asked for.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ from gateway.caching.local import LocalStore
 
 CAPACITIES = (0.01, 0.03, 0.1, 0.3)
 ENTRY_BYTES = 4096
+SPREAD = 1.0  # of the logarithm of sizes
+LEAST_BYTES, MOST_BYTES = 1024, 65_536
 PHASES = 10
 SCAN_EVERY = 10
 
@@ -81,15 +85,37 @@ def traces(size: Size) -> dict[str, Iterator[str]]:
     return {"zipf": map(str, ranks.tolist()), "shifting": map(str, shifted.tolist()), "scan": scanned}
 
 
-def hit_rate(store: Lru | Ours, trace: Iterator[str]) -> float:
-    hits = count = 0
+def mixed_sizes(num_keys: int) -> list[int]:
+    """Bytes of each key's entry."""
+    drawn = np.random.default_rng(2).lognormal(np.log(ENTRY_BYTES), SPREAD, num_keys)
+    return [int(size) for size in np.clip(drawn, LEAST_BYTES, MOST_BYTES)]
+
+
+def rates(
+    store: Lru | Ours, trace: Iterator[str], size_of: Callable[[str], int] = lambda _: ENTRY_BYTES
+) -> tuple[float, float]:
+    """Share of the questions that were met, and of their bytes."""
+    hits = count = bytes_met = bytes_asked = 0
     for key in trace:
-        count += 1
+        size = size_of(key)
+        count, bytes_asked = count + 1, bytes_asked + size
         if store.get(key):
-            hits += 1
+            hits, bytes_met = hits + 1, bytes_met + size
         else:
-            store.put(key, ENTRY_BYTES)
-    return hits / count
+            store.put(key, size)
+    return hits / count, bytes_met / bytes_asked
+
+
+def run_mixed(size: Size) -> dict[str, dict[str, float]]:
+    sizes = mixed_sizes(size.num_keys)
+    out: dict[str, dict[str, float]] = {}
+    for capacity in CAPACITIES:
+        for policy, make in (("lru", Lru), ("ours", Ours)):
+            trace = map(str, zipf(size.num_keys, size.num_asked, seed=1).tolist())
+            met = rates(make(int(capacity * sum(sizes))), trace, lambda key: sizes[int(key)])
+            row = out.setdefault(f"{capacity:g}", {})
+            row[policy], row[f"{policy}_bytes"] = met
+    return out
 
 
 def run(size: Size) -> dict[str, Any]:
@@ -99,10 +125,9 @@ def run(size: Size) -> dict[str, Any]:
         max_bytes = int(capacity * size.num_keys) * ENTRY_BYTES
         for policy, make in (("lru", Lru), ("ours", Ours)):
             for name, trace in traces(size).items():
-                out.setdefault(name, {}).setdefault(f"{capacity:g}", {})[policy] = hit_rate(
-                    make(max_bytes), trace
-                )
-    return out
+                rate, _ = rates(make(max_bytes), trace)
+                out.setdefault(name, {}).setdefault(f"{capacity:g}", {})[policy] = rate
+    return out | {"mixed": run_mixed(size)}
 
 
 def show(summary: dict[str, Any]) -> None:
@@ -110,3 +135,7 @@ def show(summary: dict[str, Any]) -> None:
     for name, rows in summary.items():
         cells = [f"{at}: {row['ours']:.3f} / {row['lru']:.3f}" for at, row in rows.items()]
         print(f"  {name:9} " + "   ".join(cells))
+    cells = [
+        f"{at}: {row['ours_bytes']:.3f} / {row['lru_bytes']:.3f}" for at, row in summary["mixed"].items()
+    ]
+    print("  of bytes  " + "   ".join(cells))

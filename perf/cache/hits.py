@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import statistics
 import subprocess
 import time
 from collections import Counter
@@ -187,12 +186,11 @@ def _function(frame: str) -> str:
 
 
 def summarise(measured: Measured) -> dict[str, Any]:
-    rates = rows_module.rates([row for row in measured.rows if row.arm.startswith("rate/")])
-    middle, low, high = rows_module.ratio(rates["rate/hit"], rates["rate/bare"])
+    rates = rows_module.rates(rows_module.part_of(measured.rows, "rate"))
     return {
         "latency_ms": rows_module.latencies(row for row in measured.rows if not row.arm.startswith("rate/")),
-        "requests_per_s": {arm[5:]: statistics.median(values) for arm, values in rates.items()},
-        "hit_over_bare": {"median": middle, "q1": low, "q3": high},
+        "requests_per_s": rows_module.medians(rates),
+        "hit_over_bare": rows_module.ratio(rates["hit"], rates["bare"]),
         "processor_us_per_request": measured.processor,
         "worker_shares": shares(measured.stacks),
     }

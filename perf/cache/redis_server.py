@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gateway.settings import Settings
 from gateway.supervise.binaries import find_redis
-from gateway.supervise.render import render_redis
+from gateway.supervise.redis_config import render_redis
 from perf.service import free_settings
 
 START_S = 10.0

@@ -3,6 +3,7 @@
 hits      an exact hit beside a bare handler (hits.py)         gptcache  beside GPTCache (peer.py)
 tenants   probes across tenants (tenants.py)                   edit      one document of 1,000 under load (edit.py)
 day       a Zipf day over the service (day.py)                 eviction  the policy beside LRU (eviction.py)
+ailments  hits and misses while Redis ails (ailments.py)
 
 `python -m perf.cache PART… [--quick] [--out FOLDER]` runs some of them and keeps FOLDER/<part>.json. The part
 `whole-day` is `day` with 200,000 questions.
@@ -18,7 +19,7 @@ from typing import Any
 import uvloop
 
 from perf import rows
-from perf.cache import charts, day, edit, eviction, hits, peer, tenants
+from perf.cache import ailments, charts, day, edit, eviction, hits, peer, tenants
 
 Part = Callable[[Path, bool], dict[str, Any]]
 
@@ -85,6 +86,14 @@ def run_eviction(out: Path, quick: bool) -> dict[str, Any]:
     return summary
 
 
+def run_ailments(out: Path, quick: bool) -> dict[str, Any]:
+    found = ailments.run(ailments.QUICK if quick else ailments.Size())
+    rows.write(out / "ailments.jsonl.gz", found)
+    summary = ailments.summarise(found)
+    ailments.show(summary)
+    return summary
+
+
 PARTS: dict[str, Part] = {
     "hits": run_hits,
     "gptcache": run_gptcache,
@@ -92,6 +101,7 @@ PARTS: dict[str, Part] = {
     "edit": run_edit,
     "day": run_day,
     "eviction": run_eviction,
+    "ailments": run_ailments,
 }
 LONG: dict[str, Part] = {"whole-day": run_whole_day}  # only where it is asked for: half an hour
 

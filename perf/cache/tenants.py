@@ -30,7 +30,8 @@ import numpy as np
 import uvloop
 from redis.asyncio import Redis
 
-from gateway.caching.shared import SharedStore, entry_name
+from gateway.caching.names import entry_name
+from gateway.caching.shared import SharedStore
 from gateway.caching.threshold import upper_bound
 from gateway.pipeline.request import Evidence
 from gateway.storage.redis_client import connect_redis

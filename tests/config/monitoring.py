@@ -98,7 +98,14 @@ def labels_of(name: str) -> set[str]:
     raise AssertionError(f"no worker tells {name}")
 
 
-def exported() -> set[str]:
-    """Every series name that a gateway worker exports, whether it has been counted yet or not."""
+def families() -> dict[str, set[str]]:
+    """Every metric of a gateway worker with its series' names, whether it has been counted yet or not."""
     kinds = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("_total",), "gauge": ("",)}
-    return {family.name + suffix for family in Metrics().registry.collect() for suffix in kinds[family.type]}
+    return {
+        family.name: {family.name + suffix for suffix in kinds[family.type]}
+        for family in Metrics().registry.collect()
+    }
+
+
+def exported() -> set[str]:
+    return set[str]().union(*families().values())

@@ -122,6 +122,15 @@ def test_a_dashboards_queries_are_valid_and_ask_for_what_is_there(path: Path, tm
     run("promtool", "check", "rules", str(file))
 
 
+def test_every_metric_of_a_worker_is_on_a_dashboard_or_in_a_rule() -> None:
+    """Or told by another one: those of the conventions show the same times."""
+    told_elsewhere = {"tidegate_request_duration_seconds"}
+    queries = [rule["expr"] for rule, _ in m.rules()]
+    queries += [query for path in m.DASHBOARDS for query in m.expressions(path)]
+    asked = {name for query in queries for name in m.metrics_of(query)}
+    assert {name for name, series in m.families().items() if not series & asked} == told_elsewhere
+
+
 def test_dashboards_have_their_own_ids_and_a_datasource_to_choose() -> None:
     boards = [json.loads(path.read_text("utf-8")) for path in m.DASHBOARDS]
     names = {"overview", "tiers", "cache", "retrieval", "tenants", "triton"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 
 from gateway.storage import catalog, corpus, schema
 from gateway.storage.corpus import NewChunk
+from gateway.storage.database import Database
 from gateway.tensors import EMBEDDING_DIM
 
 NOW = 1_000.0
@@ -50,3 +52,15 @@ def new_collection(conn: sa.Connection, name: str = "docs", tenant_id: str = "de
 
 def everything(conn: sa.Connection) -> dict[str, list[Any]]:
     return {table.name: list(conn.execute(sa.select(table))) for table in schema.metadata.sorted_tables}
+
+
+def migrate_at_once(url: str, num: int = 4) -> None:
+    """That many processes would: all end well, and the tables are there."""
+    databases = [Database(url) for _ in range(num)]
+    with ThreadPoolExecutor(num) as threads:
+        for migrated in [threads.submit(database.migrate) for database in databases]:
+            migrated.result(60)
+    with databases[0].read() as conn:
+        assert corpus.current_epoch(conn) == 0
+    for database in databases:
+        database.close()

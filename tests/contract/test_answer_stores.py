@@ -17,7 +17,8 @@ from gateway.caching import shared as shared_module
 from gateway.caching.answers import Answers
 from gateway.caching.entry import Entry, Piece
 from gateway.caching.key import Key
-from gateway.caching.shared import Purge, SharedStore, entry_name, index_name
+from gateway.caching.names import entry_name, index_name
+from gateway.caching.shared import Purge, SharedStore
 from gateway.settings import Settings
 from gateway.storage.redis_client import connect_redis
 from tests.fakes.engines import PASSAGES

@@ -143,7 +143,9 @@ async def test_a_loop_that_stands_still_does_not_take_redis_for_dead(own_redis: 
         asyncio.get_running_loop().call_soon(time.sleep, 4 * STEP_S)
         return await redis.echo("here")
 
-    assert await answered(ask(), 2 * STEP_S) == b"here"
+    late: list[bool] = []
+    told = await answered(ask(), 2 * STEP_S, late_s=2 * STEP_S, on_late=lambda: late.append(True))
+    assert (told, late) == (b"here", [])
     await redis.aclose()
 
 
@@ -159,8 +161,17 @@ async def test_a_redis_that_is_frozen_is_given_up_in_time_and_its_call_ended(own
         finally:
             ended.set()
 
+    late_after: list[float] = []
+    began = time.monotonic()
     with pytest.raises(TimeoutError):
-        await answered(ask(), 2 * STEP_S)
+        await answered(
+            ask(),
+            8 * STEP_S,
+            late_s=2 * STEP_S,
+            on_late=lambda: late_after.append(time.monotonic() - began),
+        )
+    assert len(late_after) == 1
+    assert 2 * STEP_S <= late_after[0] < time.monotonic() - began - 2 * STEP_S
     await asyncio.wait_for(ended.wait(), ENOUGH_S)
     own_redis.thaw()
     assert await redis.echo("again") == b"again"

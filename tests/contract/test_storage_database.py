@@ -13,9 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.errors import InternalError, UpstreamUnavailable
-from gateway.storage import catalog, corpus, keys, schema
+from gateway.storage import catalog, keys, schema
 from gateway.storage.database import Database, insert_many
 from gateway.storage.migrations import HEAD
+from tests.contract.storing import migrate_at_once
 
 
 def test_migrations_build_exactly_the_tables_of_the_schema(database: Database) -> None:
@@ -91,25 +92,7 @@ def test_migrating_a_migrated_database_does_not_import_alembic(tmp_path: Path) -
 
 def test_many_migrate_at_once_and_one_does_the_work(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'test.db'}"
-    databases = [Database(url) for _ in range(4)]
-    errors: list[BaseException] = []
-
-    def migrate(database: Database) -> None:
-        try:
-            database.migrate()
-        except BaseException as error:  # noqa: BLE001
-            errors.append(error)
-
-    threads = [threading.Thread(target=migrate, args=(database,)) for database in databases]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    with databases[0].read() as conn:
-        assert corpus.current_epoch(conn) == 0
-    for database in databases:
-        database.close()
-    assert errors == []
+    migrate_at_once(url)
 
 
 def test_a_new_file_that_another_process_is_opening_is_waited_for(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +10,7 @@ import sqlalchemy as sa
 from gateway.errors import UpstreamUnavailable
 from gateway.storage import corpus, keys, schema
 from gateway.storage.database import Database
-from tests.contract.storing import ingest, new_collection, new_file
+from tests.contract.storing import ingest, migrate_at_once, new_collection, new_file
 from tests.fakes.postgres import Postgres
 
 
@@ -103,25 +102,7 @@ def test_a_change_that_waits_too_long_for_another_is_one_clear_error(
 
 def test_many_migrate_at_once_and_one_does_the_work(postgres: Postgres) -> None:
     url = postgres.new_database(migrated=False)
-    databases = [Database(url) for _ in range(4)]
-    errors: list[BaseException] = []
-
-    def migrate(database: Database) -> None:
-        try:
-            database.migrate()
-        except BaseException as error:  # noqa: BLE001
-            errors.append(error)
-
-    threads = [threading.Thread(target=migrate, args=(database,)) for database in databases]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    with databases[0].read() as conn:
-        assert corpus.current_epoch(conn) == 0
-    for database in databases:
-        database.close()
+    migrate_at_once(url)
     postgres.drop_database(url)
 
 

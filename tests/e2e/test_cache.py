@@ -35,10 +35,13 @@ def verdict(reply: dict[str, Any]) -> str:
     return str(reply["tidegate"]["receipt"]["cache"])
 
 
-def upload(client: httpx.Client, store: str, name: str, text: str) -> str:
+def upload(
+    client: httpx.Client, store: str, name: str, text: str, headers: dict[str, str] | None = None
+) -> str:
     files = {"file": (name, text.encode())}
-    file_id = client.post("/v1/files", data={"purpose": "assistants"}, files=files).json()["id"]
-    client.post(f"/v1/vector_stores/{store}/files", json={"file_id": file_id})
+    made = client.post("/v1/files", data={"purpose": "assistants"}, files=files, headers=headers)
+    file_id = made.json()["id"]
+    client.post(f"/v1/vector_stores/{store}/files", json={"file_id": file_id}, headers=headers)
     return str(file_id)
 
 
@@ -160,14 +163,29 @@ def test_an_operator_purges_a_file(service: Service, beacons: tuple[str, list[st
     assert '"default"' in shown.stdout
 
 
-def test_a_revoked_key_and_another_tenant_get_nothing(
-    service: Service, beacons: tuple[str, list[str]]
-) -> None:
-    store, _ = beacons
+def a_key(service: Service, tenant: str, *, is_admin: bool = False) -> tuple[str, str]:
+    """A new key's id, and the key."""
     database = Database(service.settings.sql_url)
     with database.write() as conn:
-        _, rival = keys.create_key(conn, tenant="rival", name="test")
+        row, key = keys.create_key(conn, tenant=tenant, name="test", is_admin=is_admin)
     database.close()
+    return row.id, key
+
+
+def asked_with(
+    client: httpx.Client, key: str, question: str, store: str, model: str = "fast"
+) -> httpx.Response:
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "tidegate": {"collections": [store], "top_k": 1},
+    }
+    return client.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"})
+
+
+def test_another_tenant_gets_nothing(service: Service, beacons: tuple[str, list[str]]) -> None:
+    store, _ = beacons
+    _, rival = a_key(service, "rival")
     with service.client() as client:
         ask(client, question_about(3), store)
         headers = {"authorization": f"Bearer {rival}"}
@@ -175,5 +193,43 @@ def test_a_revoked_key_and_another_tenant_get_nothing(
         foreign = client.post("/v1/chat/completions", json=body, headers=headers).json()
         assert verdict(foreign) == "miss"
         assert foreign["tidegate"]["receipt"]["passages"] == []
-        headers = {"authorization": "Bearer tg-" + "A" * 43}
-        assert client.post("/v1/chat/completions", json=body, headers=headers).status_code == 401
+        assert asked_with(client, rival, question_about(3), store).status_code == 404
+
+
+def test_a_revoked_key_gets_no_hit(service: Service, beacons: tuple[str, list[str]]) -> None:
+    store, _ = beacons
+    key_id, key = a_key(service, keys.DEFAULT_TENANT)
+    with service.client() as client:
+        ask(client, question_about(4), store)
+        assert verdict(asked_with(client, key, question_about(4), store).json()) == "exact"
+        command = [sys.executable, "-m", "gateway", "keys", "revoke", key_id, "--var", str(service.var)]
+        subprocess.run(command, capture_output=True, check=True)
+        wait_for(
+            lambda: asked_with(client, key, question_about(4), store).status_code == 401,
+            FORGOTTEN_WITHIN_S,
+            "the key is refused",
+        )
+        for _ in range(5):
+            assert asked_with(client, key, question_about(4), store).status_code == 401
+        assert verdict(ask(client, question_about(4), store)) == "exact"  # whose key still stands
+
+
+def test_a_revoked_right_gets_no_hit(service: Service) -> None:
+    _, key = a_key(service, "narrowed")
+    _, operator = a_key(service, "operator", is_admin=True)
+    path, admin = "/admin/tenants/narrowed", {"authorization": f"Bearer {operator}"}
+    with service.client() as client:
+        own = {"authorization": f"Bearer {key}"}
+        store = client.post("/v1/vector_stores", json={"name": "own"}, headers=own).json()["id"]
+        upload(client, store, "own.md", "# Own\n\nThe beacon of harbour Own is 25 metres tall.\n", own)
+
+        def is_met() -> bool:
+            return verdict(asked_with(client, key, QUESTION, store).json()) == "exact"
+
+        wait_for(is_met, 30, "the answer is remembered")
+        assert client.put(path, json={"tiers": ["deep"], "floor": ""}, headers=admin).status_code == 200
+        refused = asked_with(client, key, QUESTION, store)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+        assert asked_with(client, key, QUESTION, store, "deep").status_code == 200
+        assert client.put(path, json={"tiers": [], "floor": ""}, headers=admin).status_code == 200
+        assert is_met()  # it was not lost, only not given

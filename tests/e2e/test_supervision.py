@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +27,7 @@ from tests.e2e.conftest import Launch, Service, spawn, wait_for
 
 RESTART_LIMIT_S = 60.0
 NOTICED_LIMIT_S = 3.0
+FOLLOWED_LIMIT_S = 2.0
 STOP_LIMIT_S = 5.0
 SEARCHABLE_LIMIT_S = 1.0
 # Nobody listens there. gRPC reads the lower-case names, httpx both.
@@ -112,6 +116,33 @@ def test_requests_succeed_while_a_replica_is_killed_between_them(duo: Service) -
         duo.triton(1).kill()
         answers = [ask(client) for _ in range(10)]
     assert [answer.status_code for answer in answers] == [200] * 10
+
+
+def test_slots_follow_the_replicas_that_are_ready(duo: Service) -> None:
+    with admin_client(duo) as admin, steady_requests(duo) as failures:
+        whole = slots(admin)
+        assert whole == {"fast": duo.settings.slots("fast"), "deep": duo.settings.slots("deep")}
+        half = {tier: number // 2 for tier, number in whole.items()}
+        duo.triton(1).kill()
+        wait_for(lambda: slots(admin) == half, FOLLOWED_LIMIT_S, "the slots of the killed replica are gone")
+        wait_for(lambda: duo.replica_is_healthy(1), RESTART_LIMIT_S, "the replica is back")
+        wait_for(lambda: slots(admin) == whole, FOLLOWED_LIMIT_S, "its slots are back")
+    assert failures == []
+
+
+def admin_client(service: Service) -> httpx.Client:
+    command = ["keys", "create", "--tenant", "operator", "--name", "test", "--admin"]
+    made = subprocess.run(
+        [sys.executable, "-m", "gateway", *command],
+        env=os.environ | service.settings.environment(), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    headers = {"authorization": f"Bearer {made.stdout.strip()}"}
+    return httpx.Client(base_url=service.base_url, headers=headers, timeout=10)
+
+
+def slots(admin: httpx.Client) -> dict[str, int]:
+    """By tier, as /admin/tiers tells them."""
+    return {row["id"]: row["slots"] for row in admin.get("/admin/tiers").json()["data"]}
 
 
 def test_a_frozen_stub_is_taken_out_and_replaced(duo: Service) -> None:

@@ -8,14 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
-import ssl
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.fakes.certificates import Pair, make_pair
 
 NAMESPACE = "tidegate"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
@@ -37,19 +34,9 @@ def pod(
     return {"metadata": metadata, "status": {"podIP": ip, "phase": "Running", "conditions": conditions}}
 
 
-def certificate(folder: Path) -> None:
-    """ca.crt, and beside it the server's own pair for 127.0.0.1. Skips, saying so, without openssl."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed: the API would have no certificate")
-    subprocess.run(
-        [
-            openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-days", "1", "-subj", "/CN=cluster", "-addext", "subjectAltName=IP:127.0.0.1",
-            "-keyout", str(folder / "server.key"), "-out", str(folder / "ca.crt"),
-        ],
-        check=True, capture_output=True, timeout=30,
-    )  # fmt: skip
+def authority(folder: Path) -> Pair:
+    """ca.crt, as a pod has it, and beside it the server's key."""
+    return make_pair(folder, "IP:127.0.0.1", certificate="ca.crt", key="server.key")
 
 
 @dataclass
@@ -66,11 +53,9 @@ class ClusterApi:
 
     async def start(self) -> None:
         """The folder is then what a pod has of it."""
-        certificate(self.folder)
+        context = authority(self.folder).for_server()
         (self.folder / "namespace").write_text(NAMESPACE)
         (self.folder / "token").write_text(self.token + "\n")
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self.folder / "ca.crt", self.folder / "server.key")
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
         self.address = f"https://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 

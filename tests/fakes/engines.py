@@ -56,12 +56,24 @@ class ScriptedRetriever:
     fail_with: Exception | None = None
     scopes: list[Scope] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)  # what was searched for
+    bands: list[str] = field(default_factory=list)
+    by_vector: list[str] = field(default_factory=list)  # of those, the ones that needed no embedding
     epoch: int = 1  # of the corpus, as it says
     started: int = 0
     cancelled: int = 0
 
-    async def retrieve(self, text: str, scope: Scope, *, timeout_s: float) -> Retrieved:
+    async def retrieve(
+        self,
+        text: str,
+        scope: Scope,
+        *,
+        timeout_s: float,
+        embedding: npt.NDArray[np.float32] | None = None,
+        band: str = "interactive",
+    ) -> Retrieved:
         self.started += 1
+        self.bands.append(band)
+        self.by_vector += [] if embedding is None else [text]
         self.scopes.append(scope)
         self.texts.append(text)
         try:
@@ -151,7 +163,13 @@ class HashEmbedder:
         self.texts: list[str] = []
 
     async def embed(
-        self, texts: Sequence[str], *, role: str, timeout_s: float, embedder: str = DEFAULT_EMBEDDER
+        self,
+        texts: Sequence[str],
+        *,
+        role: str,
+        timeout_s: float,
+        embedder: str = DEFAULT_EMBEDDER,
+        tenant: str = "",
     ) -> npt.NDArray[np.float32]:
         self.texts += texts
         return vectors(texts)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +20,11 @@ from gateway.storage.epochs import next_epoch
 from gateway.storage.schema import removals
 from gateway.tiering.tiers import Tier, TierBook, builtin_tiers
 from gateway.tiering.versions import Met, one_version
-from gateway.types import Citation, Passage, Receipt, Tenant
+from gateway.types import Receipt, Tenant
 from tests.fakes.engines import ScriptedAnswerer, ScriptedRetriever
+from tests.fakes.pipelines import ListeningSink
 
 EDITIONS = {"fast": Edition("1"), "deep": Edition("1"), "writer": Edition("w", 0.0)}
-
-
-@dataclass
-class ListeningSink:
-    """Keeps what it is sent. leave_at: the delta at which its reader is gone; gap_s: how long it takes for each."""
-
-    text: str = ""
-    citations: list[Citation] = field(default_factory=list)
-    stages: list[str] = field(default_factory=list)
-    gap_s: float = 0.0
-    started: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def chosen(self, tier: str) -> None: ...
-
-    async def stage(self, name: str) -> None:
-        self.stages.append(name)
-
-    def waiting(self, position: int, eta_s: float) -> None: ...
-
-    async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None:
-        if self.gap_s:
-            await asyncio.sleep(self.gap_s)
-        self.text += text
-        self.citations += citations
-        self.started.set()
 
 
 class MemoryBench:

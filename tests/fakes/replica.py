@@ -46,6 +46,9 @@ class Replica:
             await asyncio.start_server(self._health, self.host, self.guard_port),
         ]
 
+    async def serve_again(self) -> None:
+        self._servers[0] = await asyncio.start_server(self._serve, self.host, self.port)
+
     async def stop_serving(self) -> None:
         """The replica is gone while its guard still believes in it."""
         self._servers[0].close()

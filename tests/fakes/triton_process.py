@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gateway.settings import Settings
+from gateway.settings import Settings, load_settings
 from gateway.supervise.assets import Assets
 from gateway.supervise.triton_server import remove_shared_memory, triton_command
 
@@ -68,6 +69,18 @@ def free_port() -> int:
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@contextmanager
+def running_tiers(folder: Path, models_dir: Path, *tables: str, **options: Any) -> Iterator[TritonProcess]:
+    """Triton with generative tiers alone. tables: of their tiers file; models_dir: of their converted checkpoints."""
+    file = folder / "tiers.toml"
+    file.write_text("\n".join(tables), "utf-8")
+    settings = load_settings({}, var=folder / "var", port=free_port(), tiers_file=str(file), **options)
+    settings.var.mkdir()
+    settings.models_dir.symlink_to(models_dir)
+    with running_triton(folder / "triton", [], settings) as process:
+        yield process
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from gateway.pipeline.memory_parts import joint_work
 from gateway.settings import Settings
 from gateway.storage.redis_client import connect_redis
 from gateway.storage.redis_trips import RedisTrips
-from tests.fakes.memory import ListeningSink, MemoryBench
+from tests.fakes.memory import MemoryBench
+from tests.fakes.pipelines import ListeningSink
 
 LISTENING_WITHIN_S = 5.0
 TEXTS = [f"word{number} " for number in range(40)]

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamUnavailable
-from gateway.settings import load_settings
 from gateway.tensors import generate_model
 from gateway.triton import Outputs, TritonClient
 from tests.fakes.checkpoints import CONTEXT_TOKENS, MAKING_S, NUM_TOKENS, TinyCheckpoint, tiny_checkpoints
-from tests.fakes.triton_process import TritonProcess, free_port, running_triton
+from tests.fakes.triton_process import TritonProcess, running_tiers
 
 __all__ = ["tiny_checkpoints"]
 pytestmark = pytest.mark.timeout(MAKING_S)
@@ -36,12 +35,7 @@ def triton(
 ) -> Iterator[TritonProcess]:
     folder = tmp_path_factory.mktemp("generate")
     tables = [tiny_checkpoints[kind].table(name, slots=SLOTS) for name, kind in TIERS.items()]
-    (folder / "tiers.toml").write_text("\n".join(tables), "utf-8")
-    tiers = str(folder / "tiers.toml")
-    settings = load_settings({}, var=folder / "var", port=free_port(), tiers_file=tiers, model_version="v7")
-    settings.var.mkdir()
-    settings.models_dir.symlink_to(tiny_checkpoints["llama"].models_dir)
-    with running_triton(folder / "triton", [], settings) as process:
+    with running_tiers(folder, tiny_checkpoints["llama"].models_dir, *tables, model_version="v7") as process:
         yield process
 
 

@@ -25,14 +25,14 @@ from gateway.checkpoint.prepare import prepared_folder
 from gateway.generation.triton_generator import TritonGenerator
 from gateway.metrics import Metrics
 from gateway.pipeline.interrupted import MAX_TIMES
-from gateway.settings import load_settings
 from gateway.tier_config import generate_tiers
 from gateway.tiering.tiers import Tier, TierBook
 from gateway.triton import TritonClient
 from gateway.types import Citation, Outcome, Passage, Receipt, Sampling, Tenant
 from tests.fakes.checkpoints import MAKING_S, TinyCheckpoint, tiny_checkpoints
 from tests.fakes.engines import ScriptedRetriever
-from tests.fakes.triton_process import TritonProcess, free_port, running_triton
+from tests.fakes.pipelines import ListeningSink
+from tests.fakes.triton_process import TritonProcess, running_tiers
 from tests.integration.queue.conftest import Workers, workers
 
 __all__ = ["tiny_checkpoints", "workers"]
@@ -54,37 +54,21 @@ def triton(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[TritonProcess]:
     folder = tmp_path_factory.mktemp("giving_way")
-    table = tiny_checkpoints["llama"].table("small", slots=SLOTS, context_tokens=CONTEXT_TOKENS)
-    (folder / "tiers.toml").write_text(table, "utf-8")
-    settings = load_settings({}, var=folder / "var", port=free_port(), tiers_file=str(folder / "tiers.toml"))
-    settings.var.mkdir()
-    settings.models_dir.symlink_to(tiny_checkpoints["llama"].models_dir)
-    with running_triton(folder / "triton", [], settings) as process:
+    tiny = tiny_checkpoints["llama"]
+    table = tiny.table("small", slots=SLOTS, context_tokens=CONTEXT_TOKENS)
+    with running_tiers(folder, tiny.models_dir, table) as process:
         yield process
 
 
 @dataclass
-class Client:
+class Client(ListeningSink):
     """text_at: when its pieces came, monotonic seconds."""
 
-    texts: list[str] = field(default_factory=list)
     text_at: list[float] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-
-    def chosen(self, tier: str) -> None: ...
-
-    async def stage(self, name: str) -> None: ...
-
-    def waiting(self, position: int, eta_s: float) -> None:
-        self.places.append(position)
 
     async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None:
-        self.texts.append(text)
+        await super().delta(text, citations, passages)
         self.text_at.append(time.monotonic())
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
 
 
 Asked = tuple[Client, "asyncio.Task[Receipt]"]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import msgspec
 import numpy as np
 import pytest
@@ -163,6 +164,32 @@ async def test_question_finds_its_passage_through_the_ensemble(
     assert found.passages[0].score == pytest.approx(float(vectors[2] @ found.embedding), abs=1e-4)
     assert found.embed_ms > 0
     assert found.search_ms > 0
+
+
+async def test_a_known_vector_finds_the_same_and_embeds_nothing(
+    client: TritonClient, triton: TritonProcess, database: Database
+) -> None:
+    collection = corpus.new_collection(database, "known")
+    vectors = await TritonEmbedder(client).embed(SENTENCES, role="passage", timeout_s=10)
+    for text, vector in zip(SENTENCES, vectors, strict=True):
+        corpus.add_file(database, "known", collection, [text], vector[None], filename="facts.md")
+    scope = Scope(tenant_id="known", collections=[collection], k=2)
+    await searchable(client, vectors[0], msgspec.structs.replace(scope, k=3), set(SENTENCES))
+    retriever, question = TritonRetriever(client), "When is an invoice due?"
+    embedded = await runs_of(triton, "embed")
+    made = await retriever.retrieve(question, scope, timeout_s=10)
+    assert await runs_of(triton, "embed") == embedded + 1
+    again = await retriever.retrieve(question, scope, timeout_s=10, embedding=made.embedding)
+    assert await runs_of(triton, "embed") == embedded + 1
+    assert again.passages == made.passages  # hybrid: the words count too
+    assert again.epoch >= made.epoch
+
+
+async def runs_of(triton: TritonProcess, model: str) -> int:
+    """Requests that Triton has run through a model so far."""
+    async with httpx.AsyncClient() as http:
+        shown = (await http.get(f"{triton.http}/v2/models/{model}/stats")).json()
+    return int(shown["model_stats"][0]["inference_stats"]["success"]["count"])
 
 
 async def test_neighbours_that_both_match_come_as_one_passage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ class SmallCorpus:
     fail_from: int = 99
     texts: list[str] = field(default_factory=list)
 
-    async def retrieve(self, text: str, scope: Scope, *, timeout_s: float) -> Retrieved:
+    async def retrieve(self, text: str, scope: Scope, *, timeout_s: float, **known: Any) -> Retrieved:
         self.texts.append(text)
         if len(self.texts) > self.fail_from:
             raise UpstreamUnavailable("away")

@@ -16,8 +16,9 @@ from gateway.errors import DeadlineExceeded
 from gateway.metrics import Metrics
 from gateway.pipeline.handover import Trail
 from gateway.tiering.tiers import Tier, TierBook
-from gateway.types import Citation, Delta, Inquiry, Passage, Receipt, Sampling, Tenant, Usage
+from gateway.types import Delta, Inquiry, Passage, Receipt, Sampling, Tenant, Usage
 from tests.fakes.engines import ScriptedRetriever
+from tests.fakes.pipelines import ListeningSink
 
 WORDS = [f"w{number} " for number in range(40)]
 TIERS = [
@@ -66,22 +67,6 @@ class PacedWriter:
             self.num_running -= 1
 
 
-class Client:
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.places: list[int] = []
-
-    def chosen(self, tier: str) -> None: ...
-
-    async def stage(self, name: str) -> None: ...
-
-    def waiting(self, position: int, eta_s: float) -> None:
-        self.places.append(position)
-
-    async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None:
-        self.texts.append(text)
-
-
 class Bench:
     """One tier of four slots, all of which one tenant holds."""
 
@@ -102,15 +87,15 @@ class Bench:
     def record(self, tenant: Tenant, receipt: Receipt) -> None:
         self.records.append(receipt)
 
-    def ask(self, tenant: str, **changes: Any) -> tuple[Client, asyncio.Task[Receipt]]:
-        now, client = time.monotonic(), Client()
+    def ask(self, tenant: str, **changes: Any) -> tuple[ListeningSink, asyncio.Task[Receipt]]:
+        now, client = time.monotonic(), ListeningSink()
         fields = {"id": "c", "tenant": Tenant(tenant), "model": "small", "question": "what?", "created": 1}
         request = ChatRequest(**{**fields, "received": now, "deadline": now + 5, **changes})
         return client, asyncio.create_task(self.pipeline.run(request, client))
 
     async def crowded(
         self, last: dict[str, Any] | None = None, **changes: Any
-    ) -> list[tuple[Client, asyncio.Task[Receipt]]]:
+    ) -> list[tuple[ListeningSink, asyncio.Task[Receipt]]]:
         """last: changes of the fourth, who is the first to give way."""
         flood = []
         for number in range(4):

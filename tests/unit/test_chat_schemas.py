@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 
-from gateway.admission.slots import SlotQueue
-from gateway.chat import ChatPipeline, ChatRequest
 from gateway.errors import InvalidRequest, UpstreamUnavailable
-from gateway.metrics import Metrics
 from gateway.tier_config import GenerateTier, UpstreamTier
 from gateway.tiering.ladder import Orders, Step
-from gateway.tiering.tiers import Tier, TierBook, builtin_tiers, generative_tiers
+from gateway.tiering.tiers import Tier, builtin_tiers, generative_tiers
 from gateway.types import Receipt, Sampling, Tenant
-from tests.fakes.engines import ScriptedAnswerer, ScriptedRetriever
-from tests.fakes.memory import ListeningSink
+from tests.fakes.pipelines import TiersBench
 
 SCHEMA = '{"type":"object"}'
 
 
-class Bench:
+class Bench(TiersBench):
     """`cpu` writes and cannot; `small` and `large` can."""
 
     def __init__(self, *, able: bool = True) -> None:
@@ -31,25 +26,10 @@ class Bench:
                 Tier("small", "", 8, 2, 4096, keeps_schemas=True),
                 Tier("large", "", 8, 2, 4096, fallback=("deep", "cpu", "small"), keeps_schemas=True),
             ]
-        self.answerers = {tier.name: ScriptedAnswerer(texts=["{}"]) for tier in tiers}
-        self.pipeline = ChatPipeline(
-            retriever=ScriptedRetriever(),
-            answerers=self.answerers,
-            tiers=TierBook(tiers),
-            queues={tier.name: SlotQueue(1, max_waiting=0, ttl_s=1, clock=time.monotonic) for tier in tiers},
-            record=self,
-            metrics=Metrics(),
-        )
+        super().__init__(tiers)
 
-    def record(self, tenant: Tenant, receipt: Receipt) -> None: ...
-
-    async def run(self, model: str, tenant: Tenant | None = None, schema: str = SCHEMA) -> Receipt:
-        now = time.monotonic()
-        fields: dict[str, Any] = {
-            "id": "chatcmpl-1", "tenant": tenant or Tenant("t"), "model": model, "question": "what?", "received": now,
-            "deadline": now + 5, "created": 1, "sampling": Sampling(json_schema=schema),
-        }  # fmt: skip
-        return await self.pipeline.run(ChatRequest(**fields), ListeningSink())
+    async def run(self, model: str, tenant: Tenant | None = None, **changes: Any) -> Receipt:
+        return await super().run(model, tenant, **{"sampling": Sampling(json_schema=SCHEMA)} | changes)
 
 
 async def test_a_tier_that_can_is_given_the_schema() -> None:

@@ -26,8 +26,8 @@ THIN = [passage(1, "The mill ground flour for the valley.", score=0.1)]
 
 
 class FailsAtSecond(ScriptedRetriever):
-    async def retrieve(self, text: str, scope: Scope, *, timeout_s: float) -> Retrieved:
-        found = await super().retrieve(text, scope, timeout_s=timeout_s)
+    async def retrieve(self, text: str, scope: Scope, *, timeout_s: float, **known: Any) -> Retrieved:
+        found = await super().retrieve(text, scope, timeout_s=timeout_s, **known)
         if self.started > 1:
             raise UpstreamUnavailable("away")
         return found

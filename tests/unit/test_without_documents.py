@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 
-from gateway.admission.slots import SlotQueue
-from gateway.chat import ChatPipeline, ChatRequest
 from gateway.errors import InvalidRequest, UpstreamUnavailable
-from gateway.metrics import Metrics
 from gateway.pipeline.handover import digest
 from gateway.tiering.ladder import Orders, Step
-from gateway.tiering.tiers import Tier, TierBook, builtin_tiers
+from gateway.tiering.tiers import Tier, builtin_tiers
 from gateway.types import Receipt, Tenant
-from tests.fakes.engines import ScriptedAnswerer, ScriptedRetriever
-from tests.fakes.memory import ListeningSink
+from tests.fakes.pipelines import TiersBench, request_of
 
 
-def request(model: str, tenant: Tenant | None = None, **fields: Any) -> ChatRequest:
-    now = time.monotonic()
-    return ChatRequest(
-        id="chatcmpl-1", tenant=tenant or Tenant("t"), model=model, question="Hi?", received=now, deadline=now + 5,
-        created=1, **{"without_documents": True} | fields,
-    )  # fmt: skip
-
-
-class Bench:
+class Bench(TiersBench):
     """`small` and `large` write; the chain of `large` names a tier that quotes before the one that writes."""
 
     def __init__(self) -> None:
-        tiers = [*builtin_tiers(2, 2), Tier("small", "", 8, 2, 4096)]
-        tiers.append(Tier("large", "", 8, 2, 4096, fallback=("deep", "small")))
-        self.answerers = {tier.name: ScriptedAnswerer(texts=["Hello [1]"]) for tier in tiers}
-        self.retriever = ScriptedRetriever()
-        self.pipeline = ChatPipeline(
-            retriever=self.retriever,
-            answerers=self.answerers,
-            tiers=TierBook(tiers),
-            queues={tier.name: SlotQueue(1, max_waiting=0, ttl_s=1, clock=time.monotonic) for tier in tiers},
-            record=self,
-            metrics=Metrics(),
+        super().__init__(
+            [
+                *builtin_tiers(2, 2),
+                Tier("small", "", 8, 2, 4096),
+                Tier("large", "", 8, 2, 4096, fallback=("deep", "small")),
+            ]
         )
 
-    def record(self, tenant: Tenant, receipt: Receipt) -> None: ...
-
-    async def run(self, model: str, tenant: Tenant | None = None) -> Receipt:
-        self.sink = ListeningSink()
-        return await self.pipeline.run(request(model, tenant), self.sink)
+    async def run(self, model: str, tenant: Tenant | None = None, **changes: Any) -> Receipt:
+        return await super().run(model, tenant, **{"without_documents": True} | changes)
 
 
 async def test_nothing_is_searched_for_and_the_tier_knows() -> None:
@@ -92,4 +71,4 @@ async def test_the_ladder_sends_nobody_to_a_tier_that_quotes() -> None:
 
 
 def test_a_stream_is_not_gone_on_with_by_the_same_question_to_the_documents() -> None:
-    assert digest(request("large")) != digest(request("large", without_documents=False))
+    assert digest(request_of("large", without_documents=True)) != digest(request_of("large"))

@@ -4,4 +4,4 @@ A change of the schema is a new module in `versions/` and a new HEAD here. A tes
 revisions build to `schema.metadata`, and HEAD to the newest revision.
 """
 
-HEAD = "0005"
+HEAD = "0006"

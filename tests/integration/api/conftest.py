@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from gateway.storage.shared_note import SharedNote
 from gateway.tiering.tiers import TierBook, builtin_tiers
 from gateway.tracing.spans import Tracer
 from tests.fakes.engines import HashEmbedder, ScriptedAnswerer, ScriptedRetriever
+from tests.fakes.redis_process import running_redis
 
 MAX_STALL_S = 0.5  # both doors' patience with a reader that takes nothing
 
@@ -80,35 +79,8 @@ class Gateway:
 
 @pytest.fixture(scope="session")
 def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    binary = shutil.which("redis-server", path=str(Path(sys.executable).parent)) or shutil.which(
-        "redis-server"
-    )
-    if binary is None:
-        pytest.skip("redis-server is not installed")
-    port = free_port()
-    argv = [
-        binary,
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(tmp_path_factory.mktemp("redis")),
-    ]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 0.2).close()
-            break
-        except OSError:
-            assert time.monotonic() < deadline, "redis-server did not start"
-            time.sleep(0.02)
-    yield port
-    process.terminate()
-    process.wait(10)
+    with running_redis(tmp_path_factory.mktemp("redis")) as process:
+        yield process.port
 
 
 @pytest.fixture
@@ -117,46 +89,40 @@ def tracer() -> Tracer | None:
     return None
 
 
-@pytest_asyncio.fixture
-async def gateway(tmp_path: Path, redis_port: int, tracer: Tracer | None) -> AsyncIterator[Gateway]:
-    settings = Settings(
-        var=tmp_path,
-        port=free_port(),
-        redis_url=f"redis://127.0.0.1:{redis_port}/0",
-        keepalive_s=0.3,
-        queue_max=2,
-        fast_slots=2,
-        deep_slots=2,
-        max_file_bytes=200_000,
-        slow_reader_s=MAX_STALL_S,
-    )
-    database = Database(settings.sql_url)
-    database.migrate()
-    made: dict[str, str] = {}
+def with_keys(database: Database) -> dict[str, str]:
+    """Keys of two tenants and of an operator, by the tenant."""
     with database.write() as conn:
         keys.ensure_tenant(conn, keys.DEFAULT_TENANT)
-        for tenant in ("acme", "rival"):
-            made[tenant] = keys.create_key(conn, tenant=tenant, name="test")[1]
+        made = {tenant: keys.create_key(conn, tenant=tenant, name="test")[1] for tenant in ("acme", "rival")}
         made["operator"] = keys.create_key(conn, tenant="operator", name="test", is_admin=True)[1]
+    return made
+
+
+def services_of(
+    settings: Settings,
+    database: Database,
+    retriever: ScriptedRetriever,
+    answerers: dict[str, ScriptedAnswerer],
+    tracer: Tracer | None,
+) -> Services:
+    """A worker's parts, as gateway.app puts them together."""
     metrics, redis = Metrics(), connect_redis(settings)
-    recorder = Recorder(database, redis, metrics)
-    retriever, fast, deep = ScriptedRetriever(), ScriptedAnswerer(), ScriptedAnswerer()
+    recorder, limits = Recorder(database, redis, metrics), shared_limits(settings, database, metrics)
     tiers = TierBook(builtin_tiers(2, 2))
     queues = {
         name: SlotQueue(2, max_waiting=2, ttl_s=settings.queue_ttl_s, clock=time.monotonic)
         for name in tiers.tiers
     }
-    limits = shared_limits(settings, database, metrics)
     pipeline = ChatPipeline(
         retriever=retriever,
-        answerers={"fast": fast, "deep": deep},
+        answerers=answerers,
         tiers=tiers,
         queues=queues,
         record=recorder,
         metrics=metrics,
         limits=limits,
     )
-    services = Services(
+    return Services(
         settings=settings,
         lifecycle=Lifecycle(),
         metrics=metrics,
@@ -174,44 +140,64 @@ async def gateway(tmp_path: Path, redis_port: int, tracer: Tracer | None) -> Asy
         pressure=PressureWatch(
             ladders=pipeline.ladders, queues=queues, metrics=metrics, clock=time.monotonic
         ),
-        ladder_orders=SharedNote(redis, f"tidegate:ladder:{tmp_path.name}", pipeline.ladders.obey),
+        ladder_orders=SharedNote(redis, f"tidegate:ladder:{settings.var.name}", pipeline.ladders.obey),
     )
+
+
+@asynccontextmanager
+async def serving(services: Services) -> AsyncIterator[tuple[Any, GrpcDoor, int]]:
+    """Both doors: the HTTP server, the gRPC one and its port. Everything is closed at the end."""
+    settings, lifecycle = services.settings, services.lifecycle
     app = create_app(services, name=f"test-{settings.port}")
     app.config.TOUCHUP = False  # it rewrites Sanic's classes, which can be done once a process
     sock = listening_socket("127.0.0.1", settings.port)
     server: Any = await app.create_server(sock=sock, backlog=BACKLOG, access_log=False)
     await server.startup()
     await server.start_serving()
-    services.lifecycle.state = State.READY
-    services.lifecycle.spawn(recorder.run(), "recorder")
-    services.lifecycle.spawn(limits.run(), "limits")
-    services.lifecycle.spawn(services.ladder_orders.follow(), "ladder-orders")
+    lifecycle.state = State.READY
+    lifecycle.spawn(services.recorder.run(), "recorder")
+    lifecycle.spawn(services.limits.run(), "limits")
+    lifecycle.spawn(services.ladder_orders.follow(), "ladder-orders")
     door = GrpcDoor(services)
     grpc_port = await door.start(0)
-    url = f"http://127.0.0.1:{settings.port}"
-    async with httpx.AsyncClient(base_url=url, timeout=20) as client:
-        yield Gateway(
-            url,
-            settings,
-            services,
-            retriever,
-            fast,
-            deep,
-            made,
-            client,
-            queues["fast"],
-            grpc_port,
-            server,
-            door,
-        )
+    yield server, door, grpc_port
     await door.stop()
     server.close()
     for connection in list(server.connections):
         connection.close()
-    await services.lifecycle.drain(5)
-    await services.lifecycle.stop_tasks()
-    await recorder.flush()
-    await limits.close()
-    await redis.aclose()
-    database.close()
+    await lifecycle.drain(5)
+    await lifecycle.stop_tasks()
+    await services.recorder.flush()
+    await services.limits.close()
+    await services.redis.aclose()
+    services.database.close()
     Sanic.unregister_app(app)
+
+
+@pytest_asyncio.fixture
+async def gateway(tmp_path: Path, redis_port: int, tracer: Tracer | None) -> AsyncIterator[Gateway]:
+    settings = Settings(
+        var=tmp_path,
+        port=free_port(),
+        redis_url=f"redis://127.0.0.1:{redis_port}/0",
+        keepalive_s=0.3,
+        queue_max=2,
+        fast_slots=2,
+        deep_slots=2,
+        max_file_bytes=200_000,
+        slow_reader_s=MAX_STALL_S,
+    )
+    database = Database(settings.sql_url)
+    database.migrate()
+    made = with_keys(database)
+    retriever, fast, deep = ScriptedRetriever(), ScriptedAnswerer(), ScriptedAnswerer()
+    services = services_of(settings, database, retriever, {"fast": fast, "deep": deep}, tracer)
+    url, queue = f"http://127.0.0.1:{settings.port}", services.pipeline.queues["fast"]
+    assert isinstance(queue, SlotQueue)
+    async with (
+        serving(services) as (server, door, grpc_port),
+        httpx.AsyncClient(base_url=url, timeout=20) as client,
+    ):
+        yield Gateway(
+            url, settings, services, retriever, fast, deep, made, client, queue, grpc_port, server, door
+        )

@@ -28,6 +28,7 @@ EXTENSION = (
     "priority",
     "cache",
     "events",
+    "ticket",
 )  # HTTP keeps these in its `tidegate` object
 CHAT = "/tidegate.v1.ChatService/Chat"
 RETRIEVE = "/tidegate.v1.ChatService/Retrieve"
@@ -41,6 +42,7 @@ class Failure:
     message: str
     status: int  # of HTTP
     retry_s: int | None = None  # whole seconds; None = not told
+    ticket: str = ""  # for the place in line
 
 
 @dataclass
@@ -62,7 +64,9 @@ class Reply:
             name: value for name, value in (self.receipt or {}).items() if name not in {"id", "created"}
         }
         receipt |= {name: value >= 0 for name, value in receipt.items() if name.endswith("_ms")}
-        failure = None if self.failure is None else {**vars(self.failure)}
+        failure = None
+        if self.failure is not None:
+            failure = vars(self.failure) | {"ticket": bool(self.failure.ticket)}
         if failure is not None and self.text:  # an error event inside a stream has no status and no delay
             failure |= {"status": 0, "retry_s": None}
         return {**vars(self), "receipt": receipt, "failure": failure, "request_id": ""}
@@ -162,7 +166,7 @@ def _http_failure(error: dict[str, Any], status: int) -> Failure:
     name = field_name(param)
     if param is not None and name is not None:
         message = message.replace(param, name)
-    return Failure(error["code"], name, message, status)
+    return Failure(error["code"], name, message, status, ticket=error.get("ticket", ""))
 
 
 def _add_chunk(reply: Reply, chunk: dict[str, Any]) -> None:
@@ -310,4 +314,5 @@ def grpc_failure(error: grpc.aio.AioRpcError) -> Failure:
     assert info.domain == "tidegate"
     assert error.details() == status.message
     http_status = OWN_STATUS.get(info.reason, HTTP_STATUS[error.code()])
-    return Failure(info.reason, info.metadata.get("param"), status.message, http_status, retry_s)
+    param, ticket = info.metadata.get("param"), info.metadata.get("ticket", "")
+    return Failure(info.reason, param, status.message, http_status, retry_s, ticket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,6 +32,54 @@ async def test_a_full_line_is_refused_with_the_same_delay(gateway: Gateway, door
     assert (failure.code, failure.retry_s) == ("capacity", 1)
     for permit in permits:
         permit.release()
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_on_arrival(gateway: Gateway, door: Door) -> None:
+    with await gateway.queue.acquire(band="interactive", deadline=float("inf")):
+        await asyncio.sleep(0.6)  # how long a slot is held, as far as the queue knows now
+    permits = await full(gateway)
+    began = asyncio.get_running_loop().time()
+    failure = (await door.ask(model="fast", messages=QUESTION, deadline_ms=900)).failure
+    assert asyncio.get_running_loop().time() - began < 0.6  # it did not wait for its deadline
+    assert failure is not None
+    assert (failure.code, failure.param, failure.status) == ("deadline_infeasible", "deadline", 503)
+    told = re.fullmatch(r"The deadline cannot be met: the expected wait is (\d\.\d) s\.", failure.message)
+    assert told is not None
+    assert 0.1 <= float(told[1]) <= 0.7  # until the first of the two slots comes free
+    assert failure.retry_s == 1
+    assert failure.ticket
+    assert gateway.fast.started == gateway.queue.num_waiting == 0
+    asked = asyncio.create_task(door.ask(model="fast", messages=QUESTION, deadline_ms=15_000))
+    await until(lambda: gateway.queue.num_waiting == 1)
+    for permit in permits:
+        permit.release()
+    assert (await asked).failure is None  # there is time enough for this one
+
+
+async def test_a_refusal_carries_a_ticket_that_keeps_the_place(gateway: Gateway, door: Door) -> None:
+    assert (await door.ask(model="fast", messages=QUESTION)).failure is None
+    permits = await full(gateway)
+    gateway.queue.max_waiting = 0
+    failure = (await door.ask(model="fast", messages=QUESTION)).failure
+    assert failure is not None
+    assert failure.code == "capacity"
+    gateway.queue.max_waiting = 2
+    gateway.fast.delay_s = 0.1
+    order: list[str] = []
+
+    async def again(name: str, **fields: str) -> None:
+        question = [{"role": "user", "content": name}]
+        assert (await door.ask(model="fast", messages=question, **fields)).failure is None
+        order.append(name)
+
+    later = asyncio.create_task(again("later"))
+    await until(lambda: gateway.queue.num_waiting == 1)
+    first = asyncio.create_task(again("first", ticket=failure.ticket))
+    await until(lambda: gateway.queue.num_waiting == 2)
+    permits[0].release()
+    await asyncio.gather(first, later)
+    permits[1].release()
+    assert order == ["first", "later"]
 
 
 async def test_a_wait_that_outlasts_the_ttl_is_evicted_alike(gateway: Gateway, doors: list[Door]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -97,6 +98,33 @@ async def test_without_a_memory_all_is_off(gateway: Gateway) -> None:
     assert (await gateway.ask()).headers[HEADER] == "off"
 
 
+async def test_a_draw_is_given_again_to_whoever_asks_for_it_at_either_door(remembering: Gateway) -> None:
+    tiers = remembering.services.pipeline.tiers.tiers
+    tiers["deep"] = replace(tiers["deep"], context_tokens=4096)  # one that writes
+
+    async def posted(**ours: str) -> str:
+        reply = await remembering.ask(model="deep", temperature=0.7, tidegate=ours)
+        return str(reply.headers[HEADER])
+
+    assert [await posted() for _ in range(2)] == ["off", "off"]
+    assert [await posted(cache="use") for _ in range(2)] == ["miss", "exact"]
+
+    async def drawn(choice: chat_pb2.CacheUse | None) -> str:
+        question = chat_pb2.Message(role=chat_pb2.ROLE_USER, content=QUESTION)
+        message = chat_pb2.ChatRequest(model="deep", temperature=0.7, messages=[question], cache=choice)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{remembering.grpc_port}") as channel:
+            call = chat_pb2_grpc.ChatServiceStub(channel).Chat(
+                message, metadata=tuple(remembering.auth().items())
+            )
+            return str([event async for event in call][-1].done.receipt.cache)
+
+    assert [await drawn(each) for each in (None, chat_pb2.CACHE_USE_UNSPECIFIED)] == ["off", "off"]
+    assert [await drawn(each) for each in (chat_pb2.CACHE_USE_USE, chat_pb2.CACHE_USE_REFRESH)] == [
+        "exact",
+        "refresh",
+    ]
+
+
 async def view(gateway: Gateway, tenant: str = "operator") -> Any:
     return await gateway.client.get("/admin/cache", headers=gateway.auth(tenant))
 
@@ -142,6 +170,15 @@ async def test_the_operator_sees_what_the_cache_holds_and_how_often_it_was_wrong
 async def test_before_anything_was_checked_no_rate_is_made_up(remembering: Gateway) -> None:
     shown = (await view(remembering)).json()
     assert (shown["false_hits"]["rate"], shown["false_hits"]["bound"], shown["hit_rate"]) == (None, 1.0, None)
+
+
+async def test_the_first_wrong_hit_counts_as_a_rise(remembering: Gateway) -> None:
+    """Rules take a series that begins at 1 for no rise, so each begins at 0; the budget stands beside them."""
+    reply = await remembering.client.get("/metrics", headers=remembering.auth("operator"))
+    lines = reply.text.splitlines()
+    for result in ("right", "wrong", "unclear"):
+        assert f'tidegate_cache_checked_total{{result="{result}"}} 0.0' in lines
+    assert "tidegate_cache_false_hit_budget 0.005" in lines
 
 
 async def test_the_view_needs_an_admin_key_and_says_when_the_cache_is_off(gateway: Gateway) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.types import Receipt
-from tests.fakes.memory import ListeningSink
+from tests.fakes.pipelines import ListeningSink
 from tests.fakes.workers import TEXTS, Worker
 
 WHOLE = "".join(TEXTS)

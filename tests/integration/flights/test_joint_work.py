@@ -9,7 +9,7 @@ import pytest
 
 from gateway.pipeline import relay as relay_module
 from gateway.types import Receipt, Tenant
-from tests.fakes.memory import ListeningSink
+from tests.fakes.pipelines import ListeningSink
 from tests.fakes.workers import TEXTS, Worker
 from tests.integration.flights.readers import LIMIT_S, WHOLE, reading, started
 from tests.waiting import until

@@ -13,7 +13,7 @@ import pytest
 from gateway.caching.claims import claim_name
 from gateway.pipeline.route import Route
 from gateway.tiering.tiers import builtin_tiers
-from tests.fakes.memory import ListeningSink
+from tests.fakes.pipelines import ListeningSink
 from tests.fakes.redis_process import RedisProcess
 from tests.fakes.workers import Worker
 from tests.integration.flights.readers import LIMIT_S, QUESTION, WHOLE, reading, started

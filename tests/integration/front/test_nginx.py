@@ -16,12 +16,13 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from tests.fakes.certificates import make_pair
 from tests.fakes.triton_process import free_port
 
 ROOT = Path(__file__).parents[3]
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-if NGINX is None or shutil.which("openssl") is None:
-    pytest.skip("nginx (Debian's nginx-light) or openssl is not installed", allow_module_level=True)
+if NGINX is None:
+    pytest.skip("nginx (Debian's nginx-light) is not installed", allow_module_level=True)
 
 
 class EventServer:
@@ -58,13 +59,7 @@ def nginx_before(inner: int, folder: Path) -> Iterator[int]:
     """A running nginx with the example's configuration; yields its port."""
     assert NGINX is not None
     port = free_port()
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt")]
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *subject, *files],
-        check=True,
-        capture_output=True,
-    )
+    make_pair(folder, "DNS:localhost", certificate="tls.crt", key="tls.key")
     site = (ROOT / "examples" / "front" / "nginx.conf").read_text()
     site = site.replace("127.0.0.1:8080", f"127.0.0.1:{inner}").replace("8443 ssl", f"127.0.0.1:{port} ssl")
     site = site.replace("/etc/nginx/tls", str(folder))

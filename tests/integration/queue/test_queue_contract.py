@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 import pytest_asyncio
 
 from gateway.admission.slots import SlotQueue
 from gateway.admission.waiting import Claim, Permit, Queue
-from gateway.errors import AdmissionError, DeadlineExceeded, Evicted, Rejected
+from gateway.errors import AdmissionError, DeadlineExceeded, Evicted, Rejected, TidegateError
 from tests.integration.queue.conftest import Workers
 
 SOON = 0.15  # seconds; what runs behind the requests has been done by then
 Make = Callable[..., Awaitable[Queue]]
+Refusal = TypeVar("Refusal", bound=TidegateError)
 
 
 @pytest_asyncio.fixture(params=["own", "redis"])
@@ -62,6 +66,25 @@ class Line:
         await stands.wait()
         return self.tasks[name]
 
+    async def refused(self, name: str, kind: type[Refusal]) -> Refusal:
+        """The refusal that this one must meet; it stands in line no more."""
+        with pytest.raises(kind) as refusal:
+            await asyncio.wait_for(self.tasks.pop(name), 10)
+        return refusal.value
+
+    async def end(self) -> None:
+        """Whoever still waits leaves, slots come back. Raises: what a waiter met that the test has not looked at."""
+        for task in self.tasks.values():
+            task.cancel()
+        errors = []
+        for met in await asyncio.gather(*self.tasks.values(), return_exceptions=True):
+            if not isinstance(met, BaseException):
+                met.release()
+            elif isinstance(met, Exception):  # that it was made to leave is none
+                errors.append(met)
+        if errors:
+            raise errors[0]
+
     async def serve_all(self) -> list[str]:
         """One at a time, each giving its slot back, until nobody is left. The queue has one slot."""
         left = set(self.tasks.values())
@@ -69,9 +92,30 @@ class Line:
             done, left = await asyncio.wait(left, timeout=10, return_when=asyncio.FIRST_COMPLETED)
             assert done, f"nobody was served any more; so far {self.order}"
             for task in done:
-                if not task.cancelled() and task.exception() is None:
-                    task.result().release()
+                task.result().release()
         return self.order
+
+
+Form = Callable[[Queue], Line]
+
+
+@pytest_asyncio.fixture
+async def form(make: Make) -> AsyncIterator[Form]:
+    """Makes lines, and ends them while their queues are still there. The loop outlives the test."""
+    lines: list[Line] = []
+
+    def before(queue: Queue) -> Line:
+        lines.append(Line(queue))
+        return lines[-1]
+
+    yield before
+    for line in lines:
+        await line.end()
+
+
+def tag_of(ticket: str) -> int:
+    signed = base64.urlsafe_b64decode(ticket + "=" * (-len(ticket) % 4))
+    return int(json.loads(signed[16:])[4])
 
 
 async def take(queue: Queue, **claim: object) -> Permit:
@@ -92,9 +136,9 @@ async def test_free_slots_are_given_at_once_and_come_back(make: Make) -> None:
         second.release()
 
 
-async def test_bands_go_one_before_the_other_and_by_age_inside(make: Make) -> None:
+async def test_bands_go_one_before_the_other_and_by_age_inside(make: Make, form: Form) -> None:
     queue = await make(limit=1)
-    held, line = await take(queue), Line(queue)
+    held, line = await take(queue), form(queue)
     for name, band in [
         ("a", "batch"),
         ("b", "standard"),
@@ -108,10 +152,10 @@ async def test_bands_go_one_before_the_other_and_by_age_inside(make: Make) -> No
     assert await line.serve_all() == ["c", "e", "b", "f", "a", "d"]
 
 
-async def test_tenants_share_by_tokens(make: Make) -> None:
+async def test_tenants_share_by_tokens(make: Make, form: Form) -> None:
     """One that asks for twice as much each time is served half as often."""
     queue = await make(limit=1, max_waiting=30)
-    held, line = await take(queue), Line(queue)
+    held, line = await take(queue), form(queue)
     for number in range(6):
         await line.join(f"big-{number}", cost=200)
     for number in range(6):
@@ -122,52 +166,46 @@ async def test_tenants_share_by_tokens(make: Make) -> None:
     assert [name for name in order if name.startswith("big")] == [f"big-{number}" for number in range(6)]
 
 
-async def test_a_flood_pushes_out_only_itself(make: Make) -> None:
+async def test_a_flood_pushes_out_only_itself(make: Make, form: Form) -> None:
     queue = await make(limit=1, max_waiting=5)
-    held, line = await take(queue), Line(queue)
+    held, line = await take(queue), form(queue)
     for number in range(5):
         await line.join(f"flood-{number}", cost=100)
-    with pytest.raises(Rejected):
-        await (await line.join("flood-5", cost=100))
+    await line.join("flood-5", cost=100)
+    await line.refused("flood-5", Rejected)
     await line.join("modest-0", cost=100)
-    with pytest.raises(Evicted) as refused:
-        await line.tasks["flood-4"]
-    assert refused.value.code == "displaced"
-    del line.tasks["flood-4"], line.tasks["flood-5"]
+    assert (await line.refused("flood-4", Evicted)).code == "displaced"
     held.release()
     assert (await line.serve_all()).index("modest-0") <= 1
 
 
-async def test_a_better_band_takes_the_last_place(make: Make) -> None:
+async def test_a_better_band_takes_the_last_place(make: Make, form: Form) -> None:
     queue = await make(limit=1, max_waiting=1)
-    held, line = await take(queue), Line(queue)
-    batch = await line.join("a", "batch")
+    held, line = await take(queue), form(queue)
+    await line.join("a", "batch")
     await line.join("b", "interactive")
-    with pytest.raises(Evicted):
-        await batch
-    with pytest.raises(Rejected) as refused:
-        await (await line.join("c", "batch"))
-    assert (refused.value.code, refused.value.status) == ("capacity", 503)
-    del line.tasks["a"], line.tasks["c"]
+    await line.refused("a", Evicted)
+    await line.join("c", "batch")
+    refused = await line.refused("c", Rejected)
+    assert (refused.code, refused.status) == ("capacity", 503)
     held.release()
     assert await line.serve_all() == ["b"]
 
 
-async def test_the_line_is_bounded_by_bytes_too(make: Make) -> None:
+async def test_the_line_is_bounded_by_bytes_too(make: Make, form: Form) -> None:
     queue = await make(limit=1)
-    held, line = await take(queue), Line(queue)
+    held, line = await take(queue), form(queue)
     await line.join("a", size=6_000)
-    with pytest.raises(Rejected):
-        await (await line.join("b", size=6_000))
+    await line.join("b", size=6_000)
+    await line.refused("b", Rejected)
     await line.join("c", size=3_000)
-    del line.tasks["b"]
     held.release()
     assert await line.serve_all() == ["a", "c"]
 
 
-async def test_whoever_leaves_is_skipped(make: Make) -> None:
+async def test_whoever_leaves_is_skipped(make: Make, form: Form) -> None:
     queue = await make(limit=1)
-    held, line = await take(queue), Line(queue)
+    held, line = await take(queue), form(queue)
     for name in ("a", "b", "c"):
         await line.join(name)
     line.tasks.pop("b").cancel()
@@ -176,35 +214,32 @@ async def test_whoever_leaves_is_skipped(make: Make) -> None:
     assert await line.serve_all() == ["a", "c"]
 
 
-async def test_a_wait_ends_at_its_deadline_and_gives_up_its_place(make: Make) -> None:
+async def test_a_wait_ends_at_its_deadline_and_gives_up_its_place(make: Make, form: Form) -> None:
     queue = await make(limit=1)
-    held, line = await take(queue), Line(queue)
-    late = await line.join("a", left_s=0.3)
+    held, line = await take(queue), form(queue)
+    await line.join("a", left_s=0.3)
     await line.join("b")
-    with pytest.raises(DeadlineExceeded):
-        await late
-    del line.tasks["a"]
+    await line.refused("a", DeadlineExceeded)
     held.release()
     assert await line.serve_all() == ["b"]
 
 
-async def test_a_wait_ends_after_the_longest_that_is_allowed(make: Make) -> None:
+async def test_a_wait_ends_after_the_longest_that_is_allowed(make: Make, form: Form) -> None:
     queue = await make(limit=1, ttl_s=0.3)
-    held, line = await take(queue), Line(queue)
-    with pytest.raises(Evicted) as evicted:
-        await (await line.join("a"))
-    assert evicted.value.code == "queue_ttl"
+    held, line = await take(queue), form(queue)
+    await line.join("a")
+    assert (await line.refused("a", Evicted)).code == "queue_ttl"
     held.release()
 
 
-async def test_positions_and_waits_are_told(make: Make) -> None:
+async def test_positions_and_waits_are_told(make: Make, form: Form) -> None:
     queue = await make(limit=1)
     for _ in range(2):  # the drain rate is measured
         permit = await take(queue)
         await asyncio.sleep(0.2)
         permit.release()
         await asyncio.sleep(SOON)
-    held, line = await take(queue), Line(queue)
+    held, line = await take(queue), form(queue)
     for name in ("a", "b", "c"):
         await line.join(name)
     assert [line.told[name][0][0] for name in ("a", "b", "c")] == [1, 2, 3]
@@ -215,71 +250,79 @@ async def test_positions_and_waits_are_told(make: Make) -> None:
     await line.serve_all()
 
 
-async def test_a_deadline_that_cannot_be_met_is_refused_at_once(make: Make) -> None:
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once(make: Make, form: Form) -> None:
     queue = await make(limit=1)
     permit = await take(queue)
     await asyncio.sleep(0.5)
     permit.release()
     await asyncio.sleep(SOON)
-    held, line = await take(queue), Line(queue)
-    with pytest.raises(Rejected) as refused:
-        await (await line.join("a", left_s=0.6, has_own_deadline=True))
-    assert refused.value.code == "deadline_infeasible"
-    assert refused.value.retry_after_s == pytest.approx(0.5, abs=0.2)
-    assert "0." in refused.value.message
+    held, line = await take(queue), form(queue)
+    await line.join("a", left_s=0.6, has_own_deadline=True)
+    refused = await line.refused("a", Rejected)
+    assert refused.code == "deadline_infeasible"
+    assert refused.retry_after_s == pytest.approx(0.5, abs=0.2)
+    assert "0." in refused.message
     await line.join("b", left_s=30, has_own_deadline=True)
-    del line.tasks["a"]
     held.release()
     assert await line.serve_all() == ["b"]
 
 
-async def test_a_refused_one_comes_back_with_its_ticket_and_keeps_its_place(make: Make) -> None:
+async def test_a_refused_one_comes_back_with_its_ticket_and_keeps_its_place(make: Make, form: Form) -> None:
     queue = await make(limit=1, max_waiting=2)
-    held, line = await take(queue), Line(queue)
+    held, line = await take(queue), form(queue)
     for number in range(2):
         await line.join(f"a-{number}", cost=100)
-    with pytest.raises(Rejected) as refused:
-        await (await line.join("a-2", cost=100))
-    ticket = refused.value.ticket
+    await line.join("a-2", cost=100)
+    ticket = (await line.refused("a-2", Rejected)).ticket
     assert ticket
     held.release()
     (await line.tasks.pop("a-0")).release()
     holding = await line.tasks.pop("a-1")  # the line is empty again
-    del line.tasks["a-2"]
     await asyncio.sleep(SOON)  # a refusal holds for a moment
     await line.join("a-3", cost=100)
     await line.join("a-4", cost=100)
     await line.join("a-2", cost=100, ticket=ticket)  # it would find the line full
-    with pytest.raises(Evicted):
-        await line.tasks.pop("a-4")
+    await line.refused("a-4", Evicted)
     holding.release()
     line.order.clear()
     assert await line.serve_all() == ["a-2", "a-3"]
 
 
 @pytest.mark.parametrize("ticket", ["", "x", "!!!", "A" * 399, "A" * 5000])
-async def test_what_is_no_ticket_changes_nothing(make: Make, ticket: str) -> None:
+async def test_what_is_no_ticket_changes_nothing(make: Make, form: Form, ticket: str) -> None:
     queue = await make(limit=1, max_waiting=1)
-    held, line = await take(queue), Line(queue)
+    held, line = await take(queue), form(queue)
     await line.join("a")
-    with pytest.raises(Rejected):
-        await (await line.join("b", ticket=ticket))
+    await line.join("b", ticket=ticket)
+    await line.refused("b", Rejected)
     held.release()
 
 
-async def test_a_ticket_is_good_for_one_place(make: Make) -> None:
+async def test_a_ticket_is_good_for_one_place(make: Make, form: Form) -> None:
     queue = await make(limit=1, max_waiting=1)
-    held, line = await take(queue), Line(queue)
+    held, line = await take(queue), form(queue)
     await line.join("a-0", cost=100)
-    with pytest.raises(Rejected) as refused:
-        await (await line.join("b-0", cost=100))
+    await line.join("b-0", cost=100)
+    ticket = (await line.refused("b-0", Rejected)).ticket
     held.release()
     holding = await line.tasks["a-0"]
-    await line.join("b-1", cost=100, ticket=refused.value.ticket)
-    with pytest.raises(AdmissionError):
-        await (await line.join("b-2", cost=100, ticket=refused.value.ticket))
+    await line.join("b-1", cost=100, ticket=ticket)
+    await line.join("b-2", cost=100, ticket=ticket)
+    await line.refused("b-2", AdmissionError)
     assert not line.tasks["b-1"].done()
     holding.release()
+
+
+async def test_a_place_does_not_get_better_by_asking_for_it_often(make: Make, form: Form) -> None:
+    queue = await make(limit=1, max_waiting=1)
+    held, line = await take(queue), form(queue)
+    await line.join("a", cost=100)
+    tickets = [""]
+    for _ in range(5):
+        await line.join("b", cost=100, ticket=tickets[-1])
+        tickets.append((await line.refused("b", Rejected)).ticket)
+    assert len({tag_of(ticket) for ticket in tickets[2:]}) == 1
+    held.release()
 
 
 async def test_a_line_of_no_length_serves_what_has_a_slot(make: Make) -> None:
@@ -292,12 +335,25 @@ async def test_a_line_of_no_length_serves_what_has_a_slot(make: Make) -> None:
     (await take(queue, tenant="third")).release()
 
 
-async def test_more_slots_let_more_in(make: Make) -> None:
+async def test_more_slots_let_more_in(make: Make, form: Form) -> None:
     queue = await make(limit=1)
-    held, line = await take(queue), Line(queue)
+    held, line = await take(queue), form(queue)
     waiting = await line.join("a")
     queue.resize(2)
     permit = await asyncio.wait_for(waiting, 5)
     assert queue.inflight == 2
     permit.release()
     held.release()
+
+
+async def test_at_a_tests_end_nobody_waits_and_what_was_not_looked_at_is_raised(make: Make) -> None:
+    queue = await make(limit=1, max_waiting=1)
+    held, line = await take(queue), Line(queue)
+    await line.join("a")
+    await line.join("b")  # there is no room for it
+    with pytest.raises(Rejected):
+        await line.end()
+    assert all(task.done() for task in line.tasks.values())
+    held.release()
+    await asyncio.sleep(SOON)
+    (await take(queue)).release()

@@ -68,13 +68,16 @@ async def test_a_worker_that_dies_gives_its_slots_back_within_three_seconds(work
     first, second = await workers.start(limit=2), await workers.start(limit=2)
     await take(first)
     await take(first)
-    await waiting(first, "gone")  # and whoever waits there is skipped
+    gone = await waiting(first, "gone")  # and whoever waits there is skipped
     task = await waiting(second)
     died = time.monotonic()
     await workers.kill(first)
     (await asyncio.wait_for(task, 5)).release()
     assert time.monotonic() - died <= 3.0
     await until(lambda: second.num_waiting == 0)
+    assert not gone.done()
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])

@@ -159,6 +159,25 @@ async def test_a_replica_out_of_reach_is_taken_out_though_its_guard_believes_in_
         messages, code = await balancer.call()
         assert (len(messages), code) == (2, grpc.StatusCode.OK)
     assert await balancer.stat("cluster.triton.membership_healthy") == 1
+    await balancer.replicas[0].serve_again()
+    before = balancer.replicas[0].num_calls
+    while balancer.replicas[0].num_calls == before:  # 5 s after it was taken out
+        assert time.monotonic() < deadline_s + 10
+        messages, code = await balancer.call()
+        assert (len(messages), code) == (2, grpc.StatusCode.OK)
+
+
+async def test_of_two_replicas_out_of_reach_one_stays_in(balancer: Balancer) -> None:
+    """Were both taken out, nobody would find out that they are back."""
+    for replica in balancer.replicas:
+        await replica.stop_serving()
+    for _ in range(12):
+        messages, code = await balancer.call()
+        assert (messages, code) == ([], grpc.StatusCode.UNAVAILABLE)
+    assert await balancer.stat("cluster.triton.outlier_detection.ejections_active") == 1
+    for replica in balancer.replicas:
+        await replica.serve_again()
+    assert (await balancer.call())[1] is grpc.StatusCode.OK
 
 
 async def test_calls_beyond_the_breaker_are_refused_at_once(tmp_path: Path) -> None:

@@ -221,20 +221,35 @@ async def test_a_body_above_the_largest_upload_never_reaches_a_worker(edge: Edge
     assert edge.num_requests() == 0
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        pytest.param({"tenant_id": "x"}, 400, id="underscore"),
-        pytest.param({f"h{number}": "x" for number in range(120)}, 431, id="too many"),
-        pytest.param({"long": "x" * 40_000}, 431, id="too large"),
-    ],
-)
+BAD_HEADERS = [
+    pytest.param({"tenant_id": "x"}, 400, id="underscore"),
+    pytest.param({f"h{number}": "x" for number in range(120)}, 431, id="too many"),
+    pytest.param({"long": "x" * 40_000}, 431, id="too large"),
+]
+
+
+@pytest.mark.parametrize(("headers", "status"), BAD_HEADERS)
 async def test_bad_headers_are_refused_in_our_shape(
     edge: Edge, client: httpx.AsyncClient, headers: dict[str, str], status: int
 ) -> None:
     answer = await client.get("/v1/models", headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, "invalid_request")
     assert edge.num_requests() == 0
+
+
+@pytest.mark.parametrize(("headers", "_"), BAD_HEADERS)
+async def test_over_http2_bad_headers_cost_their_stream_and_no_other(
+    edge: Edge, headers: dict[str, str], _: int
+) -> None:
+    """Envoy's codec resets it, before there could be an answer."""
+    async with httpx.AsyncClient(base_url=edge.base_url, http1=False, http2=True) as client:
+        with pytest.raises(httpx.RemoteProtocolError, match="StreamReset"):
+            await client.get("/v1/models", headers=headers)
+        assert edge.num_requests() == 0
+        assert (await client.get("/v1/models")).status_code == 200
+    admin = f"http://127.0.0.1:{edge.settings.envoy_admin_port}/stats?filter=^http.edge.downstream_cx_total$"
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(admin)).text.strip().endswith(": 1"), "the same connection"
 
 
 async def test_a_worker_learns_the_true_peer_whatever_the_client_says(

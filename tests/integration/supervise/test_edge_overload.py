@@ -151,6 +151,18 @@ async def test_a_stream_that_breaks_after_its_first_byte_is_never_sent_again(edg
             assert edge.num_requests() == number
 
 
+async def test_a_body_too_large_to_keep_is_refused_in_our_shape_when_its_worker_dies(edge: Edge) -> None:
+    """Between two tries Envoy keeps what came of a body, up to its buffer: what is more ends the request, with 507."""
+    for worker in edge.workers:
+        await worker.stop()  # listens no more, while Envoy still believes in it
+    async with httpx.AsyncClient(base_url=edge.base_url) as client:
+        for _ in range(20):
+            answer = await client.post(CHAT, content=b" " * (512 * KIB))
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "upstream_unavailable")
+            assert answer.headers["retry-after"] == "1"
+    assert edge.num_requests() == 0
+
+
 async def test_a_client_that_reads_nothing_holds_little_and_stops_the_worker(edge: Edge) -> None:
     """What the worker could get rid of: Envoy's two buffers, and the kernel's on both of its sides."""
     for worker in edge.workers:

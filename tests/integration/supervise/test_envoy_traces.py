@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.fakes.certificates import Pair, make_pair
 from tests.fakes.trace_collector import Seen, TraceCollector, collecting
 from tests.integration.supervise.test_balancer import METHOD, running
 from tests.integration.supervise.test_edge import Edge, running_edge
@@ -137,32 +135,16 @@ async def test_the_collector_gets_its_key_and_the_admin_port_does_not_show_it(
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """The folder of cert.pem and key.pem, for localhost and 127.0.0.1."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed, which makes the collector's certificate")
-    folder = tmp_path / "tls"
-    folder.mkdir()
-    argv = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
-    argv += ["-keyout", "key.pem", "-out", "cert.pem"]
-    argv += ["-subj", "/CN=collector", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run(argv, cwd=folder, check=True, capture_output=True)
-    return folder
-
-
-def tls_of(certificate: Path) -> ssl.SSLContext:
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    return tls
+def pair(tmp_path: Path) -> Pair:
+    return make_pair(tmp_path, "DNS:localhost", "IP:127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 async def test_a_collector_behind_tls_is_believed_by_the_operators_certificate(
-    tmp_path: Path, environ: pytest.MonkeyPatch, certificate: Path, host: str
+    tmp_path: Path, environ: pytest.MonkeyPatch, pair: Pair, host: str
 ) -> None:
-    environ.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(certificate / "cert.pem"))
-    with collecting(tls_of(certificate)) as collector:
+    environ.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(pair.certificate))
+    with collecting(pair.for_server()) as collector:
         url = collector.url.replace("127.0.0.1", host)
         async with running_edge(tmp_path / "edge", otlp_endpoint=url) as edge:
             marker = await handed_on(edge)
@@ -170,9 +152,9 @@ async def test_a_collector_behind_tls_is_believed_by_the_operators_certificate(
 
 
 async def test_a_collector_whose_certificate_nobody_vouches_for_gets_nothing(
-    tmp_path: Path, certificate: Path
+    tmp_path: Path, pair: Pair
 ) -> None:
-    with collecting(tls_of(certificate)) as collector:
+    with collecting(pair.for_server()) as collector:
         async with running_edge(tmp_path / "edge", otlp_endpoint=collector.url) as edge:
             await handed_on(edge)
             url = (

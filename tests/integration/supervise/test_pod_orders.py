@@ -14,7 +14,7 @@ from gateway.api.alert_memory import Refused
 from gateway.errors import UpstreamUnavailable
 from gateway.supervise.pod_orders import PodOrders, pod_orders
 from tests.config.k8s.test_schemas import definitions, standard_folder
-from tests.fakes.cluster_api import ClusterApi, certificate, pod
+from tests.fakes.cluster_api import ClusterApi, authority, pod
 
 TWO = [pod("small-a", "triton-small", "10.0.0.1"), pod("small-b", "triton-small", "10.0.0.2")]
 BUDGET, AWAY = "disruption budget", "The cluster's API did not do it"
@@ -154,7 +154,7 @@ async def test_an_api_that_another_authority_signed_for_gets_no_token(
 ) -> None:
     folder = tmp_path / "other"
     folder.mkdir()
-    certificate(folder)
+    authority(folder)
     for name in ("namespace", "token"):
         (folder / name).write_text((api.folder / name).read_text())
     with pytest.raises(UpstreamUnavailable) as failed:

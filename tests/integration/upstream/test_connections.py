@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
-import ssl
-import subprocess
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import pytest
 
 from gateway.errors import UpstreamUnavailable
 from gateway.types import Inquiry
+from tests.fakes.certificates import Pair, make_pair
 from tests.fakes.engines import PASSAGES
 from tests.fakes.openai_server import running_openai
 from tests.integration.upstream.raw_server import request, serving
@@ -85,37 +83,13 @@ async def test_the_key_is_in_no_log_and_no_repr(stand: Stand, caplog: pytest.Log
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """The folder of cert.pem and key.pem, for 127.0.0.1."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed, which makes the server's certificate")
-    argv = [
-        openssl,
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "cert.pem",
-    ]
-    argv += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(argv, cwd=tmp_path, check=True, capture_output=True)
-    return tmp_path
+def pair(tmp_path: Path) -> Pair:
+    return make_pair(tmp_path, "IP:127.0.0.1")
 
 
-def tls_of(certificate: Path) -> ssl.SSLContext:
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    return tls
-
-
-async def test_https_is_believed_by_the_operators_certificate_alone(certificate: Path) -> None:
-    async with running_openai(tls=tls_of(certificate)) as server:
-        trusting, other = Stand(server, ca_file=str(certificate / "cert.pem")), Stand(server)
+async def test_https_is_believed_by_the_operators_certificate_alone(pair: Pair) -> None:
+    async with running_openai(tls=pair.for_server()) as server:
+        trusting, other = Stand(server, ca_file=str(pair.certificate)), Stand(server)
         assert text_of(await trusting.write()) == "A tide gate holds back the surge [1]."
         with pytest.raises(UpstreamUnavailable) as refused:
             await other.write()
@@ -172,10 +146,10 @@ async def test_the_operators_proxy_is_told_the_whole_url(stand: Stand) -> None:
         await through.client.close()
 
 
-async def test_a_proxy_is_only_a_tunnel_to_a_server_that_speaks_tls(certificate: Path) -> None:
+async def test_a_proxy_is_only_a_tunnel_to_a_server_that_speaks_tls(pair: Pair) -> None:
     proxy = Proxy()
-    async with running_openai(tls=tls_of(certificate)) as server, serving(proxy) as port:
-        fields = {"proxy": f"http://127.0.0.1:{port}", "ca_file": str(certificate / "cert.pem")}
+    async with running_openai(tls=pair.for_server()) as server, serving(proxy) as port:
+        fields = {"proxy": f"http://127.0.0.1:{port}", "ca_file": str(pair.certificate)}
         through = Stand(server, **fields)
         for _ in range(2):
             assert text_of(await through.write()) == "A tide gate holds back the surge [1]."
@@ -185,8 +159,8 @@ async def test_a_proxy_is_only_a_tunnel_to_a_server_that_speaks_tls(certificate:
         await through.client.close()
 
 
-async def test_a_proxy_that_refuses_makes_the_tier_unavailable(certificate: Path) -> None:
-    async with running_openai(tls=tls_of(certificate)) as server, serving(Proxy(status=407)) as port:
+async def test_a_proxy_that_refuses_makes_the_tier_unavailable(pair: Pair) -> None:
+    async with running_openai(tls=pair.for_server()) as server, serving(Proxy(status=407)) as port:
         through = Stand(server, proxy=f"http://127.0.0.1:{port}")
         with pytest.raises(UpstreamUnavailable) as refused:
             await through.write()

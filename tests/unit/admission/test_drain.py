@@ -64,7 +64,7 @@ def test_holds_without_memory_are_right_in_the_mean() -> None:
 
 
 def test_unmeasured() -> None:
-    assert Drain().expected_ms([3, 0, 0], 0, Left([0.0], -1), 2, 100) == -1
+    assert Drain().forecast([3, 0, 0], 0, Left([0.0], -1), 2, 100).usual_ms == -1
     assert fluid_ms(3, -1, 2) == -1
 
 
@@ -75,8 +75,8 @@ def test_bands_that_go_first_take_their_part_of_the_slots() -> None:
         drain.note(2, 1000, number * 500)
     now = 200 * 500
     slots = [Slot(2, now), Slot(2, now)]
-    batch = drain.expected_ms([0, 0, 4], 2, drain.left(slots, now), 2, now)
-    alone = drain.expected_ms([0, 0, 4], 0, drain.left(slots, now), 2, now)
+    batch = drain.forecast([0, 0, 4], 2, drain.left(slots, now), 2, now).usual_ms
+    alone = drain.forecast([0, 0, 4], 0, drain.left(slots, now), 2, now).usual_ms
     assert batch == pytest.approx(2 * alone, rel=0.15)
 
 
@@ -86,8 +86,8 @@ def test_who_is_ahead_counts_by_its_own_bands_holds() -> None:
         drain.note(0, 100, number)
         drain.note(2, 2000, number)
     slots = [Slot(0, 10**6)]
-    short = drain.expected_ms([4, 0, 0], 0, drain.left(slots, 10**6), 1, 10**6)
-    long = drain.expected_ms([0, 0, 4], 0, drain.left(slots, 10**6), 1, 10**6)
+    short = drain.forecast([4, 0, 0], 0, drain.left(slots, 10**6), 1, 10**6).usual_ms
+    long = drain.forecast([0, 0, 4], 0, drain.left(slots, 10**6), 1, 10**6).usual_ms
     assert short == pytest.approx(500, rel=0.05)
     assert long == pytest.approx(8100, rel=0.05)
 
@@ -95,5 +95,5 @@ def test_who_is_ahead_counts_by_its_own_bands_holds() -> None:
 def test_what_was_busy_long_ago_takes_nothing() -> None:
     drain = Drain()
     drain.note(0, 10_000, 0)
-    assert drain.expected_ms([0, 0, 0], 2, drain.left([], 10**6), 1, 10**6) == pytest.approx(0, abs=1)
-    assert drain.expected_ms([0, 0, 1], 2, drain.left([Slot(0, 0)], 0), 1, 0) > 15_000
+    assert drain.forecast([0, 0, 0], 2, drain.left([], 10**6), 1, 10**6).usual_ms == pytest.approx(0, abs=1)
+    assert drain.forecast([0, 0, 1], 2, drain.left([Slot(0, 0)], 0), 1, 0).usual_ms > 15_000

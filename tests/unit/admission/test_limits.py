@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admission.estimate import estimated_tokens
-from gateway.admission.limits import BLOCK_FROM, LEASE_S, Answer, Budget, Meter, Streams
+from gateway.admission.flow import BUSY_FROM, FLOW_S, Flow
+from gateway.admission.limits import LEASE_S, Answer, Budget, Meter, Streams
 from gateway.admission.standing import Standing, duration, month_of, rate_headers
 from gateway.types import Limits
 
@@ -101,21 +102,79 @@ def test_a_refusal_stands_for_a_moment_for_as_much_or_more() -> None:
     assert meter.wait_s(NOW) == 12.0
 
 
-def test_blocks_are_only_fetched_at_a_rate_that_is_worth_it() -> None:
+def test_what_is_held_ahead_goes_by_the_rate_and_its_spread() -> None:
+    flow = Flow()
+    assert flow.expected(NOW) == 0
+    for second in range(10):
+        for _ in range(20):
+            flow.add(1, NOW + second)
+    assert 1.25 * 20 < flow.expected(NOW + 9) <= 1.25 * 20 + 3 * 25**0.5 + 1
+    assert flow.expected(NOW + 9 + FLOW_S + 1) == 0
+
+
+def test_what_is_held_ahead_covers_the_last_seconds_peak() -> None:
+    flow = Flow()
+    for _ in range(500):
+        flow.add(1, NOW)
+    assert flow.expected(NOW + 1) == 500
+    assert flow.expected(NOW + 3) < 150
+
+
+def test_of_a_limit_with_few_requests_nothing_is_held_where_there_are_many_limits() -> None:
+    flow = Flow()
+    flow.add(100, NOW)
+    assert flow.expected(NOW) >= 100
+    assert flow.expected(NOW, least=2) == 0
+
+
+def test_a_next_block_is_fetched_between_ticks_at_a_high_rate_only() -> None:
     meter = Meter("tenant/requests", 10_000)
-    for _ in range(BLOCK_FROM - 1):
+    for _ in range(BUSY_FROM - 1):
         meter.take(1, NOW)
-    assert meter.ask(NOW).want == 0
+    answered(meter, 0, 9_000)
     assert not meter.is_low(NOW)
     meter.take(1, NOW)
-    assert meter.ask(NOW).want == BLOCK_FROM
+    ask = meter.ask(NOW)
+    assert ask.want >= BUSY_FROM
     assert meter.is_low(NOW)
+    meter.hear(ask, Answer(level=ask.want, left=9_000, generation="g"), NOW, NOW)
+    assert not meter.is_low(NOW)
+    assert meter.is_low(NOW + LEASE_S - 0.4)  # it runs out
 
 
 def test_a_tick_gives_back_what_the_rate_does_not_need() -> None:
     meter = Meter("tenant/requests", 10_000)
     answered(meter, 500, 9_500)
     assert meter.ask(NOW + 2, is_tick=True).hold == 0
+
+
+def test_a_tick_keeps_no_more_than_a_fair_part_of_what_is_left() -> None:
+    meter = Meter("tenant/requests", 100)
+    for _ in range(BUSY_FROM):
+        meter.take(1, NOW)
+    answered(meter, 4, 4)
+    assert meter.ask(NOW, is_tick=True, workers=2).hold == 2
+    answered(meter, 2, 0)
+    assert meter.ask(NOW, is_tick=True, workers=2).hold == 0
+
+
+def test_below_a_busy_rate_nothing_is_held_ahead_of_a_limit_that_is_nearly_used() -> None:
+    meter = Meter("tenant/requests", 100)
+    meter.take(1, NOW)
+    answered(meter, 0, 90)
+    ahead = meter.ask(NOW, workers=2).want
+    assert 1 < ahead <= 90 / 8
+    answered(meter, 0, 10)
+    assert meter.ask(NOW, workers=2).want == 0
+
+
+def test_after_a_refusal_one_more_is_asked_for_not_all_that_were_refused() -> None:
+    meter = Meter("tenant/tokens", 100)
+    for _ in range(50):
+        meter.wish(30)
+    ask = meter.ask(NOW)
+    assert (ask.need, ask.unit) == (30, 30)
+    assert meter.ask(NOW).need == 0
 
 
 def test_an_estimate_is_corrected_where_it_was_taken() -> None:
@@ -159,7 +218,18 @@ def test_streams_hold_places_and_give_them_back() -> None:
     assert streams.ask(NOW).hold == 2
     streams.free(NOW, NOW + 1)
     assert (streams.in_use, streams.lease) == (0, 2)
-    assert streams.ask(NOW + 1, is_tick=True).hold == 0
+    assert streams.ask(NOW + 1, is_tick=True).hold == 0  # too few are left for one that nobody uses
+
+
+def test_places_for_streams_are_held_ahead_where_many_are_left() -> None:
+    streams = Streams("tenant/streams", 100)
+    answered(streams, 3, 97)
+    for _ in range(3):
+        streams.take(1, NOW)
+    for _ in range(3):
+        streams.free(NOW, NOW + 1)
+    assert streams.ask(NOW + 1, is_tick=True, workers=2).want == 4  # as many as ran at once, and one
+    assert streams.ask(NOW + 2 + FLOW_S, is_tick=True, workers=2).hold == 0
 
 
 def test_a_budget_that_begins_anew_counts_only_what_the_ledger_lacks() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from gateway.admission.line import Ask, FairLine
 
 GUESS, REAL = 2000, 150
@@ -39,6 +41,23 @@ def test_a_tenant_is_not_charged_for_one_that_leaves() -> None:
     assert list(line.waiting_names()) == ["b1", "a1", "b2", "a2", "a3"]
     line.leave("a1", 1)
     assert list(line.waiting_names()) == ["b1", "a2", "b2", "a3"]
+
+
+def test_a_tenant_that_was_idle_gets_no_credit_for_it() -> None:
+    """One has been served ten times while the other asked for nothing; from now on they go by turns."""
+    line = FairLine(1, 100, 10**9)
+    line.enter("idle", Ask("idle", 0, 100, 0, 10**9), 0)  # known, and not charged for what it did not ask for
+    for number in range(16):
+        line.enter(f"a{number:02d}", Ask("busy", 0, 100, 0, 10**9), 0)
+    line.release("idle", 10, 10)
+    for number in range(10):
+        line.release(f"a{number:02d}", 10, 10)
+    for number in range(5):
+        line.enter(f"b{number:02d}", Ask("idle", 0, 100, 0, 10**9), 20)
+    names = line.waiting_names()
+    assert [name[0] for name in names[:6]].count("b") == 3
+    assert names[0].startswith(("a", "b"))
+    assert all(one[0] != other[0] for one, other in pairwise(names[1:8]))
 
 
 def test_a_long_line_is_not_rewritten_at_every_end() -> None:

@@ -18,6 +18,11 @@ SAME = [
     ("Who beat Rome in 1410?", "Who defeated Rome in 1410?"),
     ("Which film has the most awards?", "Which movie has the most awards?"),
     ("Why did the gate not open?", "Why didn't the gate open?"),
+    ("What was later discovered by Ada?", "What was later found by Ada?"),
+    (
+        "How do I get from the lock to our mill in winter?",
+        "In winter, how do I get from the lock to our mill?",
+    ),
     ("Wie hoch ist der Turm?", "Wie hoch ist  der Turm?"),
 ]
 OTHERS = [
@@ -41,6 +46,11 @@ OTHERS = [
     ("question", "What year did it start?", "What date did it start?"),
     ("tense", "Who is the king?", "Who was the king?"),
     ("person", "Where is his ship?", "Where is her ship?"),
+    ("content", "Which process manager is there?", "Which processor manager is there?"),
+    ("content", "Who paid for the building?", "Who paid for the build?"),
+    ("content", "What does training cost?", "What does a train cost?"),
+    ("direction", "How can I convert my script to perl?", "How can I convert perl to my script?"),
+    ("direction", "What flows into reservoirs from rivers?", "What flows into rivers from reservoirs?"),
     ("symbol", "What is C++?", "What is C#?"),
     ("name", "Where does Ada live?", "Where does Grace live?"),
     ("language", "Wann beginnt das Spiel?", "Wann endet das Spiel?"),

@@ -13,7 +13,7 @@ from gateway.caching.retrievals import MAX_AGE_S, Retrievals
 from gateway.caching.shared import Purge
 from gateway.filters import Filter
 from gateway.ports import Retrieved
-from gateway.types import Passage, Sampling, Scope
+from gateway.types import Passage, Sampling, Scope, Tenant
 from tests.fakes.engines import PASSAGES, vectors
 from tests.fakes.memory import MemoryBench
 
@@ -164,3 +164,54 @@ async def test_a_changed_document_is_searched_for_again(bench: MemoryBench) -> N
     again = await bench.ask(collections=["vs_1"])
     assert again.cache == "miss"
     assert [passage["file_id"] for passage in again.passages] == [PASSAGES[1].file_id]
+
+
+async def test_what_must_be_searched_for_again_is_not_embedded_again(bench: MemoryBench) -> None:
+    """After a change, and in other collections: the text's vector is the same."""
+    await remembering(bench)
+    await bench.ask(collections=["vs_1"])
+    assert bench.retriever.by_vector == []
+    await bench.changed("vs_1")
+    await bench.ask(collections=["vs_1"])
+    await bench.ask(collections=["vs_2"], top_k=3)
+    assert (bench.retriever.started, len(bench.retriever.by_vector)) == (3, 2)
+    await bench.ask("What is a lock?", collections=["vs_1"])
+    await bench.ask(collections=["vs_1"], cache="refresh")
+    await bench.ask(collections=["vs_1"], cache="off")
+    assert (bench.retriever.started, len(bench.retriever.by_vector)) == (6, 2)
+
+
+async def test_a_question_of_another_tenant_is_no_help(bench: MemoryBench) -> None:
+    """Word for word the same, it takes all the work that a new one takes, so its time tells nothing either."""
+    counted = await remembering(bench)
+    for tenant, verdict in (("acme", "miss"), ("rival", "miss"), ("rival", "exact")):
+        assert (await bench.ask(tenant=Tenant(tenant), collections=["vs_1"])).cache == verdict
+    assert counted.results == ["miss", "miss"]
+    assert (bench.retriever.started, bench.answerer.started) == (2, 2)
+    assert [scope.tenant_id for scope in bench.retriever.scopes] == ["acme", "rival"]
+    assert bench.retriever.by_vector == []
+    await bench.ask("In what way does a gate work?", tenant=Tenant("acme"), collections=["vs_1"])
+    await bench.ask("In what way does a gate work?", tenant=Tenant("rival"), collections=["vs_1"], top_k=2)
+    assert (bench.retriever.started, bench.answerer.started, bench.retriever.by_vector) == (4, 4, [])
+
+
+async def test_vectors_stay_within_the_bytes_and_go_with_a_purge(bench: MemoryBench) -> None:
+    await bench.watch.look()
+    small = Retrievals(bench.watch, max_bytes=100_000)
+    for number in range(300):
+        small.keep(f"Question {number}?", SCOPE, found())
+    assert 0 < small.num_bytes <= 100_000
+    asked: list[str] = []
+    kept = Retrievals(bench.watch, max_bytes=2**20, count_vector=asked.append, opted_out=frozenset({"rival"}))
+    kept.keep(TEXT, SCOPE, found())
+    known = kept.vector(TEXT, SCOPE)
+    assert known is not None
+    assert (known == found().embedding).all()
+    assert kept.vector(TEXT, msgspec.structs.replace(SCOPE, embedder="tiny")) is None
+    assert kept.vector(TEXT, msgspec.structs.replace(SCOPE, tenant_id="rival")) is None
+    kept.forget(Purge(tenant_id="acme"))
+    assert kept.vector(TEXT, SCOPE) is None
+    kept.keep(TEXT, msgspec.structs.replace(SCOPE, tenant_id="rival"), found())
+    assert kept.vector(TEXT, msgspec.structs.replace(SCOPE, tenant_id="rival")) is None
+    assert asked == ["hit", *["miss"] * 4]
+    assert kept.num_bytes == 0

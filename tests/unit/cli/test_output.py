@@ -11,6 +11,7 @@ from gateway.cli.processes import Part, count_restarts, part_of
 from gateway.cli.search import PREVIEW_CHARS, merge, preview
 from gateway.cli.service import settings_markdown, settings_rows
 from gateway.cli.status import Report, gauge_sum, span
+from gateway.cli.terminal import PLAIN_EVERY_S, PlainProgress
 from gateway.settings import Settings
 
 
@@ -113,3 +114,12 @@ def test_gauges_are_summed_over_their_labels() -> None:
     text = '# HELP tidegate_waiting x\ntidegate_waiting{tier="fast"} 2.0\ntidegate_waiting{tier="deep"} 1.0\n'
     assert gauge_sum(text, "tidegate_waiting") == 3
     assert gauge_sum(text, "tidegate_inflight") == 0
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [100.0]
+    progress = PlainProgress(lambda: now[0])
+    for number, passed_s in enumerate([0.0, PLAIN_EVERY_S - 0.1, 0.2, 1.0, PLAIN_EVERY_S]):
+        now[0] += passed_s
+        progress.tell(f"line {number}")
+    assert capsys.readouterr() == ("", "line 2\nline 4\n")

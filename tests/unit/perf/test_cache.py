@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from perf.cache import day, edit, eviction, hits, peer, tenants
+from perf.cache import ailments, day, edit, eviction, hits, peer, tenants
 from perf.cache.day import Arm, Line, Measured
 from perf.cache.edit import Asked, Edit
 from perf.cache.peer import Told
 from perf.cache_pairs import Pair
 from perf.eval_reader import Corpus, Labelled
+from perf.rows import Row
 
 CORPUS = Corpus(
     ["Harbours"],
@@ -36,7 +37,20 @@ def test_every_policy_is_asked_the_same_traces() -> None:
     size = eviction.Size(num_keys=200, num_asked=2000)
     one, other = eviction.traces(size), eviction.traces(size)
     assert {name: list(trace) for name, trace in one.items()} == {k: list(v) for k, v in other.items()}
-    assert eviction.run(size).keys() == {"zipf", "shifting", "scan"}
+    assert eviction.run(size).keys() == {"zipf", "shifting", "scan", "mixed"}
+
+
+def test_entries_of_many_sizes_are_met_by_question_and_by_byte() -> None:
+    sizes = eviction.mixed_sizes(500)
+    assert (min(sizes) >= eviction.LEAST_BYTES, max(sizes) <= eviction.MOST_BYTES) == (True, True)
+    assert max(sizes) > 10 * sorted(sizes)[250]
+    trace, size_of = ["a", "b", "a", "b", "a"], {"a": 30, "b": 80}
+    met = eviction.rates(eviction.Lru(100), iter(trace), lambda key: size_of[key])
+    assert met == (0.0, 0.0)  # either of them leaves no room for the other
+    met = eviction.rates(eviction.Lru(110), iter(trace), lambda key: size_of[key])
+    assert met == (3 / 5, 140 / 250)
+    row = eviction.run_mixed(eviction.Size(num_keys=500, num_asked=5000))["0.1"]
+    assert row["ours"] > row["lru"]
 
 
 def test_a_day_asks_in_other_words_now_and_then() -> None:
@@ -102,3 +116,12 @@ def test_stacks_are_told_by_function() -> None:
 
 def test_every_probed_question_is_another() -> None:
     assert len(set(tenants.questions(250))) == 250
+
+
+def test_what_an_ailment_adds_is_told_beside_redis_well() -> None:
+    arms = [(f"{name}/{kind}", 0.01) for name in ailments.AILMENTS for kind in ("hit", "miss")]
+    found = [Row(arm, 0, 1.0, 1.0, 1.0 + took_s) for arm, took_s in arms for _ in range(99)]
+    found += [Row("frozen/hit", 0, 1.0, 1.5, 1.75)] * 2  # it went out late, which counts
+    told = ailments.summarise(found)["latency_ms"]
+    assert told["frozen/hit"]["added_p50"] == told["full/miss"]["added_p99"] == 0.0
+    assert (told["frozen/hit"]["added_p99"], told["frozen/hit"]["max"]) == (740.0, 750.0)

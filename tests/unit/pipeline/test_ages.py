@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
+from gateway.pipeline.remember import TTL_SPREAD
 from gateway.pipeline.route import Route
 from gateway.tiering.tiers import builtin_tiers
 from tests.fakes.engines import PASSAGES, passage
@@ -56,4 +58,23 @@ async def test_one_request_makes_a_hot_answer_anew_before_it_runs_out(tmp_path: 
     assert (await bench.ask()).cache == "miss"
     now[0], luck[0] = 1110.0, 0.5
     assert (await bench.ask()).cache == "exact"
+    bench.close()
+
+
+async def test_what_was_made_at_once_runs_out_one_after_the_other(tmp_path: Path) -> None:
+    """Else all of it would be missed, and made anew, in the same moment."""
+    bench = MemoryBench(tmp_path, ttl_s=100, wall=lambda: 1000.0, chance=random.Random(7).random)
+    bench.answers._wall = lambda: 1000.0
+    await bench.watch.look()
+    ends = []
+    for number in range(100):
+        question = f"What is tide gate number {number}?"
+        await bench.ask(question)
+        recall = await bench.memory.recall(bench.request(question), ROUTE)
+        assert recall is not None
+        assert recall.entry is not None
+        ends.append(recall.entry.expires - 1000.0)
+    assert max(abs(each - 100) for each in ends) <= 100 * TTL_SPREAD
+    by_fifth = [sum(90 + 4 * fifth <= each < 94 + 4 * fifth for each in ends) for fifth in range(5)]
+    assert min(by_fifth) >= 10, by_fifth  # twenty of a hundred, if they are spread evenly
     bench.close()

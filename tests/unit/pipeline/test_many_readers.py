@@ -11,7 +11,8 @@ import pytest
 from gateway.errors import UpstreamUnavailable
 from gateway.types import Receipt, Tenant
 from tests.fakes.engines import PASSAGES
-from tests.fakes.memory import ListeningSink, MemoryBench
+from tests.fakes.memory import MemoryBench
+from tests.fakes.pipelines import ListeningSink
 
 
 async def test_five_hundred_cold_questions_are_one_piece_of_work(bench: MemoryBench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.admission.waiting import Permit
 from gateway.caching.threshold import Thresholds
 from gateway.types import Tenant
 from tests.fakes.engines import PASSAGES, passage
 from tests.fakes.memory import MemoryBench
+from tests.waiting import until
 
 
 def near(bench: MemoryBench, meaning: Callable[[str], str] = lambda _: "the same") -> None:
@@ -74,8 +77,7 @@ async def test_a_sample_of_hits_is_answered_anew_and_a_wrong_one_moves_the_thres
         )
         given = await bench.ask(wording)
         assert given.cache == "semantic"
-        while bench.memory._checks.tasks:
-            await asyncio.wait(bench.memory._checks.tasks)
+        await checked(bench)
         read = bench.metrics.registry.get_sample_value
         assert read("tidegate_cache_checked_total", {"result": result}) == 1
     assert bench.answerer.started == 3
@@ -90,4 +92,39 @@ async def test_without_a_budget_only_the_same_question_is_met(tmp_path: Path) ->
     near(bench)
     await bench.ask("When was the fort rebuilt?")
     assert (await bench.ask("In what year was the fort rebuilt?")).cache == "miss"
+    bench.close()
+
+
+async def taken(bench: MemoryBench) -> Permit:
+    return await bench.queue.acquire(band="interactive", deadline=time.monotonic() + 10)
+
+
+async def checked(bench: MemoryBench) -> None:
+    while bench.memory._checks.tasks:
+        await asyncio.wait(bench.memory._checks.tasks)
+
+
+@pytest.mark.parametrize("num_waiting", [0, 1], ids=["all slots are taken", "somebody waits"])
+async def test_a_hit_is_checked_only_where_a_slot_is_free(tmp_path: Path, num_waiting: int) -> None:
+    bench = MemoryBench(tmp_path, num_slots=2, chance=lambda: 0.01)
+    await bench.watch.look()
+    near(bench)
+    await bench.ask("When was the fort rebuilt?")
+    bench.retriever.delay_s = 0.1
+    others = [await taken(bench)]
+    hit = asyncio.create_task(bench.ask("In what year was the fort rebuilt?"))
+    await until(lambda: bench.queue.inflight == 2)
+    coming = [asyncio.create_task(taken(bench)) for _ in range(1 + num_waiting)]
+    assert (await asyncio.wait_for(hit, 5)).cache == "semantic"
+    others.append(await asyncio.wait_for(coming.pop(0), 5))  # the slot that the hit gave back
+    assert (bench.queue.inflight, bench.queue.num_waiting) == (2, num_waiting)
+    await checked(bench)
+    assert bench.answerer.started == 1
+    for other in others:
+        other.release()
+    for other in coming:
+        (await asyncio.wait_for(other, 5)).release()
+    assert (await bench.ask("Please tell me: When was the fort rebuilt?")).cache == "semantic"
+    await checked(bench)
+    assert bench.answerer.started == 2
     bench.close()

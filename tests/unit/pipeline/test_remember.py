@@ -11,7 +11,8 @@ from gateway.errors import UpstreamUnavailable
 from gateway.filters import Filter
 from gateway.types import Sampling, Tenant, Turn
 from tests.fakes.engines import PASSAGES, passage
-from tests.fakes.memory import ListeningSink, MemoryBench
+from tests.fakes.memory import MemoryBench
+from tests.fakes.pipelines import ListeningSink
 
 QUESTION = "What is a tide gate?"
 
@@ -170,6 +171,16 @@ async def test_only_what_would_come_out_the_same_is_remembered(
 ) -> None:
     await bench.ask(model="writer", sampling=sampling)
     assert (await bench.ask(model="writer", sampling=sampling)).cache == cache
+
+
+async def test_what_is_drawn_by_chance_is_remembered_for_whoever_asks_for_that(bench: MemoryBench) -> None:
+    drawn: dict[str, Any] = {"model": "writer", "sampling": Sampling(temperature=0.7)}
+    told = [(await bench.ask(**drawn, cache=choice)).cache for choice in ("use", "use", "refresh", "use")]
+    assert told == ["miss", "exact", "refresh", "exact"]
+    assert (await bench.ask(**drawn)).cache == "off"  # who does not ask gets a draw of its own
+    hotter = drawn | {"sampling": Sampling(temperature=0.8)}
+    assert (await bench.ask(**hotter, cache="use")).cache == "miss"
+    assert bench.answerer.started == 4
 
 
 async def test_who_writes_has_the_conversation_in_the_key_and_who_quotes_has_not(bench: MemoryBench) -> None:

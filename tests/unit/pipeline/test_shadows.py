@@ -12,7 +12,8 @@ import pytest_asyncio
 from gateway.caching.threshold import NEVER, Thresholds, Topic
 from gateway.errors import UpstreamUnavailable
 from gateway.types import Tenant
-from tests.fakes.memory import ListeningSink, MemoryBench
+from tests.fakes.memory import MemoryBench
+from tests.fakes.pipelines import ListeningSink
 from tests.unit.pipeline.test_near_questions import near
 
 TOPIC = Topic("acme", "fast")

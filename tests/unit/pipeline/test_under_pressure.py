@@ -13,7 +13,8 @@ import pytest
 from gateway.pipeline.remember import LABEL
 from gateway.tiering.ladder import Orders, Step
 from tests.fakes.engines import PASSAGES, passage
-from tests.fakes.memory import ListeningSink, MemoryBench
+from tests.fakes.memory import MemoryBench
+from tests.fakes.pipelines import ListeningSink
 from tests.unit.pipeline.test_near_questions import near
 
 ASKED, LIKE_IT = "When was the fort rebuilt?", "In what year was the fort rebuilt?"

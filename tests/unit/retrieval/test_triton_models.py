@@ -101,6 +101,29 @@ async def test_malformed_answer_is_a_protocol_error(changed: dict[str, Any]) -> 
         await retriever(**changed).retrieve("q", Scope(tenant_id="t"), timeout_s=1)
 
 
+async def test_a_known_vector_is_searched_with_and_not_made_again() -> None:
+    client, vector = ScriptedClient(GOOD), np.full(EMBEDDING_DIM, 0.5, np.float32)
+    made = TritonRetriever(client)  # type: ignore[arg-type]
+    found = await made.retrieve("q", Scope(tenant_id="t", k=3), timeout_s=1, embedding=vector)
+    assert (found.passages, found.search_ms, found.epoch) == ([PASSAGE], 2.5, 7)
+    assert (found.embedding == vector).all()
+    (search, asked, _), (rerank, ranked, _) = client.asked
+    assert (search, rerank) == ("search", "rerank")
+    assert (asked["embedding"] == vector[None]).all()
+    assert (asked["text"], ranked["text"]) == ("q", "q")
+    assert ranked["candidates"] == GOOD["passages"][0]
+    assert asked["scope"] == ranked["scope"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"passages": []}, {"passages": [b"{}"]}, {"epoch": np.ones((2, 1), np.int64)}], ids=str
+)
+async def test_a_malformed_answer_to_a_vector_is_a_protocol_error(changed: dict[str, Any]) -> None:
+    vector = np.ones(EMBEDDING_DIM, np.float32)
+    with pytest.raises(UpstreamProtocolError):
+        await retriever(**changed).retrieve("q", Scope(tenant_id="t"), timeout_s=1, embedding=vector)
+
+
 async def test_embedder_checks_the_number_of_rows() -> None:
     embedder = TritonEmbedder(ScriptedClient(GOOD))  # type: ignore[arg-type]
     assert (await embedder.embed(["a"], role="query", timeout_s=1)).shape == (1, EMBEDDING_DIM)
