@@ -23,8 +23,8 @@ def near(bench: MemoryBench, meaning: Callable[[str], str] = lambda _: "the same
     """All questions of one meaning have one vector, so that the guards and the evidence alone decide."""
     retrieve = bench.retriever.retrieve
 
-    async def alike(text: str, scope: Any, *, timeout_s: float) -> Any:
-        found = await retrieve(meaning(text), scope, timeout_s=timeout_s)
+    async def alike(text: str, scope: Any, **how: Any) -> Any:
+        found = await retrieve(meaning(text), scope, **how)
         return msgspec.structs.replace(found)
 
     bench.retriever.retrieve = alike  # type: ignore[method-assign]
