@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,8 +185,8 @@ def spawn(var: Path, output: Path, environ: Mapping[str, str] | None = None, **e
     return Service(settings, process, output)
 
 
-@pytest.fixture(scope="session")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+@contextmanager
+def launching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     """Starts services; those still running at the end are stopped, and must leave nothing."""
     missing = [check.sentence() for check in check_binaries(load_settings({})) if not check.ok]
     if missing:
@@ -212,7 +213,15 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     assert not problems
 
 
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """For one module: a service that nobody asks any more still takes a part of the processor."""
+    with launching(tmp_path_factory) as launch:
+        yield launch
+
+
 @pytest.fixture(scope="session")
-def service(launch: Launch) -> Service:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service that most tests share: one replica, one worker, the sample collection ingested."""
-    return launch()
+    with launching(tmp_path_factory) as launch:
+        yield launch()

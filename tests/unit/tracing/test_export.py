@@ -89,9 +89,7 @@ def test_what_does_not_fit_is_counted_and_nobody_waits(
     export = make(stuck, OTEL_BSP_MAX_QUEUE_SIZE="8", OTEL_BSP_MAX_EXPORT_BATCH_SIZE="2")
     put(export, 2)
     assert stuck.entered.wait(LIMIT_S)
-    began = time.monotonic()
-    put(export, 1000)
-    assert time.monotonic() - began < 1.0
+    put(export, 1000)  # whoever waited would wait for ever: nothing lets the exporter go
     assert export.num_waiting == 8
     assert counts == {"queue_full": 992}
     stuck.let_go.set()
