@@ -13,6 +13,7 @@ from perf.streams import BrokenStream, StreamClient, check
 from perf.upstream import Player, prepared
 
 BODY = {"model": "relay", "stream": True}
+IN_ONE_GO = [b"".join(prepared(CHUNKS))]
 
 
 @asynccontextmanager
@@ -25,8 +26,9 @@ async def serving(protocol: Callable[[], asyncio.Protocol]) -> AsyncIterator[int
         await server.wait_closed()
 
 
-async def test_one_connection_carries_stream_after_stream() -> None:
-    async with serving(lambda: Player(prepared(CHUNKS))) as port:
+@pytest.mark.parametrize("parts", [IN_ONE_GO, prepared(CHUNKS)], ids=["in one go", "token by token"])
+async def test_one_connection_carries_stream_after_stream(parts: list[bytes]) -> None:
+    async with serving(lambda: Player(parts)) as port:
         client = await StreamClient.connect(port, "/v1/chat/completions", BODY, {})
         for _ in range(3):
             times, body = await client.ask()
@@ -42,7 +44,7 @@ class OneByteAtATime(Player):
 
 
 async def test_the_upstream_waits_for_the_whole_request() -> None:
-    async with serving(lambda: OneByteAtATime(prepared(CHUNKS))) as port:
+    async with serving(lambda: OneByteAtATime(IN_ONE_GO)) as port:
         client = await StreamClient.connect(port, "/v1/chat/completions", BODY, {})
         check((await client.ask())[1], CHUNKS)
         client.close()
@@ -50,12 +52,12 @@ async def test_the_upstream_waits_for_the_whole_request() -> None:
 
 class HangsUp(Player):
     def data_received(self, data: bytes) -> None:
-        self._transport.write(self._answer[:500])
+        self._transport.write(self._parts[0][:500])
         self._transport.close()
 
 
 async def test_a_stream_that_breaks_off_is_told_with_what_came() -> None:
-    async with serving(lambda: HangsUp(prepared(CHUNKS))) as port:
+    async with serving(lambda: HangsUp(IN_ONE_GO)) as port:
         client = await StreamClient.connect(port, "/v1/chat/completions", BODY, {})
         with pytest.raises(BrokenStream, match="w000"):
             await client.ask()
@@ -68,7 +70,7 @@ class ClosesAfterwards(Player):
 
 
 async def test_a_connection_that_the_server_closed_meanwhile_is_opened_anew() -> None:
-    async with serving(lambda: ClosesAfterwards(prepared(CHUNKS))) as port:
+    async with serving(lambda: ClosesAfterwards(IN_ONE_GO)) as port:
         client = await StreamClient.connect(port, "/v1/chat/completions", BODY, {})
         for _ in range(2):
             check((await client.ask())[1], CHUNKS)
@@ -78,7 +80,7 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_opened_anew() ->
 
 async def test_a_refusal_is_told_with_its_words() -> None:
     refusal = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\n{}"
-    async with serving(lambda: Player(refusal)) as port:
+    async with serving(lambda: Player([refusal])) as port:
         client = await StreamClient.connect(port, "/v1/chat/completions", BODY, {})
         with pytest.raises(BrokenStream, match="429"):
             await client.ask()
