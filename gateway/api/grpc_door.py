@@ -29,11 +29,11 @@ from gateway.api.errors import to_tidegate
 from gateway.api.grpc_errors import to_status, too_large
 from gateway.api.grpc_messages import chat_body, done_event, retrieve_body, retrieve_response
 from gateway.api.grpc_stream import Context, EventWriter
-from gateway.api.limits import SEARCH, headers_for, metered, num_tokens
+from gateway.api.limits import headers_for
 from gateway.api.memory import is_kept, keep
 from gateway.api.resuming import CACHE_HEADER, cache_headers, event_id, going_on, leave
 from gateway.api.resuming import HEADER as EVENT_HEADER
-from gateway.api.search import SEARCH_TIMEOUT_S
+from gateway.api.search import SEARCH_TIMEOUT_S, metered_search
 from gateway.api.services import Services
 from gateway.api.traced import traced_call
 from gateway.api.validation import chat_request, check_takes_work, query_text, stopping
@@ -47,7 +47,6 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.lifecycle import State
-from gateway.pipeline import traced
 from gateway.pipeline.handover import AfterEarlier
 from gateway.proto import chat_pb2
 from gateway.request_id import RequestIds
@@ -216,12 +215,8 @@ class GrpcDoor:
         scope = Scope(tenant_id=tenant.tenant_id, collections=ids, k=body.top_k, filters=body.filters)
         timeout_s = SEARCH_TIMEOUT_S if left_s is None else min(SEARCH_TIMEOUT_S, left_s)
         with services.lifecycle:
-            number = await num_tokens(services, [query])
             try:
-                async with metered(services, tenant, number, name=SEARCH, id="srch"):
-                    with traced.retrieval(scope) as span:
-                        found = await services.retriever.retrieve(query, scope, timeout_s=timeout_s)
-                        traced.found(span, found)
+                found = await metered_search(services, tenant, query, scope, timeout_s=timeout_s)
             except RateLimited:
                 standing = headers_for(services, tenant).items()
                 context.set_trailing_metadata(((REQUEST_ID_KEY, request_id), *standing))

@@ -20,13 +20,26 @@ from gateway.api.validation import query_text
 from gateway.api.vector_stores import no_store, reading
 from gateway.errors import RateLimited
 from gateway.pipeline import traced
+from gateway.ports import Retrieved
 from gateway.storage import catalog
-from gateway.types import Passage, Scope
+from gateway.types import Passage, Scope, Tenant
 
 _SEARCH = msgspec.json.Decoder(SearchBody)
 SEARCH_TIMEOUT_S = 10.0
 
 Ranking = Literal["hybrid", "dense", "lexical"]
+
+
+async def metered_search(
+    services: Services, tenant: Tenant, query: str, scope: Scope, *, timeout_s: float
+) -> Retrieved:
+    """A search without an answer, against the caller's limits; for both doors. Raises: RateLimited, UpstreamError."""
+    number = await num_tokens(services, [query])
+    async with metered(services, tenant, number, name=SEARCH, id="srch"):
+        with traced.retrieval(scope) as span:
+            found = await services.retriever.retrieve(query, scope, timeout_s=timeout_s)
+            traced.found(span, found)
+            return found
 
 
 async def search(request: Request, services: Services, store_id: str) -> HTTPResponse:
@@ -50,12 +63,8 @@ async def search(request: Request, services: Services, store_id: str) -> HTTPRes
         ranking=_ranking(options),
     )
     with services.lifecycle:
-        number = await num_tokens(services, [query])
         try:
-            async with metered(services, tenant, number, name=SEARCH, id="srch"):
-                with traced.retrieval(scope) as span:
-                    found = await services.retriever.retrieve(query, scope, timeout_s=SEARCH_TIMEOUT_S)
-                    traced.found(span, found)
+            found = await metered_search(services, tenant, query, scope, timeout_s=SEARCH_TIMEOUT_S)
         except RateLimited as error:
             return limit_reached(services, tenant, error)
     kept = [each for each in found.passages if each.rank_score >= (options.score_threshold or 0.0)]

@@ -32,8 +32,8 @@ class LoadSettings:
     )
     headroom: float = setting(
         0.0,
-        "Part of a tier's slots that a tenant with clearly more than an equal share leaves free for light ones; 0 = a "
-        "light tenant may wait for a slot (docs/queue.md).",
+        "Part of a tier's slots that a tenant with clearly more than an equal share leaves free for light ones, and of "
+        "the retrievals at once; 0 = a light tenant may wait for a slot (docs/queue.md, docs/limits.md).",
         minimum=0,
         maximum=0.5,
     )
