@@ -74,6 +74,16 @@ def wake(store: SharedStore) -> None:
     store._rests_until = store._trips._rests_until = store._trips._hurries_until = 0
 
 
+async def found_again(store: SharedStore, key: Key) -> Entry | None:
+    """What a store finds once its Redis is back; a read that a busy machine made late is asked again."""
+    for _ in range(100):
+        await store.settle()
+        wake(store)
+        if (entry := await store.get(key)) is not None:
+            return entry
+    return None
+
+
 @pytest.fixture(params=["local", "shared", "both"])
 def answers(request: pytest.FixtureRequest, redis: Redis) -> Answers:
     """`shared`: the own level holds nothing, so all comes from Redis."""
@@ -196,8 +206,7 @@ async def test_a_frozen_redis_costs_one_request_five_milliseconds_and_then_none_
     assert max(waits) < 0.05  # READ_LIMIT_S, and what this machine adds
     assert shared_module.READ_LIMIT_S <= 0.005
     assert calls["read", "resting"] == 199
-    wake(store)
-    assert await store.get(key) == entry  # it goes on by itself
+    assert await found_again(store, key) == entry  # it goes on by itself
 
 
 async def test_a_redis_that_is_gone_raises_nothing_and_comes_back(tmp_path: Path) -> None:
@@ -215,8 +224,7 @@ async def test_a_redis_that_is_gone_raises_nothing_and_comes_back(tmp_path: Path
         server.start()
         wake(store)
         store.put(entry)
-        await store.settle()
-        assert await store.get(key) == entry
+        assert await found_again(store, key) == entry
         await client.aclose()
 
 
@@ -232,8 +240,7 @@ async def test_a_full_redis_keeps_serving_what_it_has(tmp_path: Path) -> None:
         store.put(make("b")[1])
         await store.settle()
         assert calls["write", "failed"] == 1
-        wake(store)
-        assert await store.get(key) == entry
+        assert await found_again(store, key) == entry
         await client.aclose()
 
 

@@ -108,10 +108,11 @@ class Edge:
 
 
 def port_with_room(span: int) -> int:
-    """A free port with the given numbers above it free too, as far as one look can tell."""
+    """A free port; so are those that a service takes above it, and that at `span`, as far as one look can tell."""
+    offsets = (0, 1, 2, 10, 11, *range(300, 308), span)
     for first in range(21000, 32000, 37):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in (first, first + 1, first + 2, first + 10, first + 11, first + span):
+            for port in sorted({first + offset for offset in offsets}):
                 probe = stack.enter_context(socket.socket())
                 probe.bind(("127.0.0.1", port))
             return first
