@@ -200,6 +200,9 @@ def _queues(settings: Settings, redis: Redis, tiers: TierBook, metrics: Metrics)
     }
     for name, queue in queues.items():
         metrics.queue_shared.labels(name).set_function(partial(_as_gauge, queue))
+        # A scaler takes a series that is not there for a failure: 0 is told from the start.
+        for gauge in (metrics.inflight, metrics.waiting):
+            gauge.labels(name)
     return queues
 
 

@@ -13,11 +13,19 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 from gateway.admission.adaptive import AdaptiveSlots
 from gateway.admission.quota import Limiter, Reservation
 from gateway.admission.waiting import Queue, Slot
-from gateway.errors import ClientGone, InternalError, TidegateError, UpstreamError, UpstreamTimeout
+from gateway.errors import (
+    AdmissionError,
+    ClientGone,
+    InternalError,
+    TidegateError,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from gateway.metrics import Metrics
 from gateway.pipeline import traced
 from gateway.pipeline.account import BEFORE_QUEUE, account, billed_tokens, count, outcome_of
@@ -43,6 +51,16 @@ from gateway.types import Delta, Inquiry, Outcome, Receipt, Tenant
 __all__ = ["BEFORE_QUEUE", "ChatPipeline", "ChatRequest", "Sink"]
 
 log = logging.getLogger("tidegate.chat")
+
+
+class _Try(NamedTuple):
+    """A request at a tier, with what it has of it. receipt: of the work, which may be several readers'."""
+
+    request: ChatRequest
+    route: Route
+    slot: Slot
+    sink: Sink
+    receipt: Receipt
 
 
 class ChatPipeline:
@@ -162,12 +180,13 @@ class ChatPipeline:
         held = await self._reserve(request, route)
 
         async def work(sink: Sink, receipt: Receipt) -> None:
-            detour = Detour(self._router, self._metrics, request, sink, receipt)
-            await self._served(request, route, sink, receipt, detour, recall=recall)
+            asked = request if recall is None else recall.request  # a check's has no trail
+            detour = Detour(self._router, self._metrics, asked, sink, receipt)
+            await self._served(_Try(asked, route, Slot(), sink, receipt), detour, recall)
 
         try:
             if self.memory is None or recall is None:
-                await self._served(request, route, sink, receipt, detour)
+                await self._served(_Try(request, route, Slot(), sink, receipt), detour)
             else:
                 await self.memory.answer(recall, sink, receipt, work)
         finally:
@@ -193,48 +212,40 @@ class ChatPipeline:
             return None
         return await self._limits.reserve(request.tenant, self._asking.estimate(request, route).total)
 
-    async def _served(
-        self,
-        request: ChatRequest,
-        route: Route,
-        sink: Sink,
-        receipt: Receipt,
-        detour: Detour,
-        *,
-        recall: Recall | None = None,
-    ) -> None:
-        with contextlib.closing(Slot()) as slot:
-            may_need_none = recall is not None and route.takes_neighbours
-            while not slot.is_held and not may_need_none and self._needs_slot_first(route):
+    async def _served(self, its: _Try, detour: Detour, recall: Recall | None = None) -> None:
+        request, slot = its.request, its.slot
+        with contextlib.closing(slot):
+            may_need_none = recall is not None and its.route.takes_neighbours
+            while not slot.is_held and not may_need_none and self._needs_slot_first(its.route):
                 try:
-                    await self._admit(request, route, slot, sink, receipt)
+                    await self._admit(its)
                 except TidegateError as error:
-                    route = detour.after(route, error)
+                    its = its._replace(route=detour.after(its.route, error))
             if not request.without_documents:
-                receipt.stage = "retrieving"
-                await sink.stage(receipt.stage)
-            chosen = route
-            with self._searching(route, slot):
-                route, evidence = await self._gather(request, route, sink, receipt)
+                its.receipt.stage = "retrieving"
+                await its.sink.stage(its.receipt.stage)
+            with self._searching(its.route, slot):
+                route, evidence = await self._gather(its)
+            is_better, its = route is not its.route, its._replace(route=route)
             if (
                 self.memory is not None
                 and recall is not None
                 and not detour.is_taken  # another tier's answer is none to this question
-                and await self.memory.by_evidence(recall, route, evidence, sink, receipt)
+                and await self.memory.by_evidence(recall, route, evidence, its.sink, its.receipt)
             ):
                 return
-            if route is not chosen:
+            if is_better:
                 slot.close()
             while True:
                 try:
                     if not slot.is_held:
-                        await self._admit(request, route, slot, sink, receipt)
-                    await self._write(request, route, evidence, sink, receipt, slot=slot)
-                    self._asking.settle(slot, request, route, receipt)
+                        await self._admit(its)
+                    await self._write(its, evidence)
+                    self._asking.settle(slot, request, its.route, its.receipt)
                     return
                 except TidegateError as error:
                     slot.close()
-                    route = detour.after(route, error)
+                    its = its._replace(route=detour.after(its.route, error))
 
     def _needs_slot_first(self, route: Route) -> bool:
         """Finding is most of the work of a tier that quotes, and work in vain for whoever gets no slot.
@@ -256,30 +267,9 @@ class ChatPipeline:
         finally:
             self._num_searching[name] -= count
 
-    async def _write(
-        self,
-        request: ChatRequest,
-        route: Route,
-        evidence: Evidence,
-        sink: Sink,
-        receipt: Receipt,
-        *,
-        slot: Slot,
-    ) -> None:
-        with self._series(self._metrics.inflight, route.tier.name).track_inprogress():
-            receipt.stage = "generating"
-            await sink.stage(receipt.stage)
-            met = self._version_met(route.tier.name, pin_of(request))
-            with (
-                traced.generation(request, route.tier, receipt),
-                on_trial(self._metrics.trials, route.tier.name, met, receipt) as trial,
-            ):
-                await self._generate(request, route, evidence, sink, receipt, slot=slot, trial=trial)
-
-    async def _gather(
-        self, request: ChatRequest, route: Route, sink: Sink, receipt: Receipt
-    ) -> tuple[Route, Evidence]:
+    async def _gather(self, its: _Try) -> tuple[Route, Evidence]:
         """The evidence; that of a better tier where `auto` took one that found too little."""
+        request, route, receipt = its.request, its.route, its.receipt
         if request.earlier is not None and (passages := request.earlier.left.passages) is not None:
             found = Evidence(passages, request.earlier.left.parts)
             receipt.passages = [shown(number, passage) for number, passage in enumerate(found.passages, 1)]
@@ -292,90 +282,69 @@ class ChatPipeline:
             return route, evidence
         try:
             found = await self._gatherer.gather(request, better, receipt)
-        except UpstreamError as error:  # there is an answer without it, be it a poor one
+        except (AdmissionError, UpstreamError) as error:  # there is an answer without it, be it a poor one
             log.warning("request %s stays with %s: %s", request.id, route.tier.name, error)
             return route, evidence._replace(epoch=-1)  # nothing that is remembered of it counts as current
         self._router.escalate(route, better, receipt)
-        sink.chosen(better.tier.name)
+        its.sink.chosen(better.tier.name)
         return better, found
 
-    async def _admit(
-        self, request: ChatRequest, route: Route, slot: Slot, sink: Sink, receipt: Receipt
-    ) -> None:
+    async def _admit(self, its: _Try) -> None:
         """A slot of the tier, after a wait in its line where there is one; for one that is asked back, another one."""
+        request, route, receipt = its.request, its.route, its.receipt
         left_s(request, self._clock)
         tier = route.tier.name
         receipt.stage = "queued"
-        entered, claim = self._clock(), self._asking.claim_of(request, route, slot, receipt)
+        entered, claim = self._clock(), self._asking.claim_of(request, route, its.slot, receipt)
         with (
             self._series(self._metrics.waiting, tier).track_inprogress(),
             traced.admission(route.tier, request),
         ):
             permit = await self.queues[tier].acquire(
-                band=request.priority, deadline=request.deadline, on_wait=sink.waiting, claim=claim
+                band=request.priority, deadline=request.deadline, on_wait=its.sink.waiting, claim=claim
             )
-        slot.take(permit, claim.cost)
+        its.slot.take(permit, claim.cost)
         receipt.queue_ms = round(max(receipt.queue_ms, 0.0) + self._since(entered), 2)  # of all tiers tried
 
-    async def _admit_again(
-        self, request: ChatRequest, route: Route, slot: Slot, sink: Sink, receipt: Receipt
-    ) -> None:
+    async def _admit_again(self, its: _Try) -> None:
         """Another slot for the one that is asked back."""
-        stage, tier = receipt.stage, route.tier.name
+        receipt, tier = its.receipt, its.route.tier.name
+        stage = receipt.stage
         receipt.preempted += 1
-        self._metrics.preempted.labels(tier, request.priority).inc()
+        self._metrics.preempted.labels(tier, its.request.priority).inc()
         inflight = self._metrics.inflight.labels(tier)
         inflight.dec()  # it waits, and holds none
         try:
-            await self._admit(request, route, slot, sink, receipt)
+            await self._admit(its)
         finally:
             inflight.inc()
         receipt.stage = stage
 
-    async def _generate(
-        self,
-        request: ChatRequest,
-        route: Route,
-        evidence: Evidence,
-        sink: Sink,
-        receipt: Receipt,
-        *,
-        slot: Slot,
-        trial: Trial,
-    ) -> None:
-        passages, tier = evidence.passages, route.tier
-        inquiry = inquiry_of(
-            request,
-            evidence,
-            route.sampling(request.sampling, receipt),
-            is_short=route.is_short,
-            is_generative=tier.is_generative,
-        )
+    async def _write(self, its: _Try, evidence: Evidence) -> None:
+        tier, receipt = its.route.tier, its.receipt
+        with self._series(self._metrics.inflight, tier.name).track_inprogress():
+            receipt.stage = "generating"
+            await its.sink.stage(receipt.stage)
+            met = self._version_met(tier.name, pin_of(its.request))
+            with (
+                traced.generation(its.request, tier, receipt),
+                on_trial(self._metrics.trials, tier.name, met, receipt) as trial,
+            ):
+                await self._generate(its, evidence, trial)
+
+    async def _generate(self, its: _Try, evidence: Evidence, trial: Trial) -> None:
+        request, receipt, passages = its.request, its.receipt, evidence.passages
         if request.trail is not None:
-            request.trail.stands_on(tier.name, route.steps, evidence)
-        began = self._clock()
-
-        def begin(inquiry: Inquiry) -> AsyncIterator[Delta]:
-            left = left_s(request, self._clock)
-            return self._answerers[tier.name].answer(inquiry, passages, timeout_s=left)
-
-        answer = begin(inquiry)
-        if self._asking.gives_way(request, route):
-            again = partial(self._admit_again, request, route, slot, sink, receipt)
-            answer = unbroken(inquiry, begin, slot, again)
+            request.trail.stands_on(its.route.tier.name, its.route.steps, evidence)
+        began, answer = self._clock(), self._begun(its, evidence)
         try:
             async for delta in answer:
                 if request.trail is not None:
                     request.trail.made(delta)
                 if delta.text and receipt.ttft_ms < 0:
-                    receipt.ttft_ms = self._since(request.received)
-                    traced.first_text(receipt, self._clock() - began)
-                    trial.first_text(self._clock() - began)
-                    if tier.name in self.adaptive:
-                        num_tokens = self._asking.estimate(request, route).prompt
-                        self.adaptive[tier.name].observe(self._clock() - began, num_tokens)
+                    self._tell_first_text(its, trial, self._clock() - began)
                 if delta.text:
-                    await sink.delta(delta.text, delta.citations, passages)
+                    await its.sink.delta(delta.text, delta.citations, passages)
                 account(receipt, delta)  # after it: what was not sent is not billed
         except UpstreamTimeout as error:
             raise late(request, error, self._clock) from error
@@ -383,6 +352,35 @@ class ChatPipeline:
             aclose = getattr(answer, "aclose", None)
             if aclose is not None:  # stop the work on Triton now, not when the iterator is collected
                 await aclose()
+
+    def _begun(self, its: _Try, evidence: Evidence) -> AsyncIterator[Delta]:
+        """The answer as the tier makes it; where it can give way, through all its interruptions."""
+        request, route, tier = its.request, its.route, its.route.tier
+        inquiry = inquiry_of(
+            request,
+            evidence,
+            route.sampling(request.sampling, its.receipt),
+            is_short=route.is_short,
+            is_generative=tier.is_generative,
+        )
+
+        def begin(inquiry: Inquiry) -> AsyncIterator[Delta]:
+            left = left_s(request, self._clock)
+            return self._answerers[tier.name].answer(inquiry, evidence.passages, timeout_s=left)
+
+        answer = begin(inquiry)
+        if self._asking.gives_way(request, route):
+            answer = unbroken(inquiry, begin, its.slot, partial(self._admit_again, its))
+        return answer
+
+    def _tell_first_text(self, its: _Try, trial: Trial, took_s: float) -> None:
+        tier = its.route.tier.name
+        its.receipt.ttft_ms = self._since(its.request.received)
+        traced.first_text(its.receipt, took_s)
+        trial.first_text(took_s)
+        if tier in self.adaptive:
+            num_tokens = self._asking.estimate(its.request, its.route).prompt
+            self.adaptive[tier].observe(took_s, num_tokens)
 
     def _finish(self, request: ChatRequest, receipt: Receipt) -> None:
         if receipt.outcome is Outcome.COMPLETED:

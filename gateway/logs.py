@@ -83,8 +83,11 @@ class BatchHandler(logging.StreamHandler[TextIO]):
         if not isinstance(self.formatter, JsonFormatter):
             log.info("%s", message)
             return
-        with self.lock:  # type: ignore[union-attr]  # there is one from the constructor on
-            self._add(self.formatter.format_info(log.name, message), is_urgent=False)
+        try:
+            with self.lock:  # type: ignore[union-attr]  # there is one from the constructor on
+                self._add(self.formatter.format_info(log.name, message), is_urgent=False)
+        except Exception:  # noqa: BLE001  as in `emit`
+            self.handleError(log.makeRecord(log.name, logging.INFO, "", 0, message, (), None))
 
     def _add(self, line: str, *, is_urgent: bool) -> None:
         self._lines.append(line + self.terminator)

@@ -51,11 +51,8 @@ class Size:
 
     rates: tuple[int, ...] = (100, 400, 1500)
     rate_s: float = 10.0
-    tenants: tuple[tuple[int, float], ...] = (
-        (20, 20.0),
-        (100, 10.0),
-        (300, 2.0),
-    )  # how many, requests/s of each
+    # how many, requests/s of each
+    tenants: tuple[tuple[int, float], ...] = ((20, 20.0), (100, 10.0), (300, 2.0))
     tenants_s: float = 30.0  # after warm_s, in which most of them come for the first time
     warm_s: float = 10.0
     floods: tuple[tuple[int, int], ...] = ((600, 2), (6000, 4))  # a limit, workers
@@ -110,19 +107,19 @@ def arm(
         start_s = time.perf_counter() + START_S
         plans = [
             Plan(
-                f"{folder}/{at}.gz",
-                url,
-                name,
-                at,
-                num_workers,
-                start_s,
-                seconds,
-                rate,
-                900,
-                500,
-                limits,
-                num_tenants,
-                warm_s,
+                out=f"{folder}/{at}.gz",
+                redis_url=url,
+                arm=name,
+                number=at,
+                num_workers=num_workers,
+                start_s=start_s,
+                seconds=seconds,
+                rate=rate,
+                estimated=900,
+                actual=500,
+                limits=limits,
+                num_tenants=num_tenants,
+                warm_s=warm_s,
             )
             for at in range(num_workers)
         ]

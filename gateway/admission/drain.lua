@@ -18,6 +18,7 @@ local DEAD_MS, MAILBOX_MS, IDLE_MS = 2000, 30000, 86400000
 local MAX_TENANTS = 100000
 local NEWEST_SHARE, MEMORY_MS, MAX_TAKEN = 0.05, 10000, 0.9
 local LEAST_MOVE, MOVE_OF_BACKLOG = 64, 1 / 64
+local FEW_ROUNDS = 0.5
 local RECENT_MS, OVER, LIGHT, LOOK_AHEAD = 30000, 1.25, 2, 32
 
 if now == 0 then
@@ -52,6 +53,7 @@ local function measured()
     local raw = redis.call('HGET', STATE, 'drain')
     drain = raw and cjson.decode(raw)
       or {hold = -1, holds = 0, by_band = {-1, -1, -1}, counts = {0, 0, 0}, spread = 0, busy = {0, 0, 0}, at = 0}
+    drain.full, drain.light = drain.full or {0, 0, 0}, drain.light or {0, 0, 0} -- an older worker did not know of them
   end
   return drain
 end
@@ -68,8 +70,9 @@ local function mean_of(band)
   return own >= 0 and own or measured().hold
 end
 
--- A slot came free after held_ms. `save` keeps it.
-local function note(band, held_ms)
+-- A slot came free after held_ms. is_line: somebody of its band waits. is_light: nobody of its tenant does. `save`
+-- keeps it.
+local function note(band, held_ms, is_line, is_light)
   local d, fading = measured(), fade()
   d.holds = d.holds + 1
   d.counts[band + 1] = d.counts[band + 1] + 1
@@ -80,8 +83,12 @@ local function note(band, held_ms)
     d.spread = d.spread + NEWEST_SHARE * (off - d.spread)
   end
   d.by_band[band + 1] = moved(mean, held_ms, d.counts[band + 1])
-  for at = 1, 3 do d.busy[at] = d.busy[at] * fading end
+  for at = 1, 3 do
+    d.busy[at], d.full[at], d.light[at] = d.busy[at] * fading, d.full[at] * fading, d.light[at] * fading
+  end
   d.busy[band + 1] = d.busy[band + 1] + held_ms
+  if is_line then d.full[band + 1] = d.full[band + 1] + held_ms end
+  if is_line and is_light then d.light[band + 1] = d.light[band + 1] + held_ms end
   d.at = now
 end
 
@@ -111,9 +118,9 @@ local function by_band()
   return counts
 end
 
--- The wait behind so many, for one of this band, as drain.py says it: least, ahead, slower.
+-- The wait behind so many, for one of this band, as drain.py says it: least, ahead, slower, lighter.
 local function forecast(num_ahead, band, counts, left, typical)
-  if measured().hold < 0 then return -1, -1, 1 end
+  if measured().hold < 0 then return -1, -1, 1, 1 end
   local work, rest_ahead, slots, taken = 0, num_ahead, math.max(limit, 1), 0
   for each = 0, band do
     local number = math.min(rest_ahead, each < band and counts[each + 1] or rest_ahead)
@@ -123,8 +130,11 @@ local function forecast(num_ahead, band, counts, left, typical)
   local rounds, at = math.floor(num_ahead / #left), num_ahead % #left
   local by_slot = left[at + 1] + rounds * (num_ahead > 0 and work / num_ahead or typical)
   local differ = math.min(1, math.sqrt(measured().spread))
-  taken = taken * fade() / (MEMORY_MS * slots)
+  taken = math.min(MAX_TAKEN, taken * fade() / (MEMORY_MS * slots))
+  local light = measured().light[band + 1]
+    / math.max(1, measured().full[band + 1] + FEW_ROUNDS * slots * measured().hold)
   return (1 - differ) * by_slot + differ * (work + typical) / slots,
     (1 - differ) * work / #left + differ * work / slots,
-    1 / (1 - math.min(MAX_TAKEN, taken))
+    1 / (1 - taken),
+    1 / (1 - math.min(MAX_TAKEN, light))
 end

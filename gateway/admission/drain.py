@@ -16,6 +16,7 @@ from typing import NamedTuple
 NUM_BANDS = 3
 _NEWEST_SHARE = 0.05  # what the newest hold counts in a mean, once there are enough of them
 _MEMORY_MS = 10_000.0  # how far back the bands' parts of the slots are remembered
+_FEW_ROUNDS = 0.5  # of all slots: what is known of light tenants counts beside as much without any
 _MAX_TAKEN = 0.9  # of the slots by bands that go first: an expected wait stays finite
 
 
@@ -38,12 +39,15 @@ class Forecast(NamedTuple):
     """A wait, by those who are in line. least_ms: what they take, -1 = nothing was measured yet; ahead_ms: the same
     without the rest of the holds that run now, and no matter when which of them ends.
 
-    slower: how many times as long it takes while bands that go first take their part of the slots.
+    slower: how many times as long it takes while bands that go first take their part of the slots. lighter: how many
+    times as long as that for whoever stands behind its own tenant's others, while tenants that have nobody in line take
+    as large a part of the slots as since there is one.
     """
 
     least_ms: float
     ahead_ms: float
     slower: float
+    lighter: float = 1.0
 
     @property
     def usual_ms(self) -> float:
@@ -55,7 +59,8 @@ class Drain:
     """hold_ms: mean time (ms) that a slot was held, of all; -1 = nothing measured. by_band: the same of each band.
 
     spread: mean squared difference from the band's mean, as a share of that mean. busy_ms: slot time of each band of
-    late, older time counting less.
+    late, older time counting less; full_ms: the same of those that ended
+    while others of their band waited; light_ms: of these, of tenants that had nobody in line.
     """
 
     hold_ms: float = -1.0
@@ -64,10 +69,14 @@ class Drain:
     counts: list[int] = field(default_factory=lambda: [0] * NUM_BANDS)
     spread: float = 0.0
     busy_ms: list[float] = field(default_factory=lambda: [0.0] * NUM_BANDS)
+    full_ms: list[float] = field(default_factory=lambda: [0.0] * NUM_BANDS)
+    light_ms: list[float] = field(default_factory=lambda: [0.0] * NUM_BANDS)
     at_ms: int = 0
 
-    def note(self, band: int, held_ms: float, now_ms: int) -> None:
-        """A slot came free after held_ms."""
+    def note(
+        self, band: int, held_ms: float, now_ms: int, *, is_line: bool = False, is_light: bool = False
+    ) -> None:
+        """A slot came free after held_ms. is_line: somebody of its band waits. is_light: nobody of its tenant does."""
         self.num_holds += 1
         self.counts[band] += 1
         self.hold_ms = _moved(self.hold_ms, held_ms, self.num_holds)
@@ -79,6 +88,11 @@ class Drain:
         fade = self._fade(now_ms)
         self.busy_ms = [ms * fade for ms in self.busy_ms]
         self.busy_ms[band] += held_ms
+        self.full_ms = [ms * fade for ms in self.full_ms]
+        self.light_ms = [ms * fade for ms in self.light_ms]
+        if is_line:
+            self.full_ms[band] += held_ms
+            self.light_ms[band] += held_ms if is_light else 0.0
         self.at_ms = now_ms
 
     def _fade(self, now_ms: int) -> float:
@@ -106,11 +120,13 @@ class Drain:
         by_slot = left.free_in_ms[at] + rounds * (work / num_ahead if num_ahead else left.typical_ms)
         by_mean = (work + left.typical_ms) / limit
         differ = min(1.0, math.sqrt(self.spread))
-        taken = sum(self.busy_ms[:band]) * self._fade(now_ms) / (_MEMORY_MS * limit)
+        taken = min(_MAX_TAKEN, sum(self.busy_ms[:band]) * self._fade(now_ms) / (_MEMORY_MS * limit))
+        light = self.light_ms[band] / max(1.0, self.full_ms[band] + _FEW_ROUNDS * limit * self.hold_ms)
         return Forecast(
             (1 - differ) * by_slot + differ * by_mean,
             (1 - differ) * work / len(left.free_in_ms) + differ * work / limit,
-            1 / (1 - min(_MAX_TAKEN, taken)),
+            1 / (1 - taken),
+            1 / (1 - min(_MAX_TAKEN, light)),
         )
 
 

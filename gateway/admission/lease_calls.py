@@ -25,9 +25,8 @@ log = logging.getLogger("tidegate.limits")
 
 LATER_S = 0.15
 MAX_IN_TRIP = 512  # accounts
-MAX_AHEAD = (
-    512  # accounts: with more of them only those that ask oftener hold anything ahead of their requests
-)
+# Accounts: with more of them only those that ask oftener hold anything ahead of their requests.
+MAX_AHEAD = 512
 MAX_TRIES = 3  # of one ask, while the store begins to count anew
 SLICE = 32  # accounts that are worked on before the loop gets a turn
 END_S = 0.5
@@ -88,6 +87,7 @@ class LeaseCalls:
         self._later: dict[str, Account] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._urgent: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def now(self) -> float:
@@ -127,6 +127,7 @@ class LeaseCalls:
         if self.is_linked and (calls := [self.soon(account) for account in accounts]):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait(calls, timeout=END_S)
+        self._is_closed = True
         self._asking.clear()
         tasks = {*self._tasks, *([self._urgent] if self._urgent else [])}
         for task in tasks:
@@ -149,6 +150,8 @@ class LeaseCalls:
         self._start()
 
     def _start(self) -> None:
+        if self._is_closed:
+            return  # a reading of the ledger that is cancelled would ask once more
         if self._asking and (self._urgent is None or self._urgent.done()):
             self._urgent = asyncio.get_running_loop().create_task(self._hurry(), name="limits")
 

@@ -244,7 +244,8 @@ class FairLine:
         slot = self.held.get(name)
         if slot is None:
             return
-        self.drain.note(slot.band, held_ms, now_ms)
+        is_line, is_light = self._num_of(slot.band) > 0, (slot.band, slot.tenant) not in self._own
+        self.drain.note(slot.band, held_ms, now_ms, is_line=is_line, is_light=is_light)
         self.recalls.ended(self.limit)
         self._free(name, now_ms)
         self._grant(now_ms)

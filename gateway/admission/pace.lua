@@ -63,10 +63,11 @@ local function measure()
 end
 
 -- How many times as long as usual those in line before one will take, whose tag is so far behind its band's head.
-local function stretch(band, gap, usual)
+local function stretch(band, gap, usual, lighter)
   local p, hold = paces(), measured().hold
   local way, ms = gap - UNSURE * p.costs[band + 1], p.ms[band + 1]
-  if way <= 0 or usual <= 0 or ms < math.max(LEAST_MS, LEAST_HOLDS * hold) then return 1 end
+  if way <= 0 or usual <= 0 then return 1 end
+  if ms < math.max(LEAST_MS, LEAST_HOLDS * hold) then return lighter end
   local few = math.max(USUAL_MS, USUAL_ENDS * hold / math.max(limit, 1))
   local tokens = math.max(0, p.tokens[band + 1]) + few * way / usual
   return math.max(1, way * (ms + few) / tokens / usual)
@@ -75,8 +76,8 @@ end
 -- The wait behind so many, of one of this band whose tag is so far behind that of its head (tokens): what is expected, -1 =
 -- nothing was measured yet; and what it will hardly be shorter than.
 local function expected(num_ahead, band, gap, counts, left, typical)
-  local least, ahead, slower = forecast(num_ahead, band, counts, left, typical)
+  local least, ahead, slower, lighter = forecast(num_ahead, band, counts, left, typical)
   if least <= 0 then return least, least end
-  local told = math.min(least * MOST, least * slower * stretch(band, gap, ahead * slower))
+  local told = math.min(least * MOST, least * slower * stretch(band, gap, ahead * slower, lighter))
   return told, math.max(least, told * SURE_SHARE)
 end

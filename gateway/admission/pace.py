@@ -6,8 +6,9 @@ slow a band down of late shows in its virtual time, which follows the tags of th
 as that time needs to come from the head's tag to one's own. Overtakers keep it back, and those who leave push it on.
 
 It is measured only while so many wait that the line cannot have run dry between two looks, and no longer than slots
-take to come free: a line that is short, or an engine that stands still, says nothing of overtaking. What is expected
-without it is the least that is told.
+take to come free: a line that is short, or an engine that stands still, says nothing of overtaking. Until there is
+enough of it, light tenants are expected to take the part of the slots that they had since there is a line. What is
+expected without any of this is the least that is told.
 """
 
 from __future__ import annotations
@@ -25,10 +26,8 @@ _MEMORY_MS = 15_000.0  # how far back it is remembered, at the least
 _MEMORY_HOLDS = 8  # and in mean holds
 _LEAST_MS = 2_500.0  # of a line that did not run dry, before it counts
 _LEAST_HOLDS = 2  # and in mean holds
-_USUAL_MS, _USUAL_ENDS = (
-    1_000.0,
-    10,
-)  # what the wait without overtaking counts beside it: so long, or so many ends
+# What the wait without measured overtaking counts beside it: so long, or so many ends.
+_USUAL_MS, _USUAL_ENDS = 1_000.0, 10
 _LONGEST_MS, _LONGEST_HOLDS = 1_000.0, 2  # between two looks; beyond it the engine stood still
 _LASTS = 2  # waiters for each end since the last look, and the line did not run dry
 _NEWEST_SHARE = 0.1  # what the newest cost counts in the mean
@@ -105,8 +104,10 @@ class Paces:
         way = gap - _UNSURE * self.costs[band]
         usual_ms = forecast.ahead_ms * forecast.slower
         measured_ms = self.ms[band]
-        if way <= 0 or usual_ms <= 0 or measured_ms < max(_LEAST_MS, _LEAST_HOLDS * hold_ms):
+        if way <= 0 or usual_ms <= 0:
             return 1.0
+        if measured_ms < max(_LEAST_MS, _LEAST_HOLDS * hold_ms):
+            return forecast.lighter
         few_ms = max(_USUAL_MS, _USUAL_ENDS * hold_ms / max(limit, 1))
         tokens = max(0.0, self.tokens[band]) + few_ms * way / usual_ms
         return max(1.0, way * (measured_ms + few_ms) / tokens / usual_ms)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from gateway.admission.line import BANDS
 from gateway.admission.tickets import TICKET_LIFE_S, Place
 from gateway.admission.waiting import Claim
 from gateway.storage.redis_trips import answered
+
+log = logging.getLogger("tidegate.queue")
 
 SCRIPT = b"".join(
     (Path(__file__).parent / name).read_bytes()
@@ -194,7 +197,10 @@ class QueueStore:
             finally:
                 self._sent, self.is_silent = [], False
                 for asked, reply in zip(batch, replies, strict=True):
-                    asked.hear(reply)
+                    try:
+                        asked.hear(reply)
+                    except Exception:  # ours, of one that has gone on: the others wait for their replies
+                        log.exception("a reply of the queue could not be taken in")
 
     def _fall_silent(self) -> None:
         self.is_silent = True

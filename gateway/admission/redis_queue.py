@@ -147,7 +147,8 @@ class RedisQueue:
         if not self._is_here:
             self._own.check(band, claim)
             return
-        self._refused.check(claim.tenant, band)
+        if self.is_crowded:
+            self._refused.check(claim.tenant, band)
 
     async def acquire(
         self, *, band: str, deadline: float, on_wait: OnWait | None = None, claim: Claim = NO_CLAIM

@@ -7,12 +7,18 @@ from collections.abc import Callable
 from gateway.admission.line import Status
 from gateway.errors import DeadlineExceeded, Evicted, Rejected, TidegateError
 
-REFUSED_FOR_S = 0.05
+REMEMBERED_S = 0.05  # at the least; while a line of that length is served
+REMEMBERED_SHARE = 0.05  # of the wait that was told: no line gets short in that time
+REMEMBERED_AT_MOST_S = 0.5  # slots may come back all at once
 MAX_REFUSED = 1024
 
 
 class RecentRefusals:
-    """A tenant that was refused is so for a moment, without another look: a flood costs next to nothing."""
+    """A tenant that was refused is so for a moment, without another look: a flood costs next to nothing.
+
+    The longer the wait that it was told, the longer the moment: whoever would stand behind ten seconds of work loses
+    nothing by half a second, and the slots are never without somebody who waits.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -21,7 +27,8 @@ class RecentRefusals:
     def note(self, tenant: str, band: str, status: Status, eta_s: float) -> None:
         if len(self._known) >= MAX_REFUSED:
             self._known.clear()
-        self._known[tenant, band] = (self._clock() + REFUSED_FOR_S, status, eta_s)
+        moment_s = min(REMEMBERED_AT_MOST_S, max(REMEMBERED_S, REMEMBERED_SHARE * eta_s))
+        self._known[tenant, band] = (self._clock() + moment_s, status, eta_s)
 
     def check(self, tenant: str, band: str) -> None:
         """Raises: Rejected."""

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 LOOK_EVERY_S = 1.0
 ASK_S = 0.5
-Count = Callable[[str], Awaitable[int | None]]
+Count = Callable[[Sequence[str]], Awaitable[int | None]]
 
 log = logging.getLogger("tidegate.replicas")
 
@@ -25,23 +25,33 @@ class Resizable(Protocol):
 
 
 class Line(NamedTuple):
-    """A tier's queue. per_replica: slots of one replica. hosts: what the replicas are counted by; they add up."""
+    """A tier's queue. per_replica: slots of one replica. hosts: what the replicas are counted by, each of them once."""
 
     queue: Resizable
     per_replica: int
     hosts: tuple[str, ...]
 
 
-async def count_addresses(host: str) -> int | None:
-    """Addresses behind a DNS name: 0 when it has none, None when nobody could be asked."""
+async def count_addresses(hosts: Sequence[str]) -> int | None:
+    """Addresses behind DNS names: 0 when they have none, None when nobody could be asked.
+
+    Each counts once: between two rollouts a canary's name leads to the very pods of the version in force.
+    """
+    found = [await _addresses(host) for host in hosts]
+    if None in found:
+        return None
+    return len(set[str]().union(*filter(None, found)))
+
+
+async def _addresses(host: str) -> set[str] | None:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        return 0 if error.errno in {socket.EAI_NONAME, socket.EAI_NODATA} else None
+        return set() if error.errno in {socket.EAI_NONAME, socket.EAI_NODATA} else None
     except OSError:
         return None
-    return len({address[0] for *_, address in found})
+    return {str(address[0]) for *_, address in found}
 
 
 class Guards:
@@ -50,7 +60,7 @@ class Guards:
     def __init__(self, ports: Sequence[int], host: str = "127.0.0.1") -> None:
         self._ports, self._host = ports, host
 
-    async def count(self, _: str) -> int | None:
+    async def count(self, _: Sequence[str]) -> int | None:
         """Replicas that are well. None = not one of them: the edge says so better than a tier without slots."""
         answers = await asyncio.gather(*(self._is_well(port) for port in self._ports))
         return sum(answers) or None
@@ -78,14 +88,12 @@ class ReplicaWatch:
 
     async def look(self) -> None:
         """Count once and set the limits."""
-        counts: dict[str, int | None] = {}
+        counts: dict[tuple[str, ...], int | None] = {}
         for name, line in self._lines.items():
-            for host in line.hosts:
-                if host not in counts:
-                    counts[host] = await self._count(host)
-            found = [counts[host] for host in line.hosts]
-            num_replicas = sum(each for each in found if each is not None)
-            if None in found:
+            if line.hosts not in counts:
+                counts[line.hosts] = await self._count(line.hosts)
+            num_replicas = counts[line.hosts]
+            if num_replicas is None:
                 continue
             # One slot stays with none there: whoever takes it meets the tier's fallback, and starts nothing else.
             limit = max(1, line.per_replica * num_replicas)

@@ -9,11 +9,12 @@ import msgspec
 from sanic import HTTPResponse, Request
 
 from gateway.api.auth import http_caller
-from gateway.api.decode import json_body, page_limit, page_order
-from gateway.api.files import page, reply
+from gateway.api.decode import json_body
+from gateway.api.listings import Cut, cut_of, page
+from gateway.api.reply import reply
 from gateway.api.schemas import CompletionUpdate
 from gateway.api.services import Services
-from gateway.api.vector_stores import reading, writing
+from gateway.api.transactions import reading, writing
 from gateway.errors import InvalidRequest, NotFound
 from gateway.storage import completions
 from gateway.storage.completions import CompletionRow
@@ -38,12 +39,11 @@ def completion_object(row: CompletionRow) -> dict[str, Any]:
 
 async def list_all(request: Request, services: Services) -> HTTPResponse:
     tenant = await services.auth.tenant(http_caller(request))
-    limit, after, model = page_limit(request), request.args.get("after"), request.args.get("model")
-    metadata, order = _wanted_metadata(request), _order(request)
+    cut, model, metadata = _cut(request), request.args.get("model"), _wanted_metadata(request)
     rows, has_more = await reading(
         services,
         lambda conn: completions.list_completions(
-            conn, tenant.tenant_id, limit=limit, order=order, after=after, model=model, metadata=metadata
+            conn, tenant.tenant_id, model=model, metadata=metadata, **cut
         ),
     )
     return page([completion_object(row) for row in rows], has_more)
@@ -82,10 +82,10 @@ async def list_messages(request: Request, services: Services, completion_id: str
         {"id": f"{row.id}-{at}", "content_parts": None, "refusal": None, **message}
         for at, message in enumerate(msgspec.json.decode(row.messages))
     ]
-    if _order(request) == "desc":
+    cut = _cut(request)
+    if cut["order"] == "desc":
         asked.reverse()
-    after, limit = request.args.get("after"), page_limit(request)
-    first = 0
+    after, limit, first = cut["after"], cut["limit"], 0
     if after is not None:
         first = next((at + 1 for at, message in enumerate(asked) if message["id"] == after), -1)
         if first < 0:
@@ -104,9 +104,9 @@ async def _row(request: Request, services: Services, completion_id: str) -> Comp
     return row
 
 
-def _order(request: Request) -> str:
+def _cut(request: Request) -> Cut:
     """Oldest first, unless the caller says otherwise: so OpenAI lists these."""
-    return page_order(request) if "order" in request.args else "asc"
+    return cut_of(request, order="asc")
 
 
 def _wanted_metadata(request: Request) -> dict[str, str]:

@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from sanic import HTTPResponse, Request
 
 from gateway.api.auth import http_caller
-from gateway.api.decode import clean_text, json_body, page_limit, page_order
-from gateway.api.files import page, reply
+from gateway.api.decode import clean_text, json_body
+from gateway.api.listings import cut_of, page
 from gateway.api.memory import no_conversation
+from gateway.api.reply import reply
 from gateway.api.schemas import ConversationBody, ConversationUpdate, Item, ItemsBody
 from gateway.api.services import Services
-from gateway.api.vector_stores import reading, writing
+from gateway.api.transactions import reading, writing
 from gateway.errors import NotFound
 from gateway.storage import conversations
 from gateway.storage.conversations import ConversationRow, MessageRow, NewMessage
@@ -71,12 +72,9 @@ async def create(request: Request, services: Services) -> HTTPResponse:
 async def list_all(request: Request, services: Services) -> HTTPResponse:
     """Not in OpenAI's API: the caller's conversations, newest first."""
     tenant = await services.auth.tenant(http_caller(request))
-    limit, order, after = page_limit(request), page_order(request), request.args.get("after")
+    cut = cut_of(request)
     rows, has_more = await reading(
-        services,
-        lambda conn: conversations.list_conversations(
-            conn, tenant.tenant_id, limit=limit, order=order, after=after
-        ),
+        services, lambda conn: conversations.list_conversations(conn, tenant.tenant_id, **cut)
     )
     return page([conversation_object(row) for row in rows], has_more)
 
@@ -115,12 +113,9 @@ async def delete(request: Request, services: Services, conversation_id: str) -> 
 
 async def list_items(request: Request, services: Services, conversation_id: str) -> HTTPResponse:
     tenant = await services.auth.tenant(http_caller(request))
-    limit, order, after = page_limit(request), page_order(request), request.args.get("after")
+    cut = cut_of(request)
     found = await reading(
-        services,
-        lambda conn: conversations.list_messages(
-            conn, tenant.tenant_id, conversation_id, limit=limit, order=order, after=after
-        ),
+        services, lambda conn: conversations.list_messages(conn, tenant.tenant_id, conversation_id, **cut)
     )
     if found is None:
         raise no_conversation(conversation_id)

@@ -148,20 +148,3 @@ def clean_text(text: str, param: str, *, max_chars: int) -> str:
     if "\x00" in text:
         raise InvalidRequest(f"{param} contains a NUL character.", code="invalid_value", param=param)
     return text
-
-
-def page_limit(request: Request, default: int = 20) -> int:
-    """`limit` of a listing, 1..100 (10,000 for files in OpenAI's API; ours pages)."""
-    raw = request.args.get("limit")
-    if raw is None:
-        return default
-    if not raw.isdecimal() or len(raw) > 5 or not 1 <= int(raw) <= 10_000:
-        raise InvalidRequest("limit must be a whole number from 1 to 10000.", param="limit")
-    return min(int(raw), 100)
-
-
-def page_order(request: Request) -> str:
-    order = request.args.get("order", "desc")
-    if order not in {"asc", "desc"}:
-        raise InvalidRequest("order must be asc or desc.", param="order")
-    return str(order)

@@ -13,7 +13,7 @@ from sanic import HTTPResponse, Request
 
 from gateway.api.auth import http_caller
 from gateway.api.decode import clean_text, json_body
-from gateway.api.limits import headers_for, limit_reached, metered, num_tokens
+from gateway.api.limits import count_tokens, headers_for, limit_reached, metered
 from gateway.api.schemas import EmbeddingsBody
 from gateway.api.services import Services
 from gateway.errors import InvalidRequest, NotFound, RateLimited
@@ -33,11 +33,11 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
     texts = _texts(body, services.settings.max_question_chars)
     deadline = time.monotonic() + TIMEOUT_S
     with services.lifecycle:
-        number = await num_tokens(services, texts)
+        num_tokens = await count_tokens(services, texts)
         try:
-            async with metered(services, tenant, number, name=DEFAULT_EMBEDDER, id="embd"):
+            async with metered(services, tenant, num_tokens, name=DEFAULT_EMBEDDER, id_prefix="embd"):
                 left_s = max(deadline - time.monotonic(), 0.001)
-                with traced.embedding(DEFAULT_EMBEDDER, number):
+                with traced.embedding(DEFAULT_EMBEDDER, num_tokens):
                     vectors = await services.vectors.embed(
                         tenant.tenant_id, texts, role="passage", timeout_s=left_s
                     )
@@ -52,7 +52,7 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
         "object": "list",
         "model": DEFAULT_EMBEDDER,
         "data": data,
-        "usage": {"prompt_tokens": number, "total_tokens": number},
+        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
     headers = headers_for(services, tenant)
     return HTTPResponse(msgspec.json.encode(reply), content_type="application/json", headers=headers)

@@ -10,10 +10,11 @@ from sanic import HTTPResponse, Request
 
 from gateway.api.auth import http_caller
 from gateway.api.decode import json_body
-from gateway.api.files import reply
+from gateway.api.reply import reply
 from gateway.api.schemas import BatchBody
 from gateway.api.services import Services
-from gateway.api.vector_stores import attachments_page, no_store, reading, writing
+from gateway.api.transactions import reading, writing
+from gateway.api.vector_stores import attachments_page, no_store
 from gateway.errors import InvalidRequest, NotFound
 from gateway.storage import catalog, progress
 from gateway.storage.ids import new_id

@@ -63,11 +63,12 @@ async def as_object(request: Request, services: Services, row: FileRow) -> dict[
     path = services.blobs.text_path(row.tenant_id, row.id)
     part = await asyncio.to_thread(_part, path, row, start, end, context)
 
-    def look_up() -> Spot:
+    def look_up() -> tuple[Spot, int]:
         with services.database.read() as conn:
-            return texts.spot_of(conn, row.tenant_id, row.id, start)
+            spot = texts.spot_of(conn, row.tenant_id, row.id, start)
+        return spot, services.blobs.page_of(row.tenant_id, row.id, start) or spot.page
 
-    spot = await asyncio.to_thread(look_up)
+    spot, page = await asyncio.to_thread(look_up)
     return {
         "object": "file.text",
         "file_id": row.id,
@@ -75,7 +76,7 @@ async def as_object(request: Request, services: Services, row: FileRow) -> dict[
         "num_chars": part.num_chars,
         "start": start,
         "end": start + len(part.text),
-        "page": spot.page,
+        "page": page,
         "heading": spot.heading,
         "before": part.before,
         "text": part.text,

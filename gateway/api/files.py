@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-import msgspec
 from sanic import HTTPResponse, Request
 from sanic.response import ResponseStream, file_stream
 
 from gateway.api.auth import http_caller
-from gateway.api.decode import page_limit, page_order
 from gateway.api.file_text import as_object, as_text, content_format
+from gateway.api.listings import cut_of, page
+from gateway.api.reply import reply
 from gateway.api.services import Services
+from gateway.api.transactions import reading
 from gateway.api.uploads import receive
 from gateway.errors import InvalidRequest, NotFound
 from gateway.storage import catalog
@@ -35,16 +36,6 @@ def file_object(row: FileRow) -> dict[str, object]:
         "status_details": None,
         "tidegate": {"sha256": row.sha256},
     }
-
-
-def reply(value: object, status: int = 200) -> HTTPResponse:
-    return HTTPResponse(msgspec.json.encode(value), status=status, content_type="application/json")
-
-
-def page(rows: list[dict[str, object]], has_more: bool) -> HTTPResponse:
-    """One page of a listing, as OpenAI's cursors want it."""
-    first, last = (rows[0]["id"], rows[-1]["id"]) if rows else (None, None)
-    return reply({"object": "list", "data": rows, "first_id": first, "last_id": last, "has_more": has_more})
 
 
 def no_file(file_id: str) -> NotFound:
@@ -84,27 +75,16 @@ async def create(request: Request, services: Services) -> HTTPResponse:
 
 async def list_files(request: Request, services: Services) -> HTTPResponse:
     tenant = await services.auth.tenant(http_caller(request))
-    limit, order = page_limit(request, 100), page_order(request)
-    purpose, after = request.args.get("purpose"), request.args.get("after")
-
-    def look_up() -> tuple[list[FileRow], bool]:
-        with services.database.read() as conn:
-            return catalog.list_files(
-                conn, tenant.tenant_id, purpose=purpose, limit=limit, order=order, after=after
-            )
-
-    rows, has_more = await asyncio.to_thread(look_up)
+    cut, purpose = cut_of(request, limit=100), request.args.get("purpose")
+    rows, has_more = await reading(
+        services, lambda conn: catalog.list_files(conn, tenant.tenant_id, purpose=purpose, **cut)
+    )
     return page([file_object(row) for row in rows], has_more)
 
 
 async def _row(request: Request, services: Services, file_id: str) -> FileRow:
     tenant = await services.auth.tenant(http_caller(request))
-
-    def look_up() -> FileRow | None:
-        with services.database.read() as conn:
-            return catalog.get_file(conn, tenant.tenant_id, file_id)
-
-    row = await asyncio.to_thread(look_up)
+    row = await reading(services, lambda conn: catalog.get_file(conn, tenant.tenant_id, file_id))
     if row is None:
         raise no_file(file_id)
     return row

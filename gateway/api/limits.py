@@ -56,33 +56,33 @@ def headers_for(services: Services, tenant: Tenant) -> dict[str, str]:
     return rate_headers(standing) if standing else {}
 
 
-async def num_tokens(services: Services, texts: list[str]) -> int:
+async def count_tokens(services: Services, texts: list[str]) -> int:
     """What embedding these texts is billed."""
     return sum(await asyncio.to_thread(services.tokens.count, texts))
 
 
 @contextlib.asynccontextmanager
 async def metered(
-    services: Services, tenant: Tenant, number: int, *, name: str, id: str
+    services: Services, tenant: Tenant, num_tokens: int, *, name: str, id_prefix: str
 ) -> AsyncIterator[None]:
     """Around work that no tier does: a request and so many tokens of the caller's limits. They are billed under `name`
     when the work is done, and given back when it fails; the request counts either way.
 
-    id: what the receipt's id begins with. Raises: RateLimited, QuotaExceeded.
+    Raises: RateLimited, QuotaExceeded.
     """
-    held, billed = await services.limits.reserve(tenant, number, is_stream=False), 0
+    held, billed = await services.limits.reserve(tenant, num_tokens, is_stream=False), 0
     try:
         yield
-        billed = number
+        billed = num_tokens
     finally:
         held.settle(billed)
     receipt = Receipt(
-        id=f"{id}-{secrets.token_hex(16)}",
+        id=f"{id_prefix}-{secrets.token_hex(16)}",
         created=int(time.time()),
         outcome=Outcome.COMPLETED,
         stage="done",
         tier=name,
-        usage=Usage(prompt_tokens=number),
+        usage=Usage(prompt_tokens=num_tokens),
     )
     services.recorder.record(tenant, receipt)
 

@@ -24,6 +24,8 @@ class Repeats(Generic[Meaning]):
         self._kept: OrderedDict[tuple[str, str, bytes], tuple[Tenant, Meaning]] = OrderedDict()
 
     def find(self, tenant: Tenant, body: bytes) -> Meaning | None:
+        if len(body) > MAX_BODY_BYTES:
+            return None
         key = (tenant.tenant_id, tenant.key_id, body)
         kept = self._kept.get(key)
         if kept is None:

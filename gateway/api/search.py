@@ -12,12 +12,13 @@ from gateway import filters
 from gateway.api.auth import http_caller
 from gateway.api.collections import collection_ids
 from gateway.api.decode import json_body
-from gateway.api.files import reply
-from gateway.api.limits import SEARCH, headers_for, limit_reached, metered, num_tokens
+from gateway.api.limits import SEARCH, count_tokens, headers_for, limit_reached, metered
+from gateway.api.reply import reply
 from gateway.api.schemas import RankingOptions, SearchBody
 from gateway.api.services import Services
+from gateway.api.transactions import reading
 from gateway.api.validation import query_text
-from gateway.api.vector_stores import no_store, reading
+from gateway.api.vector_stores import no_store
 from gateway.errors import RateLimited
 from gateway.pipeline import traced
 from gateway.ports import Retrieved
@@ -34,8 +35,8 @@ async def metered_search(
     services: Services, tenant: Tenant, query: str, scope: Scope, *, timeout_s: float
 ) -> Retrieved:
     """A search without an answer, against the caller's limits; for both doors. Raises: RateLimited, UpstreamError."""
-    number = await num_tokens(services, [query])
-    async with metered(services, tenant, number, name=SEARCH, id="srch"):
+    num_tokens = await count_tokens(services, [query])
+    async with metered(services, tenant, num_tokens, name=SEARCH, id_prefix="srch"):
         with traced.retrieval(scope) as span:
             found = await services.retriever.retrieve(query, scope, timeout_s=timeout_s)
             traced.found(span, found)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 from sanic import HTTPResponse, Request
 
 from gateway.api.auth import http_caller
-from gateway.api.decode import clean_text, json_body, page_limit, page_order
-from gateway.api.files import no_file, page, reply
+from gateway.api.decode import clean_text, json_body
+from gateway.api.files import no_file
+from gateway.api.listings import cut_of, page
+from gateway.api.reply import reply
 from gateway.api.schemas import (
     AttachBody,
     AttributesBody,
@@ -20,6 +21,7 @@ from gateway.api.schemas import (
     VectorStoreUpdate,
 )
 from gateway.api.services import Services
+from gateway.api.transactions import reading, writing
 from gateway.embedding.registry import embedder_names
 from gateway.errors import InvalidRequest, NotFound
 from gateway.storage import catalog, progress
@@ -27,28 +29,11 @@ from gateway.storage.catalog import AttachmentRow, CollectionRow, FileCounts, Pr
 from gateway.storage.progress import ChunkCounts
 from gateway.types import DEFAULT_EMBEDDER
 
-T = TypeVar("T")
 _CREATE = msgspec.json.Decoder(VectorStoreBody)
 _UPDATE = msgspec.json.Decoder(VectorStoreUpdate)
 _ATTACH = msgspec.json.Decoder(AttachBody)
 _ATTRIBUTES = msgspec.json.Decoder(AttributesBody)
 STATUSES = ("in_progress", "completed", "failed", "cancelled")
-
-
-async def reading(services: Services, work: Callable[[sa.Connection], T]) -> T:
-    def in_thread() -> T:
-        with services.database.read() as conn:
-            return work(conn)
-
-    return await asyncio.to_thread(in_thread)
-
-
-async def writing(services: Services, work: Callable[[sa.Connection], T]) -> T:
-    def in_thread() -> T:
-        with services.database.write() as conn:
-            return work(conn)
-
-    return await asyncio.to_thread(in_thread)
 
 
 def no_store(store_id: str) -> NotFound:
@@ -167,13 +152,9 @@ def _known_embedder(services: Services, name: str | None) -> str | None:
 
 async def list_stores(request: Request, services: Services) -> HTTPResponse:
     tenant = await services.auth.tenant(http_caller(request))
-    limit, order = page_limit(request), page_order(request)
-    after, before = request.args.get("after"), request.args.get("before")
+    cut, before = cut_of(request), request.args.get("before")
     rows, has_more = await reading(
-        services,
-        lambda conn: catalog.list_collections(
-            conn, tenant.tenant_id, limit=limit, order=order, after=after, before=before
-        ),
+        services, lambda conn: catalog.list_collections(conn, tenant.tenant_id, before=before, **cut)
     )
     return page(await _shown(services, rows), has_more)
 
@@ -259,23 +240,14 @@ async def attachments_page(
 ) -> HTTPResponse:
     """The files of a collection, or of one batch in it, as the query says. there: raises NotFound for the tenant."""
     tenant = await services.auth.tenant(http_caller(request))
-    limit, order = page_limit(request), page_order(request)
-    status, after, before = (request.args.get(name) for name in ("filter", "after", "before"))
+    cut, status, before = cut_of(request), request.args.get("filter"), request.args.get("before")
     if status is not None and status not in STATUSES:
         raise InvalidRequest(f"filter must be one of: {', '.join(STATUSES)}.", param="filter")
 
     def work(conn: sa.Connection) -> tuple[list[AttachmentRow], bool]:
         there(conn, tenant.tenant_id)
         return catalog.list_attachments(
-            conn,
-            tenant.tenant_id,
-            store_id,
-            status=status,
-            limit=limit,
-            order=order,
-            after=after,
-            before=before,
-            batch_id=batch_id,
+            conn, tenant.tenant_id, store_id, status=status, before=before, batch_id=batch_id, **cut
         )
 
     rows, has_more = await reading(services, work)

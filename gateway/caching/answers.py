@@ -40,6 +40,7 @@ class Answers:
         self._local: LocalStore[Entry] = LocalStore(max_bytes, tenant_share, self._index.remove)
         self._shared, self._wall = shared, wall
         self._asking: dict[Key, asyncio.Task[Entry | None]] = {}
+        self.num_orders = 0  # to forget; what was read before one and comes after it may be meant by it
 
     @property
     def num_bytes(self) -> int:
@@ -53,12 +54,12 @@ class Answers:
         entry = self.held(key.tenant_id, key.digest)
         if entry is not None or self._shared is None:
             return entry
-        asking = self._asking.get(key)
+        asking, num_orders = self._asking.get(key), self.num_orders
         if asking is None:  # those who want the same wait for one reply
             asking = self._asking[key] = asyncio.get_running_loop().create_task(self._shared.get(key))
             asking.add_done_callback(lambda _: self._asking.pop(key, None))
         entry = await asyncio.shield(asking)
-        if entry is None or self._wall() >= entry.expires:
+        if entry is None or self._wall() >= entry.expires or self.num_orders != num_orders:
             return None
         self.adopt(key, entry)
         return entry
@@ -91,6 +92,8 @@ class Answers:
 
     def forget(self, purge: Purge) -> int:
         """In the worker's own level; returns how many."""
+        self.num_orders += 1
+        self._asking.clear()
         gone = [digest for digest, entry in self._local.entries(purge.tenant_id) if purge.means(entry)]
         for digest in gone:
             self._local.pop(purge.tenant_id, digest)

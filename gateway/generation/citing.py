@@ -2,7 +2,7 @@
 
 A mark stays only if passage n was in the prompt and says something that the marked sentence says; it then points at
 the sentence of the passage that bears it out best. Any other mark is taken out of the text: one that leads nowhere
-is worse than none.
+is worse than none. In code, a number in brackets right behind a name is an index and stays.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ MAX_MARK_CHARS = 40  # longer brackets are text
 # Every repetition is bounded, so that no text takes time out of proportion.
 _MARK = re.compile(r"[ \t]{0,3}\[(\d{1,3}(?:\s{0,2}[,;]\s{0,2}\d{1,3}){0,8})\]")
 _OPEN = re.compile(rf"[ \t]{{0,3}}(?:\[[\d\s,;]{{0,{MAX_MARK_CHARS}}})?\Z")  # what may be the start of a mark
+_CODE_MARK = re.compile(r"`+|\n")
 _SENTENCE_END = re.compile(r"(?<![.!?。！？])[.!?。！？]++[\"'”’»)]*+(?:\s|\Z)|\n")
 
 
@@ -54,6 +55,39 @@ def check_not_json(schema: str) -> None:
         )
 
 
+class _Code:
+    """Whether a text that comes in pieces is inside code just now: between back-ticks of one line, or in a fence."""
+
+    def __init__(self) -> None:
+        self._is_fenced = False
+        self._opened = 0  # back-ticks that a stretch of code inside a line began with, and will end with
+        self._ticks = 0  # at the end of what was read: the next piece may bring more of them
+
+    def read(self, text: str) -> None:
+        if not self._ticks and "`" not in text and not (self._opened and "\n" in text):  # nearly always
+            return
+        text = "`" * self._ticks + text
+        rest = text.rstrip("`")
+        for found in _CODE_MARK.finditer(rest):
+            self._meet(found[0])
+        self._ticks = len(text) - len(rest)
+
+    def is_inside(self) -> bool:
+        """Asked where something else than a back-tick comes next."""
+        if self._ticks:
+            self._meet("`" * self._ticks)
+            self._ticks = 0
+        return self._is_fenced or self._opened > 0
+
+    def _meet(self, mark: str) -> None:
+        if mark == "\n" or len(mark) == self._opened:
+            self._opened = 0
+        elif len(mark) >= 3 and not self._opened:
+            self._is_fenced = not self._is_fenced
+        elif not (self._is_fenced or self._opened):
+            self._opened = len(mark)
+
+
 class CitationStream:
     """One answer's text on its way through. passages: those in the prompt, numbered 1..n as given.
 
@@ -65,13 +99,14 @@ class CitationStream:
         self.num_unsupported = 0
         self._held = ""
         self._said = ""
+        self._code = _Code()
 
     def feed(self, text: str) -> list[Cited]:
         """What can be shown now. The start of what may be a mark waits for its rest."""
         if not text:
             return []
         if not self._held and "[" not in text and not text.endswith((" ", "\t")):  # nearly every delta
-            self._said = (self._said + text)[-MAX_CLAIM_CHARS:]
+            self._say(text)
             return [Cited(text, [])]
         text = self._held + text
         found = _OPEN.search(text, max(0, len(text) - MAX_MARK_CHARS - 4))
@@ -88,6 +123,11 @@ class CitationStream:
         out, at = [], 0
         for mark in _MARK.finditer(text):
             self._say(text[at : mark.start()])
+            if self._is_index(mark[0]):
+                self._say(mark[0])
+                out.append(Cited(text[at : mark.end()], []))
+                at = mark.end()
+                continue
             numbers = dict.fromkeys(int(number) for number in re.findall(r"\d+", mark[1]))
             citations = [each for number in numbers if (each := self._verified(number)) is not None]
             self.num_unsupported += len(numbers) - len(citations)
@@ -100,7 +140,15 @@ class CitationStream:
             out.append(Cited(text[at:], []))
         return [each for each in out if each.text]
 
+    def _is_index(self, mark: str) -> bool:
+        return (
+            self._code.is_inside()
+            and mark[0] == "["
+            and (self._said[-1:].isalnum() or self._said[-1:] in "_)]")
+        )
+
     def _say(self, text: str) -> None:
+        self._code.read(text)
         self._said = (self._said + text)[-MAX_CLAIM_CHARS:]
 
     def _verified(self, number: int) -> Citation | None:

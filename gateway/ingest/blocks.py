@@ -15,7 +15,9 @@ _MAX_HEADING_LINE_CHARS = 300  # a longer line is no heading, whatever it begins
 _LINE = re.compile(r"[^\n]+")
 _HEADING = re.compile(r" {0,3}(#{1,6})[ \t]++(.*)")
 _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+_NO_TITLE = re.compile(r" {4}|\s*+(?:[-*+>|]|\d{1,9}[.)]\s|[=_\s]*+$)")
 _TABLE_RULE = re.compile(r"[ \t|:-]++$")
+_UNDERLINE = re.compile(r" {0,3}(?:(=)=++|--++)[ \t]*+$")
 
 
 class Style(StrEnum):
@@ -54,7 +56,7 @@ class Block:
 
 
 def text_blocks(text: str, style: Style) -> Iterator[Block]:
-    """Runs of non-empty lines; in Markdown also headings (one line each), fenced code and tables (whole)."""
+    """Runs of non-empty lines; in Markdown also headings (a line, or one and its underline), fenced code and tables."""
     if style is Style.MARKDOWN:
         yield from _markdown_blocks(text)
         return
@@ -77,13 +79,33 @@ class _Open:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self.start = self.end = -1
+        self.start = self.end = self._last = -1  # _last: where its last line starts
         self.kind = Kind.TEXT
 
     def add(self, start: int, end: int, kind: Kind) -> None:
         if self.start < 0:
             self.start, self.kind = start, kind
-        self.end = end
+        self.end, self._last = end, start
+
+    @property
+    def is_table(self) -> bool:
+        return self.start >= 0 and self.kind is Kind.TABLE
+
+    @property
+    def last_line(self) -> str:
+        """Of running text; else empty."""
+        is_text = self.start >= 0 and self.kind is Kind.TEXT
+        return self._text[self._last : self.end] if is_text else ""
+
+    @property
+    def is_one_line(self) -> bool:
+        return self._last == self.start
+
+    def close_before_last(self, path: list[tuple[int, str]], kind: Kind) -> Iterator[Block]:
+        """The block without its last line, which begins another one, of this kind."""
+        if not self.is_one_line:
+            yield Block(*trimmed(self._text, self.start, self._last), _titles(path), self.kind)
+        self.start, self.kind = self._last, kind
 
     def close(self, path: list[tuple[int, str]]) -> Iterator[Block]:
         if self.start >= 0:
@@ -106,13 +128,19 @@ def _markdown_blocks(text: str) -> Iterator[Block]:
             yield from block.close(path)
         if words.isspace():
             continue
-        if title := heading_of(words):
+        title = heading_of(words)
+        if title is None and block.is_one_line and (title := underlined(block.last_line, words)):
+            start, block.start = block.start, -1
+        if title:
             yield from block.close(path)
             path = [entry for entry in path if entry[0] < title[0]] + [title]
             yield Block(*trimmed(text, start, end), _titles(path), Kind.HEADING, is_opening=True)
             continue
+        if "|" in words and _TABLE_RULE.match(words) and "|" in block.last_line:
+            yield from block.close_before_last(path, Kind.TABLE)
         fence = opened_fence(words)
-        kind = Kind.FENCE if fence else Kind.TABLE if is_row(words) else Kind.TEXT
+        is_table = is_row(words) or (block.is_table and "|" in words)
+        kind = Kind.FENCE if fence else Kind.TABLE if is_table else Kind.TEXT
         if kind is not block.kind:
             yield from block.close(path)
         block.add(start, end, kind)
@@ -129,6 +157,14 @@ def heading_of(line: str) -> tuple[int, str] | None:
     if not bare or bare[-1] in " \t":
         title = bare.rstrip(" \t")
     return len(found[1]), title[:_MAX_TITLE_CHARS]
+
+
+def underlined(line: str, below: str) -> tuple[int, str] | None:
+    """Level and title of a line that the next one underlines, with `=` or with dashes. None where it does not, or the
+    line is a rule, an item of a list, a quotation or code."""
+    mark, words = _UNDERLINE.match(below), line.strip()
+    is_title = mark is not None and words and len(words) <= _MAX_TITLE_CHARS and not _NO_TITLE.match(line)
+    return (1 if mark is not None and mark[1] else 2, words) if is_title else None
 
 
 def opened_fence(line: str) -> str:

@@ -54,7 +54,8 @@ _MARKDOWN = {"md", "markdown", "mdown", "mkd", "mdx", "qmd", "rmd"}
 _HTML = {"html", "htm", "xhtml"}
 _PROSE = {"", "txt", "text", "rst", "adoc", "asciidoc", "org", "tex", "eml"}
 _TABLE = {"csv", "tsv", "tab"}
-_JSON = {"json", "jsonl", "ndjson", "geojson", "ipynb"}
+_JSON_LINES = {"jsonl", "ndjson"}
+_JSON = {"json", "geojson", "ipynb"} | _JSON_LINES
 _CODE = {
     *("py", "pyi", "js", "mjs", "cjs", "jsx", "ts", "tsx", "vue", "svelte", "css", "scss", "less", "dart"),
     *(
@@ -97,6 +98,7 @@ _CODE = {
     *("sh", "bash", "zsh", "fish", "ps1", "sql", "proto", "graphql", "tf"),
 }
 _NUM_PROBED_LINES = 200
+_NUM_PROBED_RECORDS = 5
 _MIN_CODE_LINES = 8
 _CODE_LINE = re.compile(
     r"[{};]\s*$|\)\s*:?\s*$|^\s*(?:#include|import|from|def|class|return|func|fn|const|let)\b"
@@ -149,7 +151,7 @@ def text_format(text: str, filename: str) -> Format:
     if ending in _CODE:
         return Format.CODE
     if start.startswith(("{", "[")) or ending in _JSON:
-        found = _json_format(text)
+        found = _json_format(text, is_named=ending in _JSON_LINES)
         if found is not None:
             return found
     if ending in _TABLE:
@@ -190,14 +192,17 @@ def _width(lines: list[str], delimiter: str, *, is_named: bool) -> int:
     return width if is_regular and width >= (3 if delimiter in ",|" else 2) else 0
 
 
-def _json_format(text: str) -> Format | None:
+def _json_format(text: str, *, is_named: bool) -> Format | None:
+    """is_named: its name says that each line is a record, so one that is will do; else most of the first are."""
     try:
         json.loads(text)
     except RecursionError:
         return Format.JSON  # the reader says so
     except ValueError:
-        lines = [line for line in text.split("\n", 3)[:3] if line.strip()]
-        return Format.JSON_LINES if len(lines) > 1 and all(map(_is_record, lines[:2])) else None
+        lines = [line for line in text.split("\n", _NUM_PROBED_RECORDS)[:_NUM_PROBED_RECORDS] if line.strip()]
+        num_records = sum(map(_is_record, lines))
+        is_lines = num_records > 0 if is_named else num_records > 1 and 2 * num_records > len(lines)
+        return Format.JSON_LINES if is_lines else None
     return Format.JSON
 
 

@@ -23,6 +23,7 @@ _BYTE_ORDER_MARKS = (
 # Bytes that no text in an 8-bit encoding has: control characters but tab, newlines, form feed and escape.
 _CONTROLS = bytes(set(range(0x20)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
 _CONTROL_CHARS = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_NO_TEXT = {"Cc", "Cn", "Co", "Cs"}  # kinds of characters
 _MAX_BROKEN_SHARE = 0.05  # of the non-ASCII characters, before it cannot have been UTF-8
 _MIN_FOREIGN_BYTES = 8  # fewer tell nothing of a language: a price in euros, a name
 # What people have files in. The detector knows many more, and finds them where they are not.
@@ -51,6 +52,20 @@ _LATIN = {
     "cp1250": _CENTRAL | {"ß"},
     "iso8859_2": _CENTRAL | {"ß"},
 }
+# Where HTML, XML and scripts say their encoding.
+_DECLARED = re.compile(
+    rb"<meta[^>]{0,200}?charset=\s?[\"']?([\w.:-]{2,30})|<\?xml[^>]{0,100}?encoding=[\"']([\w.:-]{2,30})"
+    rb"|\A(?:[^\n]*\n)?[ \t]*#[^\n]{0,100}?coding[:=][ \t]*([\w.-]{2,30})",
+    re.IGNORECASE,
+)
+_DECLARED_BYTES = 1024  # it stands that near the start
+# Those that are believed, and what they are read as. The Western ones are what templates say of any page, and what is
+# taken where nothing else is known.
+_DECLARABLE = {name: name for name in _CANDIDATES if name != "cp1252"} | {
+    **{"iso8859-2": "iso8859_2", "iso8859-5": "iso8859_5", "koi8-r": "koi8_r", "koi8-u": "koi8_u"},
+    **{f"iso8859-{part}": f"iso8859_{part}" for part in (3, 4, 6, 7, 8, 9, 10, 13, 15, 16)},
+    **{"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "euc_kr": "cp949", "tis-620": "cp874"},
+}
 _CHINESE_OR_KOREAN = {"gb18030", "big5", "cp949"}
 _KANA = re.compile("[\u3041-\u30fe]")
 _NO_JAPANESE = re.compile("[\u3131-\u318e\uff61-\uff9f\ufffd]")  # single jamo, narrow kana
@@ -59,14 +74,15 @@ _SIGNS = frozenset("«»„“”‚‘’–—…€£§°·•®©™²³½\x
 
 
 def decode_text(data: bytes) -> str:
-    """UTF-8, UTF-16 and UTF-32 (by mark; UTF-16 also by its zeros), else what the detector finds likeliest.
+    """UTF-8, UTF-16 and UTF-32 (by mark or by their zeros), else what the file says of itself near its start, where
+    it can be that, else what the detector finds likeliest.
 
     Raises: Unprocessable `unsupported_file` when the bytes are not text.
     """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             return _strict(data[len(mark) :], encoding)
-    encoding = _utf16_by_zeros(data[:_HEAD_BYTES])
+    encoding = _utf32_by_zeros(data[:_HEAD_BYTES]) or _utf16_by_zeros(data[:_HEAD_BYTES])
     if encoding:
         return _strict(data, encoding)
     if b"\0" in data:
@@ -106,13 +122,26 @@ def _utf16_by_zeros(head: bytes) -> str:
     return ""
 
 
+def _utf32_by_zeros(head: bytes) -> str:
+    """Text in UTF-32 without a mark has a zero in every fourth byte; numbers of another kind of file make no text."""
+    head = head[: len(head) // 4 * 4]
+    for encoding, highest in (("utf-32-le", head[3::4]), ("utf-32-be", head[0::4])):
+        if not highest or any(highest):
+            continue
+        try:
+            text = head.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if not any(unicodedata.category(char) in _NO_TEXT for char in text if char not in "\t\r\n\f"):
+            return encoding
+    return ""
+
+
 def _reads_well(head: bytes, encoding: str) -> bool:
     """Some of it is space, and nearly all of the rest letters, digits and punctuation."""
     text = head.decode(encoding, errors="ignore")
     num_spaces = sum(char in " \n\r\u3000。" for char in text)
-    num_odd = sum(
-        unicodedata.category(char) in {"Cc", "Cn", "Co", "Cs"} for char in text if char not in "\t\r\n"
-    )
+    num_odd = sum(unicodedata.category(char) in _NO_TEXT for char in text if char not in "\t\r\n")
     return (
         num_spaces > 0.02 * len(text) and num_odd == 0 and len(text) >= 8 and not _is_ascii_with_zeros(head)
     )
@@ -135,6 +164,9 @@ def _eight_bit(data: bytes) -> str:
     """A national encoding, by the language it would give."""
     if len(data.translate(None, _CONTROLS)) < len(data):
         raise _not_text("it holds control bytes")
+    said = _declared(data)
+    if said is not None:
+        return said
     sample = _foreign_lines(data)
     if sum(byte > 0x7F for byte in sample) >= _MIN_FOREIGN_BYTES:
         best = from_bytes(sample, cp_isolation=_CANDIDATES, preemptive_behaviour=False).best()
@@ -149,6 +181,18 @@ def _eight_bit(data: bytes) -> str:
         return data.decode("cp1252")
     except UnicodeDecodeError:  # five bytes mean nothing there
         return data.decode("latin-1")
+
+
+def _declared(data: bytes) -> str | None:
+    """The text in the encoding that the file names; None where it names none, or cannot be in it."""
+    found = _DECLARED.search(data, 0, _DECLARED_BYTES)
+    if found is None:
+        return None
+    try:
+        name = codecs.lookup(next(filter(None, found.groups())).decode()).name
+        return data.decode(_DECLARABLE[name]) if name in _DECLARABLE else None
+    except (LookupError, UnicodeDecodeError):
+        return None
 
 
 def _likeliest_latin(sample: bytes) -> str:

@@ -21,10 +21,11 @@ class Cut(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reading(msgspec.Struct, frozen=True, array_like=True):
-    """text: what is stored, and what the cuts point into."""
+    """text: what is stored, and what the cuts point into. page_starts: as in parse.Document."""
 
     text: str
     cuts: list[Cut]
+    page_starts: list[int] = []
 
 
 class Limits(msgspec.Struct, frozen=True, array_like=True):
@@ -55,4 +56,5 @@ def read_source(source: Source, limits: Limits) -> Reading:
     return Reading(
         document.text,
         [Cut(each.start, each.end, each.heading, bisect_right(pages, each.start)) for each in found],
+        pages,
     )

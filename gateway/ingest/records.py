@@ -31,14 +31,22 @@ Field = tuple[str, str]  # a value's name and the value
 def table_to_text(text: str) -> str:
     """One line for each row; a newline inside a cell becomes a space, an empty cell is left out.
 
-    The first row names the columns where it looks like names; else the cells stand side by side.
+    The first row names the columns where it looks like names, and none of them stands in its column again; else the
+    cells stand side by side.
     """
     rows = [[_one_line(cell) for cell in row] for row in _rows(text)]
     rows = [row for row in rows if any(row)]
     if len(rows) < 2 or not _are_names(rows[0], rows[1]):
-        return "".join(f"{' | '.join(row)}\n" for row in rows)
-    names, body = rows[0], rows[1:]
+        return _side_by_side(rows)
+    names = rows[0]
+    body = [row for row in rows[1:] if row != names]  # two tables in one file say their names twice
+    if not body or _comes_again(names, body):
+        return _side_by_side(rows)
     return "".join(f"- {'; '.join(_named(names, row))}\n" for row in body)
+
+
+def _side_by_side(rows: list[list[str]]) -> str:
+    return "".join(f"{' | '.join(row)}\n" for row in rows)
 
 
 def _rows(text: str) -> list[list[str]]:
@@ -61,6 +69,11 @@ def _are_names(first: list[str], second: list[str]) -> bool:
     )
 
 
+def _comes_again(first: list[str], body: list[list[str]]) -> bool:
+    """Whether a cell of the first row is a value of its column: what a name of the column never is."""
+    return any(cell and cell == name for row in body for cell, name in zip(row, first, strict=False))
+
+
 def _named(names: list[str], row: list[str]) -> Iterator[str]:
     for index, cell in enumerate(row):
         name = names[index] if index < len(names) else ""
@@ -78,7 +91,7 @@ def json_to_markdown(text: str) -> str:
     Raises: ValueError when it is not JSON; Unprocessable `file_too_complex` when it is nested too deep.
     """
     try:
-        value = json.loads(text)
+        value = _loaded(text)
     except RecursionError:
         raise _too_deep() from None
     return "\n".join(_told(value, (), 0)).strip() + "\n"
@@ -90,12 +103,18 @@ def json_lines_to_markdown(text: str) -> str:
     for line in text.split("\n"):
         if line.strip():
             try:
-                out += _told(json.loads(line), (), 0)
+                out += _told(_loaded(line), (), 0)
             except ValueError:
                 out += [_plain(line.strip()), ""]
             except RecursionError:
                 raise _too_deep() from None
     return "\n".join(out).strip() + "\n"
+
+
+def _loaded(text: str) -> Json:
+    """Fractions as they are written: 19.90 stays 19.90."""
+    value: Json = json.loads(text, parse_float=str)
+    return value
 
 
 def _told(value: Json, path: tuple[str, ...], depth: int) -> Iterator[str]:

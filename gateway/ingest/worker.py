@@ -49,7 +49,7 @@ MAX_FILES = 8  # worked on at once
 NUM_READING = 3  # of these read and cut at once: threads stay free for the leases of the others
 NUM_EMBEDDING = 2  # calls in flight: one computes, the next one is there when it ends
 MAX_REFUSALS = 5  # of one batch by a Triton that is there; an absent one is waited for without end
-READING = 2  # raised when equal bytes are read or cut otherwise than before
+READING = 3  # raised when equal bytes are read or cut otherwise than before
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 
 T = TypeVar("T")
@@ -273,7 +273,7 @@ class IngestWorker:
             self._settings.chunk_chars, self._settings.chunk_overlap_chars, self._settings.ingest_max_pages
         )
         found = self._sandbox.read(data, item.filename, limits)
-        self._blobs.write_text(item.tenant_id, item.file_id, found.text)
+        self._blobs.write_text(item.tenant_id, item.file_id, found.text, found.page_starts)
         return [
             NewChunk(cut.start, cut.end, found.text[cut.start : cut.end], cut.heading, cut.page)
             for cut in found.cuts

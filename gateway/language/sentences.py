@@ -107,6 +107,7 @@ def _blocks(text: str) -> Iterator[Span]:
     open_start = open_end = -1
     open_kind = Kind.SENTENCE
     fence = ""
+    is_in_table = False
 
     def close() -> Iterator[Span]:
         nonlocal open_start
@@ -115,7 +116,8 @@ def _blocks(text: str) -> Iterator[Span]:
         open_start = -1
 
     for index, line in enumerate(lines):
-        kind = _alone(lines, index, fence, is_open=open_start >= 0)
+        kind = _alone(lines, index, fence, is_open=open_start >= 0, is_in_table=is_in_table)
+        is_in_table = kind is Kind.ROW or (kind is Kind.MARKUP and "|" in line.text)
         mark = _FENCE.match(line.text)
         if mark and (not fence or line.text.strip().startswith(fence)):
             fence = "" if fence else mark[1]
@@ -137,8 +139,11 @@ def _blocks(text: str) -> Iterator[Span]:
     yield from close()
 
 
-def _alone(lines: list[_Line], index: int, fence: str, *, is_open: bool) -> Kind | None:
-    """The kind of a line that is a block of its own; None where it belongs to a paragraph, an item, or is blank."""
+def _alone(lines: list[_Line], index: int, fence: str, *, is_open: bool, is_in_table: bool) -> Kind | None:
+    """The kind of a line that is a block of its own; None where it belongs to a paragraph, an item, or is blank.
+
+    is_in_table: the line before it is a row of a table.
+    """
     line = lines[index].text
     if not line.strip():
         return None
@@ -150,13 +155,25 @@ def _alone(lines: list[_Line], index: int, fence: str, *, is_open: bool) -> Kind
         return Kind.MARKUP
     if _HEADING.match(line):
         return Kind.HEADING
-    if line.lstrip().startswith("|") or line.count(" | ") >= 2 or line.count("\t") >= 2:
+    if _is_row(lines, index, is_in_table=is_in_table):
         return Kind.ROW
     if is_open:
         return None
     if _INDENTED.match(line) and not _MARKER.match(line):
         return Kind.CODE
     return Kind.HEADING if _is_title(lines, index) else None
+
+
+def _is_row(lines: list[_Line], index: int, *, is_in_table: bool) -> bool:
+    """Whether a line is one of a table. A single bar says so only beside other rows: it may stand in a sentence."""
+    line = lines[index].text
+    if line.lstrip().startswith("|") or line.count(" | ") >= 2 or line.count("\t") >= 2:
+        return True
+    if "|" not in line or _MARKER.match(line):
+        return False
+    after = lines[index + 1].text if index + 1 < len(lines) else ""
+    is_head = "|" in after and _TABLE_RULE.match(after) is not None
+    return is_in_table or is_head or (" | " in line and " | " in after and not _MARKER.match(after))
 
 
 def _is_title(lines: list[_Line], index: int) -> bool:

@@ -30,12 +30,17 @@ class Asking:
             max_tokens=request.sampling.max_tokens,
         )
 
+    def _guess(self, request: ChatRequest, route: Route) -> int:
+        """What it is charged by until more is known. As in calm: a step of the ladder would make all who come from then
+        on lighter at once, beside those in line, and experience learns what it really saves."""
+        return self.estimate(request, route.in_calm()).weighed
+
     def claim(self, request: ChatRequest, route: Route) -> Claim:
         """What the request asks of the tier's queue."""
         return Claim(
             tenant=request.tenant.tenant_id,
             cost=self._experience.expected(
-                route.tier.name, request.tenant.tenant_id, self.estimate(request, route).weighed
+                route.tier.name, request.tenant.tenant_id, self._guess(request, route)
             ),
             size=len(request.question) + history_chars(request),
             has_own_deadline=request.has_own_deadline,
@@ -61,7 +66,6 @@ class Asking:
         usage = receipt.usage
         if not usage.completion_tokens:
             return
-        guessed = self.estimate(request, route).weighed
         real = weighed(usage.prompt_tokens, usage.completion_tokens)
         slot.settle(real)
-        self._experience.note(route.tier.name, request.tenant.tenant_id, guessed, real)
+        self._experience.note(route.tier.name, request.tenant.tenant_id, self._guess(request, route), real)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from gateway.caching.retrievals import Retrievals
 from gateway.caching.vectors import Vector
-from gateway.errors import UpstreamError, UpstreamTimeout
+from gateway.errors import AdmissionError, UpstreamError, UpstreamTimeout
 from gateway.metrics import Metrics
 from gateway.pipeline import traced
 from gateway.pipeline.deadline import late, left_s
@@ -57,11 +57,17 @@ class Gatherer:
 
     async def _hop(self, request: ChatRequest, scope: Scope, searches: list[str]) -> list[Retrieved]:
         """Further searches, all at once. Without them there is still an answer, so a failure costs only them."""
-        try:
-            return await asyncio.gather(*(self._search(request, scope, text) for text in searches))
-        except UpstreamError as error:
-            log.warning("request %s goes on without its second hop: %s", request.id, error)
-            return []
+        made = await asyncio.gather(
+            *(self._search(request, scope, text) for text in searches), return_exceptions=True
+        )  # all have ended: none goes on behind the answer, with a place in the line of searches
+        found = [each for each in made if isinstance(each, Retrieved)]
+        for error in made:
+            if isinstance(error, AdmissionError | UpstreamError):
+                log.warning("request %s goes on without its second hop: %s", request.id, error)
+                found = []
+            elif isinstance(error, BaseException):
+                raise error
+        return found
 
     async def _search(self, request: ChatRequest, scope: Scope, question: str) -> Retrieved:
         """What a search finds; not made again where it is known to find the same."""
@@ -80,11 +86,14 @@ class Gatherer:
     ) -> Retrieved:
         """vector: of the question, where it is known."""
         started = self._clock()
-        known = {} if vector is None else {"embedding": vector}
         try:
             with traced.retrieval(scope) as span:
                 found = await self._retriever.retrieve(
-                    question, scope, timeout_s=left_s(request, self._clock), band=request.priority, **known
+                    question,
+                    scope,
+                    timeout_s=left_s(request, self._clock),
+                    embedding=vector,
+                    band=request.priority,
                 )
                 traced.found(span, found)
         except UpstreamTimeout as error:

@@ -124,6 +124,9 @@ class HitChecks:
         except TidegateError as error:
             log.debug("a hit was not checked: %s", error)
             return
+        except Exception:
+            log.exception("a hit was not checked")
+            return
         result = judged(given, kept)
         self._metrics.cache_checked.labels(result).inc()
         if result != UNCLEAR:

@@ -35,12 +35,12 @@ from gateway.storage.redis_channel import follow_channel
 from gateway.storage.redis_client import connect_redis
 from gateway.storage.redis_trips import RedisTrips
 from gateway.tier_config import ConfiguredTier, GenerateTier
+from gateway.tiering.tiers import BUILTIN_TIERS
 
 log = logging.getLogger("tidegate.cache")
 
 MIB = 2**20
 CALL_S = 1.0
-QUOTING_TIERS = ("fast", "deep")
 RETRIEVALS_PART, VECTORS_PART = 4, 8  # of TIDEGATE_CACHE_MB, on top of it: a fourth, an eighth
 
 _decode_purge = msgspec.json.Decoder(Purge).decode
@@ -129,7 +129,7 @@ def joint_work(redis: Redis, trips: RedisTrips, metrics: Metrics, worker: str = 
 
 def editions(settings: Settings, configured: Sequence[ConfiguredTier]) -> dict[str, Edition]:
     """Of every tier; the version of its model, where a rollout names one, is added for each request."""
-    found = {name: Edition(__version__) for name in QUOTING_TIERS}
+    found = {name: Edition(__version__) for name in BUILTIN_TIERS}
     for tier in configured:
         told = [__version__, msgspec.json.encode(tier).decode()]
         if isinstance(tier, GenerateTier):

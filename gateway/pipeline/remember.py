@@ -211,7 +211,8 @@ class AnswerMemory:
         given = None if near is None else near.entry
         if near is None or given is None or recall.is_drawn or not self._checks.is_due(near.asked.topic):
             return
-        recall.reads = False  # this time its own answer
+        recall.reads = False  # this time its own answer, which is no part of what its client was sent
+        recall.request = msgspec.structs.replace(request, trail=None)
         receipt = Receipt(id=request.id, created=request.created, outcome=Outcome.FAILED, tier=given.tier)
         anew = KeptAnswer(request.question, receipt)
         self._checks.start(

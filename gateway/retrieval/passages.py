@@ -43,6 +43,16 @@ def collapsed(passages: Sequence[Passage]) -> list[Passage]:
     return [read.passage for read in kept]
 
 
+def are_copies(one: str, other: str) -> bool:
+    """For texts whose scores tell nothing of each other."""
+    if one == other:
+        return True
+    short, long = sorted((len(one), len(other)))
+    if short < long * _LENGTH_SHARE:
+        return False
+    return _are_copies(frozenset(one.lower().split()), frozenset(other.lower().split()))
+
+
 class _Read:
     """A passage and, once they were asked for, its words."""
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from gateway.retrieval.passages import are_copies
 from gateway.types import Passage, Scope
 
 RANK_OFFSET = 60.0  # of reciprocal rank fusion: how little the first places weigh above the next
@@ -16,7 +17,7 @@ _Mark = str | tuple[str, int]
 
 
 def fuse(answers: Sequence[list[Passage]], k: int) -> list[Passage]:
-    """The best k by reciprocal rank; of passages with one text, or with a chunk in common, the one found first stays.
+    """The best k by reciprocal rank; of copies of a text, or passages that share a chunk, the one found first stays.
 
     rank_score never rises down the list: a passage takes that of the one before it where its own is higher.
     """
@@ -29,7 +30,8 @@ def fuse(answers: Sequence[list[Passage]], k: int) -> list[Passage]:
     for passages in lists:
         for rank, passage in enumerate(passages):
             marks = _marks(passage)
-            place = next((places[mark] for mark in marks if mark in places), len(first))
+            known = next((places[mark] for mark in marks if mark in places), None)
+            place = _place_of_copy(passage, first) if known is None else known
             if place == len(first):
                 first.append(passage)
                 weights.append(0.0)
@@ -42,6 +44,13 @@ def fuse(answers: Sequence[list[Passage]], k: int) -> list[Passage]:
         ceiling = min(ceiling, passage.rank_score)
         found.append(passage if passage.rank_score == ceiling else replace(passage, rank_score=ceiling))
     return found
+
+
+def _place_of_copy(passage: Passage, among: Sequence[Passage]) -> int:
+    """Where another passage says the same; behind the last where none does."""
+    return next(
+        (place for place, other in enumerate(among) if are_copies(passage.text, other.text)), len(among)
+    )
 
 
 def _marks(passage: Passage) -> list[_Mark]:

@@ -1,4 +1,5 @@
-"""The bytes of uploaded files, one folder per tenant, and beside each the text that citations point into.
+"""The bytes of uploaded files, one folder per tenant, and beside each the text that citations point into, with the
+places where its pages begin.
 
 A file appears under its name only when all of its bytes are on disk; until then it ends in `.part`.
 """
@@ -10,13 +11,17 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from gateway.errors import InvalidRequest, UpstreamUnavailable
 
+_decode_pages = msgspec.json.Decoder(list[int]).decode
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # no dot and no slash: an id cannot leave its folder
 
 
@@ -81,22 +86,24 @@ class BlobStore:
         path = self.path(tenant_id, file_id)
         return path.with_name(path.name + ".txt")
 
-    def write_text(self, tenant_id: str, file_id: str, text: str) -> None:
-        """Raises: UpstreamUnavailable `storage_unavailable`."""
-        writer = BlobWriter(self.text_path(tenant_id, file_id))
-        try:
-            writer.write(text.encode())
-            writer.commit()
-        except BaseException:
-            writer.abort()
-            raise
+    def write_text(self, tenant_id: str, file_id: str, text: str, page_starts: Sequence[int] = ()) -> None:
+        """page_starts[n]: the character that page n + 1 begins at; none = the format has no pages.
+
+        Raises: UpstreamUnavailable `storage_unavailable`.
+        """
+        pages = self._pages_path(tenant_id, file_id)
+        if page_starts:
+            _write(pages, msgspec.json.encode(list(page_starts)))
+        else:
+            pages.unlink(missing_ok=True)
+        _write(self.text_path(tenant_id, file_id), text.encode())
 
     def copy_text(self, tenant_id: str, source_id: str, file_id: str) -> bool:
         """Give a file the text of another one. False when that has none. Raises: UpstreamUnavailable."""
         text = self.read_text(tenant_id, source_id)
         if text is None:
             return False
-        self.write_text(tenant_id, file_id, text)
+        self.write_text(tenant_id, file_id, text, self._page_starts(tenant_id, source_id))
         return True
 
     def read_text(self, tenant_id: str, file_id: str) -> str | None:
@@ -106,10 +113,25 @@ class BlobStore:
         except FileNotFoundError:
             return None
 
+    def page_of(self, tenant_id: str, file_id: str, at: int) -> int:
+        """The page that a character of the text stands on, from 1; 0 = the format has no pages, or there is no text."""
+        return bisect_right(self._page_starts(tenant_id, file_id), at)
+
+    def _pages_path(self, tenant_id: str, file_id: str) -> Path:
+        path = self.path(tenant_id, file_id)
+        return path.with_name(path.name + ".pages")
+
+    def _page_starts(self, tenant_id: str, file_id: str) -> list[int]:
+        try:
+            return _decode_pages(self._pages_path(tenant_id, file_id).read_bytes())
+        except FileNotFoundError:
+            return []
+
     def delete(self, tenant_id: str, file_id: str) -> None:
-        """Bytes and text; nothing happens when they are gone already."""
+        """Bytes, text and pages; nothing happens when they are gone already."""
         self.path(tenant_id, file_id).unlink(missing_ok=True)
         self.text_path(tenant_id, file_id).unlink(missing_ok=True)
+        self._pages_path(tenant_id, file_id).unlink(missing_ok=True)
 
     def remove_stale_parts(self, older_than_s: float) -> int:
         """Delete what a killed process left half written. Returns how many."""
@@ -118,6 +140,16 @@ class BlobStore:
         for part in stale:
             part.unlink(missing_ok=True)
         return len(stale)
+
+
+def _write(path: Path, data: bytes) -> None:
+    writer = BlobWriter(path)
+    try:
+        writer.write(data)
+        writer.commit()
+    except BaseException:
+        writer.abort()
+        raise
 
 
 def _sync_folder(path: Path) -> None:

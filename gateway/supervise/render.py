@@ -19,7 +19,7 @@ from gateway.supervise import watching
 from gateway.supervise.assets import Assets, package_parent
 from gateway.supervise.binaries import find_envoy
 from gateway.supervise.envoy_tracing import BALANCER, EDGE, envoy_tracing
-from gateway.supervise.triton_server import leash
+from gateway.supervise.triton_server import OF_ENGINES, leash
 from gateway.tier_config import generate_tiers, upstream_tiers
 from gateway.triton import MODEL_HEADER, PIN_HEADER
 
@@ -279,7 +279,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HOME": os.environ.get("HOME", "/"),
     }
-    kept = ("CUDA_", "NVIDIA_", "OMP_", "OTEL_", "LC_", "LANG", "TZ", "SSL_CERT_")
+    kept = ("CUDA_", "NVIDIA_", "OMP_", "OTEL_", "LC_", "LANG", "TZ", "SSL_CERT_", *OF_ENGINES)
     keys = upstream_keys(settings)
     env |= {key: value for key, value in os.environ.items() if key.startswith(kept) or key in keys}
     return env | settings.environment()

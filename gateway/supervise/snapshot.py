@@ -43,7 +43,7 @@ def note_snapshot(settings: Settings) -> None:
 
 
 def check_snapshot(settings: Settings) -> None:
-    """Before a run, with the database at hand. Raises: SQLAlchemyError, OSError."""
+    """Before a run, with the database at hand. Raises: UpstreamUnavailable, OSError."""
     if not snapshot_path(settings).exists():
         return
     noted = None

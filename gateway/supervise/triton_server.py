@@ -42,6 +42,11 @@ STUB_NAME = "triton_python_backend_stub"
 START_LIMIT_S = 180.0
 TIER_LOAD_LIMIT_S = 600.0  # on top for each generative tier: gigabytes from a slow disk
 LEASH = Path(__file__).with_name("leash.py")
+# Of NVIDIA's images: where TensorRT and MPI are, which the engines' libraries load, and what tunes those.
+OF_ENGINES = (
+    "LD_LIBRARY_PATH", "HF_HOME", "HF_HUB_OFFLINE", "NCCL_", "OMPI_", "OPAL_", "TLLM_", "TORCH", "TRITON_CACHE_", "TRT",
+    "UCX_", "VLLM_",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -291,7 +296,9 @@ def triton_environment(settings: Settings, home: Path, links: Path) -> dict[str,
             f"the shared library of Python {version} was not found: install libpython{version}, "
             "or make the virtual environment with another Python 3.11 or 3.12."
         )
-    libraries = [str(path) for path in (triton_libraries(home), libpython) if path]
+    # The system's folder goes last: it must not come before what an image put in the place of its libraries.
+    inherited = os.environ.get("LD_LIBRARY_PATH")
+    libraries = [str(path) for path in (triton_libraries(home), inherited, libpython) if path]
     env = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "/usr/bin:/bin")]),
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
@@ -300,8 +307,8 @@ def triton_environment(settings: Settings, home: Path, links: Path) -> dict[str,
         "HOME": os.environ.get("HOME", "/"),
     }
     # NVIDIA's container runtime, the tuning of OpenMP and OpenTelemetry's variables, where an operator has set them.
-    kept = ("CUDA_", "NVIDIA_", "OMP_", "OTEL_", "LC_", "LANG")
-    env |= {k: v for k, v in os.environ.items() if k.startswith(kept)}
+    kept = ("CUDA_", "NVIDIA_", "OMP_", "OTEL_", "LC_", "LANG", *OF_ENGINES)
+    env = {k: v for k, v in os.environ.items() if k.startswith(kept)} | env
     if traces_url(settings):
         env["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"] = COLLECTOR_PATIENCE
     inside = replace(settings, var=links / "var")

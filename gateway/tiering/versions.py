@@ -101,9 +101,11 @@ class Versions:
         if sides is None:
             return Met("stable", "")
         on_trial = self._found.get(sides.canary, []) if sides.canary else []
-        if on_trial and pin % 100 >= 100 - self._percent:  # Envoy counts the shares in this order too
-            return Met("canary", _one(on_trial) or None)
         version = _one(self._found.get(sides.stable, []))
+        if on_trial and pin % 100 >= 100 - self._percent:  # Envoy counts the shares in this order too
+            other = _one(on_trial) or None
+            # Between two rollouts the canary's name leads to the very pods of the version in force: no trial.
+            return Met("stable" if other is not None and other == version else "canary", other)
         # Without a name the two sides cannot be told apart.
         return Met("stable", version if version or not sides.canary else None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-LOWER_IS_BETTER = ("ttft", "recovery", "rejected", "kib_per_stream", "lost", "doubled", "churn")
+LOWER_IS_BETTER = ("ttft", "recovery", "rejected", "flooded", "kib_per_stream", "lost", "doubled", "churn")
 
 
 def derive(figures: dict[str, Any]) -> dict[str, float]:

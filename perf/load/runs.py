@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -123,12 +124,10 @@ async def rejection(arm: Arm, scenario: Scenario) -> ArmRun:
     costs = {}
     accepted_s = size.num_accepted / size.accepted_rate
     idle = await _idle_rate(arm, 5.0)
-    before = arm.processor_seconds()
     phase = Phase(name="accepted", duration_s=accepted_s, rate=size.accepted_rate, arrivals="even")
-    await _send(arm, scenario, [phase], 0.0, run, "accepted")
-    costs["accepted"] = _costs(before, arm.processor_seconds(), idle, accepted_s, size.num_accepted)
-    costs["rejected"] = await _refused(arm, scenario, run)
-    counts = {name: dict(_outcomes(run.rows, name)) for name in ("accepted", "rejected")}
+    costs["accepted"] = await _cost_of(arm, scenario, phase, run, idle, size.num_accepted)
+    costs |= await _refused(arm, scenario, run)
+    counts = {name: dict(_outcomes(run.rows, name)) for name in costs}
     whole = {name: sum(parts.values()) for name, parts in costs.items()}
     gateway = {name: parts.get("gateway", 0.0) for name, parts in costs.items()}
     run.figures = {
@@ -138,15 +137,19 @@ async def rejection(arm: Arm, scenario: Scenario) -> ArmRun:
         "rejected_of_accepted_in_gateway": round(gateway["rejected"] / gateway["accepted"], 4),
         "generator": summary.lateness(run.rows),
     }
+    if "flooded" in whole:
+        run.figures["flooded_of_accepted"] = round(whole["flooded"] / whole["accepted"], 4)
     return run
 
 
-async def _refused(arm: Arm, scenario: Scenario, run: ArmRun) -> dict[str, float]:
-    """Blockers fill the slots and the line, then many more come."""
+async def _refused(arm: Arm, scenario: Scenario, run: ArmRun) -> dict[str, dict[str, float]]:
+    """Blockers fill the slots and the line, then many more come: slowly, and as a flood."""
     size = scenario.rejection
+    rates = {"rejected": size.rejected_rate} | ({"flooded": size.flood_rate} if size.flood_rate else {})
     queue_max = int(scenario.settings.get("queue_max", 512))
     num_blockers = scenario.model.slots + queue_max + 2
-    blocked_s = size.num_rejected / size.rejected_rate
+    # A few get places in line, as blockers are heavy, and wait there for as long as they like.
+    blocked_s = sum(size.num_rejected / rate + scenario.patience_s + SETTLE_S for rate in rates.values())
     long_tokens = round((IDLE_S + blocked_s + 30) * 1000 / max(1.0, scenario.model.gap_ms))
     blocker = Source(name="blocker", num_tokens=long_tokens)
     rate = max(5.0, num_blockers / 5)
@@ -164,12 +167,21 @@ async def _refused(arm: Arm, scenario: Scenario, run: ArmRun) -> dict[str, float
     )
     await asyncio.sleep(fill_s)
     idle = await _idle_rate(arm, IDLE_S)  # of the blockers, who are in both
-    before = arm.processor_seconds()
-    phase = Phase(name="rejected", duration_s=blocked_s, rate=size.rejected_rate, arrivals="even")
-    await _send(arm, scenario, [phase], 0.0, run, "refused")
-    after = arm.processor_seconds()
+    costs = {}
+    for name, rate in rates.items():
+        phase = Phase(name=name, duration_s=size.num_rejected / rate, rate=rate, arrivals="even")
+        costs[name] = await _cost_of(arm, scenario, phase, run, idle, size.num_rejected)
     await held
-    return _costs(before, after, idle, blocked_s, size.num_rejected)
+    return costs
+
+
+async def _cost_of(
+    arm: Arm, scenario: Scenario, phase: Phase, run: ArmRun, idle: dict[str, float], count: int
+) -> dict[str, float]:
+    """Processor time (ms) of each of so many requests, by part. idle: what is spent anyway, seconds a second."""
+    before, began_s = arm.processor_seconds(), perf_counter()
+    await _send(arm, scenario, [phase], 0.0, run, phase.name)
+    return _costs(before, arm.processor_seconds(), idle, perf_counter() - began_s, count)
 
 
 async def _idle_rate(arm: Arm, seconds: float) -> dict[str, float]:

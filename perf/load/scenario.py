@@ -114,12 +114,16 @@ class PeakSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rejection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the processor time of a refusal is measured: that many of each, at these rates (per second)."""
+    """How the processor time of a refusal is measured: that many of each, at these rates (per second).
+
+    flood_rate: at which as many again are refused; 0 = not measured.
+    """
 
     num_accepted: Count = 200
     num_rejected: Count = 2000
     accepted_rate: Positive = 5.0
     rejected_rate: Positive = 100.0
+    flood_rate: NotNegative = 0.0
 
 
 class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

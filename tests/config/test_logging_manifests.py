@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.config.k8s.test_schemas import VERSIONS, problems, standard_path
+
 LOGGING = Path(__file__).parents[2] / "k8s" / "components" / "logging"
 stacks = pytest.mark.parametrize("stack", ["loki", "elasticsearch"])
 
@@ -57,6 +59,13 @@ def test_every_selector_finds_its_pods_and_every_configuration_is_there(stack: s
     for each in objects:
         if each["kind"] == "Service":
             assert any(each["spec"]["selector"].items() <= pod.items() for pod in labels)
+
+
+@stacks
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_fits_its_schema(stack: str, version: str) -> None:
+    found = [text for doc in rendered(stack) for text in problems(doc, standard_path(doc, version))]
+    assert found == []
 
 
 def test_what_tells_requests_apart_is_no_label_of_loki() -> None:

@@ -117,6 +117,30 @@ async def test_what_was_dropped_is_gone(answers: Answers) -> None:
     assert await answers.find(key) is None
 
 
+async def test_what_is_purged_while_it_is_read_is_not_given(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_module, "READ_LIMIT_S", 10.0)  # how fast a busy machine is is not asked about
+    monkeypatch.setattr("gateway.storage.redis_trips.TRIP_LIMIT_S", 10.0)
+    store = store_over(redis)
+    key, entry = make("a")
+    store.put(entry)
+    await store.settle()
+    answers, read = Answers(max_bytes=2**20, shared=store), store.get
+
+    async def purged_meanwhile(wanted: Key) -> Entry | None:
+        found = await read(wanted)
+        assert found is not None
+        answers.forget(Purge(tenant_id="acme"))
+        return found
+
+    monkeypatch.setattr(store, "get", purged_meanwhile)
+    assert await answers.find(key) is None
+    assert answers.held("acme", key.digest) is None
+    monkeypatch.setattr(store, "get", read)
+    assert await answers.find(key) == entry  # of which nobody ordered that it go from Redis
+
+
 async def test_what_has_run_out_is_gone(answers: Answers) -> None:
     key, entry = make("a")
     answers.keep(key, msgspec.structs.replace(entry, expires=time.time() - 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,7 +18,7 @@ from gateway.caching.entry import Piece, encode
 from gateway.caching.key import Key
 from gateway.caching.names import entry_name
 from gateway.caching.refill import refill
-from gateway.caching.shared import SharedStore
+from gateway.caching.shared import Purge, SharedStore
 from gateway.settings import Settings
 from gateway.storage.redis_client import connect_redis
 from tests.contract.test_answer_stores import make
@@ -108,6 +109,24 @@ async def test_what_has_run_out_or_is_held_already_is_not_taken_up(redis: Redis)
     answers.keep(key, own)
     assert await refill(answers, redis, ["acme"], max_bytes=ROOM) == 0
     assert answers.held("acme", key.digest) is own
+
+
+async def test_what_is_purged_while_it_is_on_its_way_is_not_taken_up(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await remembered(redis, 1)
+    answers = Answers(max_bytes=ROOM)
+    read = redis.mget
+
+    async def purged_meanwhile(names: list[str]) -> Any:
+        values = await read(names)
+        await redis.unlink(*names)
+        answers.forget(Purge(tenant_id="acme"))
+        return values
+
+    monkeypatch.setattr(redis, "mget", purged_meanwhile)
+    assert await refill(answers, redis, ["acme"], max_bytes=ROOM) == 0
+    assert answers.held("acme", key.digest) is None
 
 
 async def test_a_redis_that_comes_later_is_waited_for(

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from gateway.errors import UpstreamUnavailable
 from gateway.storage import corpus, keys, schema
-from gateway.storage.database import Database
+from gateway.storage.database import Database, insert_many
 from tests.contract.storing import ingest, migrate_at_once, new_collection, new_file
 from tests.fakes.postgres import Postgres
 
@@ -98,6 +98,25 @@ def test_a_change_that_waits_too_long_for_another_is_one_clear_error(
             corpus.next_epoch(conn)
     assert "lock timeout" in caught.value.detail
     hasty.close()
+
+
+def test_many_rows_travel_in_few_statements(server: Database) -> None:
+    """The driver alone would wait for a reply after each of them."""
+    columns, statements = ("tenant_id", "digest", "day", "body"), list[bool]()
+    rows = [("t", f"{number:04}", 1, "{}") for number in range(300)]
+    with server.write() as conn:
+
+        @sa.event.listens_for(conn, "before_cursor_execute")
+        def seen(
+            _conn: object, _cursor: object, _text: str, _values: object, _context: object, is_many: bool
+        ) -> None:
+            statements.append(is_many)
+
+        insert_many(conn, schema.receipt_passages, columns, rows)
+        insert_many(conn, schema.receipt_passages, columns, rows[100:110])
+        assert statements == [False] * 10  # of 256, 16, 16, 4, 4, 4 rows; of 4, 4, 1, 1
+        found = conn.execute(sa.select(sa.func.count()).select_from(schema.receipt_passages))
+        assert found.scalar_one() == len(rows)
 
 
 def test_many_migrate_at_once_and_one_does_the_work(postgres: Postgres) -> None:

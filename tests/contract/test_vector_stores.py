@@ -210,6 +210,20 @@ def test_equal_texts_are_given_once_by_their_best_copy_however_many_there_are(st
     assert found[0].ordinal == 0
 
 
+def test_near_copies_in_other_files_and_collections_are_given_once(stand: Stand) -> None:
+    first, second = (new_collection(stand.database, "t1") for _ in range(2))
+    text = (
+        "Whoever opens a valve writes down when and why, with a name, in the book that hangs beside the inner door. "
+        "The pump in the western gallery is checked every week by two people of the night shift."
+    )
+    copies = [text, text.replace("writes", "notes"), text.upper(), text.replace("two", "2")]
+    for collection, copy in zip((first, first, second, second), copies, strict=True):
+        add_file(stand.database, "t1", collection, [copy], rows(unit(1)))
+    stand.settle()
+    found = find(stand.store, "t1", unit(1), collections=[first, second])
+    assert sorted(texts(found)) == sorted([text, copies[3]])  # a number of its own says something else
+
+
 def test_neighbours_are_left_apart_for_whoever_ranks_them(stand: Stand) -> None:
     docs = new_collection(stand.database, "t1")
     add_file(stand.database, "t1", docs, ["Herons nest. ", "Otters eat."], rows(unit(1), unit(1, 0.1)))

@@ -24,6 +24,7 @@ from gateway.storage import catalog, corpus, keys, schema
 from gateway.storage.blobs import BlobStore
 from gateway.storage.database import Database
 from gateway.tensors import EMBEDDING_DIM
+from tests.fakes.documents import body, page_break, pdf
 from tests.fakes.engines import vectors
 from tests.fakes.ingest import ScriptedEmbedder, upload
 from tests.waiting import until
@@ -101,6 +102,19 @@ async def test_a_file_becomes_chunks_whose_offsets_open_its_text(bench: Bench) -
     assert all(text[chunk.start_char : chunk.end_char] == chunk.text for chunk in chunks)
     assert chunks[0].heading == "Guide > Install"
     assert [chunk.ordinal for chunk in chunks] == list(range(len(chunks)))
+
+
+async def test_a_sentence_is_on_its_own_page_where_its_chunk_began_on_another(bench: Bench) -> None:
+    words = [f"The gate of {name} opens at dawn." for name in ("Ebb", "Harlow", "Wick")]
+    data = pdf(body(words[0]), page_break(), body(words[1]), page_break(), body(words[2]))
+    first, copy = bench.upload("guide.pdf", data), bench.upload("copy.pdf", data)
+    async with bench.working():
+        await bench.until_done(first, copy)
+    assert {chunk.page for chunk in bench.chunks()} == {1}
+    for file_id in (first, copy):
+        text = bench.blobs.read_text("default", file_id) or ""
+        pages = [bench.blobs.page_of("default", file_id, text.index(each)) for each in words]
+        assert pages == [1, 2, 3]
 
 
 async def test_each_chunk_has_the_vector_of_its_heading_and_text(bench: Bench) -> None:

@@ -26,10 +26,12 @@ THIN = [passage(1, "The mill ground flour for the valley.", score=0.1)]
 
 
 class FailsAtSecond(ScriptedRetriever):
+    error: Exception = UpstreamUnavailable("away")
+
     async def retrieve(self, text: str, scope: Scope, *, timeout_s: float, **known: Any) -> Retrieved:
         found = await super().retrieve(text, scope, timeout_s=timeout_s, **known)
         if self.started > 1:
-            raise UpstreamUnavailable("away")
+            raise self.error
         return found
 
 
@@ -158,8 +160,11 @@ async def test_thin_evidence_of_fast_goes_on_to_deep_before_anything_is_sent() -
     assert counted(bench, "tier_choices", tier="deep", reason="thin_evidence") == 1
 
 
-async def test_a_second_look_that_fails_leaves_the_first_one_to_answer() -> None:
-    bench = Bench(retriever=FailsAtSecond(passages=THIN))
+@pytest.mark.parametrize("error", [UpstreamUnavailable("away"), Rejected("full")], ids=repr)
+async def test_a_second_look_that_fails_leaves_the_first_one_to_answer(error: Exception) -> None:
+    retriever = FailsAtSecond(passages=THIN)
+    retriever.error = error
+    bench = Bench(retriever=retriever)
     receipt = await bench.run(model="auto", question="Who conquered Peru?")
     assert (receipt.outcome, receipt.tier, bench.retriever.started) == ("completed", "fast", 2)
     assert "looks again" not in receipt.tier_reason

@@ -99,6 +99,22 @@ def test_the_short_way_writes_the_same_line(is_json: bool, monkeypatch: pytest.M
     assert "not asked for" not in stream.getvalue()
 
 
+def test_the_short_way_raises_nothing_where_nobody_reads_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An answer that was given is not undone for want of its line."""
+    stream = (tmp_path / "log").open("w")
+    stream.close()
+    handler = BatchHandler(stream)
+    handler.EVERY_S, handler.MAX_CHARS = 3600.0, 10
+    handler.setFormatter(JsonFormatter("gateway-0"))
+    log = logging.getLogger("tidegate.test_closed")
+    log.setLevel(logging.INFO)
+    monkeypatch.setattr(logging.root, "handlers", [handler])
+    info(log, "more than it keeps to itself")
+    assert "closed file" in capsys.readouterr().err
+
+
 def test_lines_are_written_together_and_a_warning_at_once(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
         handler = BatchHandler(stream)

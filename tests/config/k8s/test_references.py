@@ -19,6 +19,7 @@ from tests.config.k8s.manifests import (
     K8S,
     NAME,
     OVERLAYS,
+    ROOT,
     containers,
     label,
     of_kind,
@@ -236,6 +237,18 @@ def test_a_model_is_named_by_digest_and_the_same_one_everywhere(overlay: str) ->
                     assert "tidegate.io/model-version" in one["metadata"]["labels"], name
     for digests in references.values():
         assert len(digests) == 1, "the workers and Triton have different versions of a model"
+
+
+def test_the_gpu_image_has_the_engine_of_the_tiers_that_it_serves(tmp_path: Path) -> None:
+    """A library that is not in the image ends the guard at its first start."""
+    base = re.search(
+        r"^ARG TRITON_IMAGE=(\S+)", (ROOT / "images" / "triton-gpu.Dockerfile").read_text(), re.MULTILINE
+    )
+    assert base is not None
+    engine = {"trtllm": "tensorrt_llm", "vllm": "vllm"}[base[1].split("-")[1]]
+    for file in (K8S / "components" / "gpu" / "tiers.toml", ROOT / "examples" / "tiers-gpu.toml"):
+        tiers = configured_tiers(load_settings({"TIDEGATE_TIERS_FILE": str(file)}, var=tmp_path))
+        assert {tier.engine for tier in tiers} == {engine}, file
 
 
 def test_the_golden_set_is_one() -> None:

@@ -201,7 +201,8 @@ NEEDED = [
     ("migrate", "postgres", 5432),
     ("redis", "redis-node", 6379), ("redis-node", "redis-node", 6379), ("redis-node", "redis-node", 26379),
     ("judge", "triton-retrieval", 8380), ("judge", "triton-small", 8380), ("judge", "triton-large", 8383),
-    ("judge", "redis", 6379), ("golden-set", "judge", 8090), ("golden-set", "gateway", 8090),
+    ("judge", "redis", 6379), ("judge", "milvus", 19530),
+    ("golden-set", "judge", 8090), ("golden-set", "gateway", 8090),
 ]  # fmt: skip
 NEVER = [
     ("edge", "redis", 6379),

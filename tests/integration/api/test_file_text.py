@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import httpx
 import numpy as np
 import pytest
@@ -16,12 +18,12 @@ from tests.integration.api.test_files_and_stores import store, upload
 TEXT = "Grüße.\nThe gate 🌊 closes at high water. Nobody opens it by hand.\n"
 
 
-async def read_file(gateway: Gateway, text: str = TEXT) -> str:
+async def read_file(gateway: Gateway, text: str = TEXT, page_starts: Sequence[int] = ()) -> str:
     """A file as the ingest worker leaves it: its text, and two chunks on two pages."""
     file_id, store_id = str((await upload(gateway, b"bytes"))["id"]), await store(gateway)
     with gateway.services.database.read() as conn:
         tenant = str(conn.execute(sa.select(files.c.tenant_id).where(files.c.id == file_id)).scalar_one())
-    gateway.services.blobs.write_text(tenant, file_id, text)
+    gateway.services.blobs.write_text(tenant, file_id, text, page_starts)
     with gateway.services.database.write() as conn:
         catalog.attach_file(conn, tenant, store_id, file_id, {})
         item = corpus.claim(conn, lease_s=60, now=0.5)
@@ -78,6 +80,14 @@ async def test_a_citation_opens_with_what_stands_around_it(gateway: Gateway) -> 
         "start": start, "end": end, "page": 2, "heading": "Intro > Gate",
         "before": TEXT[:7], "text": "The gate 🌊 closes at high water.", "after": " Nobody ",
     }  # fmt: skip
+
+
+async def test_the_page_is_that_of_the_citation_not_of_the_chunk_around_it(gateway: Gateway) -> None:
+    second, third = TEXT.index("The gate"), TEXT.index("Nobody")
+    file_id = await read_file(gateway, page_starts=[0, second, third])
+    for start, page in ((0, 1), (second, 2), (third - 1, 2), (third, 3), (third + 5, 3)):
+        reply = await content(gateway, file_id, f"format=json&start={start}&end={start + 1}")
+        assert (start, reply.json()["page"]) == (start, page)
 
 
 async def test_a_text_of_many_blocks_is_cut_at_the_right_character(gateway: Gateway) -> None:

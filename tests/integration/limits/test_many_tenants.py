@@ -144,3 +144,27 @@ async def test_frozen_nobody_waits_and_every_tenants_share_bounds_it(tmp_path: P
         for task in ticking:
             task.cancel()
         await workers.close()
+
+
+async def test_an_end_in_the_middle_of_reading_the_ledger_leaves_nothing_under_way(
+    redis_process: RedisProcess,
+) -> None:
+    redis_process.command("FLUSHALL")
+    workers, begun = Workers(redis_process.url, 1, None), asyncio.Event()
+    limiter = workers.limiters[0]
+
+    async def spent(tenant_id: str, key_id: str, since: int) -> int:
+        begun.set()
+        await asyncio.Event().wait()
+        return 0
+
+    limiter._calls._spent = spent
+    tenant = Tenant(tenant_id="slow", limits=Limits(monthly_tokens=1000))
+    asking = asyncio.create_task(limiter.reserve(tenant, 1))
+    await begun.wait()
+    before = limiter._calls._urgent
+    await workers.close()
+    await asyncio.sleep(0)
+    assert limiter._calls._urgent is before  # no trip to a store that is closed
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)

@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest_asyncio
 from redis.asyncio import Redis
 
 from gateway.admission.redis_queue import RedisQueue
+from gateway.admission.waiting import Claim, Permit
 from tests.fakes.redis_process import RedisProcess
+from tests.waiting import until
+
+
+async def take(
+    queue: RedisQueue, tenant: str = "a", *, told: list[int] | None = None, **claim: Any
+) -> Permit:
+    """A slot. told: gets the places in line of which it hears meanwhile. claim: what else it asks for."""
+    return await queue.acquire(
+        band="interactive",
+        deadline=time.monotonic() + 30,
+        on_wait=None if told is None else lambda place, _: told.append(place),
+        claim=Claim(tenant=tenant, **claim),
+    )
+
+
+async def waiting(queue: RedisQueue, tenant: str = "a", **claim: Any) -> asyncio.Task[Permit]:
+    """A waiter that stands in line."""
+    told: list[int] = []
+    task = asyncio.create_task(take(queue, tenant, told=told, **claim))
+    await until(lambda: told, within_s=5)
+    return task
 
 
 class Workers:

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.admission.queue_store import CALL_S, LATE_S
 from gateway.admission.redis_queue import RedisQueue
-from gateway.admission.waiting import Claim, Permit
+from gateway.admission.waiting import Permit
 from tests.fakes.redis_process import RedisProcess
-from tests.integration.queue.conftest import Workers
+from tests.integration.queue.conftest import Workers, take
 from tests.waiting import until
 
 HELD, LINE = ("tidegate:queue:{fast}:" + part for part in ("held", "line"))
@@ -49,10 +49,6 @@ async def is_empty(server: RedisProcess) -> None:
         lambda: number(server, "HLEN", HELD) == number(server, "ZCARD", LINE) == 0,
         within_s=10,
     )
-
-
-async def take(queue: RedisQueue, tenant: str = "a") -> Permit:
-    return await queue.acquire(band="interactive", deadline=time.monotonic() + 30, claim=Claim(tenant=tenant))
 
 
 def asked(queue: RedisQueue, tenant: str = "a") -> asyncio.Task[Permit]:
@@ -201,13 +197,7 @@ async def test_who_asks_does_not_hang_when_the_queues_work_breaks_off(
     redis_process.freeze()
     try:
         places: list[int] = []
-        task = asyncio.create_task(
-            queue.acquire(
-                band="interactive",
-                deadline=time.monotonic() + 30,
-                on_wait=lambda position, _: places.append(position),
-            )
-        )
+        task = asyncio.create_task(take(queue, told=places))
         await until(lambda: queue._store.is_silent)
         await workers.kill(queue)
         await until(lambda: places == [1], within_s=CALL_S / 2)  # in the line of its own

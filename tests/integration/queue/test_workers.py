@@ -9,32 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from gateway.admission.queue_store import CALL_S
-from gateway.admission.redis_queue import RedisQueue
-from gateway.admission.waiting import Claim, Permit
 from tests.fakes.redis_process import RedisProcess
-from tests.integration.queue.conftest import Workers
+from tests.integration.queue.conftest import Workers, take, waiting
 from tests.waiting import until
-
-
-async def take(queue: RedisQueue, tenant: str = "a", *, within_s: float = 10.0) -> Permit:
-    return await queue.acquire(
-        band="interactive", deadline=time.monotonic() + within_s, claim=Claim(tenant=tenant)
-    )
-
-
-async def waiting(queue: RedisQueue, tenant: str = "a") -> asyncio.Task[Permit]:
-    """A waiter that stands in line."""
-    stands = asyncio.Event()
-    task = asyncio.create_task(
-        queue.acquire(
-            band="interactive",
-            deadline=time.monotonic() + 30,
-            on_wait=lambda *_: stands.set(),
-            claim=Claim(tenant=tenant),
-        )
-    )
-    await asyncio.wait_for(stands.wait(), 5)
-    return task
 
 
 async def test_slots_are_one_number_for_all_workers(workers: Workers) -> None:
@@ -175,30 +152,13 @@ async def test_who_must_leave_the_line_comes_back_to_its_place(workers: Workers)
     first, second = await workers.start(limit=1), await workers.start(limit=1)
     held = await take(second)
     tickets: list[Callable[[], str]] = []
-    stands = asyncio.Event()
-    claim = Claim(tenant="a", on_place=tickets.append)
-    leaving = asyncio.create_task(
-        first.acquire(
-            band="interactive",
-            deadline=time.monotonic() + 30,
-            on_wait=lambda *_: stands.set(),
-            claim=claim,
-        )
-    )
-    await asyncio.wait_for(stands.wait(), 5)
+    leaving = await waiting(first, on_place=tickets.append)
     later = await waiting(second)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
     ticket = tickets[0]()
     back_at: list[int] = []
-    back = asyncio.create_task(
-        second.acquire(
-            band="interactive",
-            deadline=time.monotonic() + 30,
-            on_wait=lambda position, _: back_at.append(position),
-            claim=Claim(tenant="a", ticket=ticket),
-        )
-    )
+    back = asyncio.create_task(take(second, told=back_at, ticket=ticket))
     await until(lambda: back_at)
     assert back_at[0] == 1
     held.release()

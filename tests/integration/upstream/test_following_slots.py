@@ -14,8 +14,8 @@ from gateway.app import build
 from gateway.chat import ChatPipeline, ChatRequest
 from gateway.settings import load_settings
 from gateway.types import Tenant
-from tests.fakes.memory import ListeningSink
 from tests.fakes.openai_server import FakeOpenAi
+from tests.fakes.pipelines import ListeningSink
 
 NUM_SLOTS = 8
 SLOW_S = 0.6  # to the first text; LATE_S is 0.25

@@ -80,6 +80,31 @@ def test_bands_that_go_first_take_their_part_of_the_slots() -> None:
     assert batch == pytest.approx(2 * alone, rel=0.15)
 
 
+def test_light_tenants_take_their_part_of_the_slots() -> None:
+    drain = Drain()
+    for number in range(200):
+        drain.note(0, 500, number * 500, is_line=True, is_light=True)
+        drain.note(0, 500, number * 500, is_line=True)
+    now = 200 * 500
+    found = drain.forecast([4, 0, 0], 0, drain.left([Slot(0, now)], now), 2, now)
+    assert found.lighter == pytest.approx(2, rel=0.1)
+    assert found.slower == 1
+    below = drain.forecast([0, 0, 4], 2, drain.left([Slot(2, now)], now), 2, now)
+    assert below.lighter == 1  # a better band is counted as a band
+    later = drain.forecast([4, 0, 0], 0, drain.left([Slot(0, now)], now), 2, now + 60_000)
+    assert later.lighter == found.lighter  # an engine that stands still says nothing
+
+
+def test_slots_that_nobody_waited_for_tell_of_nobody_who_overtakes() -> None:
+    drain = Drain()
+    for number in range(200):
+        drain.note(0, 500, number * 500, is_light=True)
+    now = 200 * 500
+    assert drain.forecast([4, 0, 0], 0, drain.left([Slot(0, now)], now), 2, now).lighter == 1
+    drain.note(0, 500, now, is_line=True, is_light=True)  # one is not many
+    assert drain.forecast([4, 0, 0], 0, drain.left([Slot(0, now)], now), 16, now).lighter < 1.2
+
+
 def test_who_is_ahead_counts_by_its_own_bands_holds() -> None:
     drain = Drain()
     for number in range(50):

@@ -20,5 +20,5 @@ async def test_guards_are_counted_when_they_are_well() -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        assert await Guards([port, port, port]).count("") == 1
-    assert await Guards([port]).count("") is None  # nobody is there: not a tier without slots
+        assert await Guards([port, port, port]).count([""]) == 1
+    assert await Guards([port]).count([""]) is None  # nobody is there: not a tier without slots

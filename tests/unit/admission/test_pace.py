@@ -35,6 +35,20 @@ def test_beside_a_flood_nine_of_ten_are_told_what_comes() -> None:
         assert share_near(callers, "modest", of_ms=STEADY) >= 0.98
 
 
+def test_a_flood_that_begins_is_told_of_those_who_will_overtake_it() -> None:
+    """Before anything was measured of its line: what light tenants asked for before it came counts."""
+    first, all_of_it = [], []
+    for seed in range(6):
+        both = arrivals(FLOOD, 1.38 * GOODPUT, LOAD_MS, seed)
+        callers = Crowd(FairLine(SLOTS, QUEUE, 10**9)).play(
+            each for each in both if each.at_ms >= 20_000 or each.source == "modest"
+        )
+        first.append(share_near(callers, "flooder", of_ms=(20_000, 26_000)))
+        all_of_it.append(share_near(callers, of_ms=(20_000, 45_000)))
+    assert sum(first) / len(first) >= 0.65
+    assert sum(all_of_it) / len(all_of_it) >= 0.9
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_below_better_bands_nine_of_ten_are_told_what_comes(seed: int) -> None:
     callers = played(PRIORITIES, 10, seed)
@@ -194,6 +208,14 @@ def test_better_bands_part_is_counted_once() -> None:
     paces = looks(lambda _: 200)
     assert told(paces, 3250, Forecast(4000.0, 4000.0, 2.0)) == pytest.approx(3200 / 0.4, rel=0.05)
     assert told(paces, 1000, Forecast(4000.0, 4000.0, 2.0)) == 8000
+
+
+def test_light_tenants_part_is_expected_until_more_is_known() -> None:
+    lighter = Forecast(4000.0, 4000.0, 1.0, lighter=1.5)
+    paces = Paces(costs=[100.0, 100.0, 100.0])
+    assert told(paces, 10_000, lighter) == 6000
+    assert told(paces, 40, lighter) == 4000  # whoever is at the head is overtaken by nobody
+    assert told(looks(lambda _: 200), 3250, lighter) == pytest.approx(3200 / 0.4, rel=0.1)
 
 
 def test_tags_that_move_under_all_who_wait_bring_nobody_on() -> None:

@@ -39,3 +39,4 @@ def test_it_is_bounded_and_what_is_said_again_stays() -> None:
     assert repeats.find(ACME, b"1") is None
     repeats.keep(ACME, b"x" * (MAX_BODY_BYTES + 1), -1)
     assert repeats.find(ACME, b"x" * (MAX_BODY_BYTES + 1)) is None
+    assert len(repeats._kept) == MAX_KEPT

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +70,32 @@ def test_other_brackets_are_text(text: str) -> None:
     assert run(text) == (text, [])
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["Use `rows[1]` or `rows[0][2]`.", "```py\nx = rows[1]\n\ny = f(x)[2]\n```\n", "``a`b[1]`` then"],
+    ids=["inline", "fence", "two ticks"],
+)
+def test_an_index_in_code_is_text(text: str) -> None:
+    assert run(text) == (text, [])
+    assert run(*text) == (text, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The `gate` held the surge[1].",
+        "A stray ` tick.\nThe surge[1].",
+        "```\nx\n```\nThe surge [1].",
+        "`the surge` [1]",
+    ],
+    ids=["after code", "next line", "after a fence", "behind it"],
+)
+def test_a_mark_beside_code_is_a_mark(text: str) -> None:
+    for shown, citations in (run(text), run(*text)):
+        assert (shown, [each.passage for each in citations]) == (text, [1])
+    assert run(text.replace("[1]", "[9]"))[0] == re.sub(r" ?\[1\]", "", text)
+
+
 def test_text_without_brackets_passes_at_once() -> None:
     stream = CitationStream(PASSAGES)
     assert [cited.text for cited in stream.feed("The surge")] == ["The surge"]
@@ -83,7 +111,7 @@ def test_a_mark_is_never_shown_before_it_is_whole() -> None:
 
 @given(st.lists(st.integers(1, 12), max_size=12))
 def test_the_cuts_between_deltas_change_nothing(cuts: list[int]) -> None:
-    text = "The gate held back the surge [1]. Bananas [2]. Envoy balances gRPC  [2] and [1,2] [x] end [9] ["
+    text = "The gate held back the surge [1]. `a[1]` [2]. ```\nb[2]\n``` Envoy balances gRPC  [2] and [1,2] [x] [9] ["
     deltas, at = [], 0
     for cut in cuts:
         deltas.append(text[at : at + cut])

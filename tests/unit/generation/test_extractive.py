@@ -352,6 +352,13 @@ def test_a_table_head_is_no_answer_but_its_rows_are() -> None:
     ]
 
 
+def test_of_a_table_of_two_columns_the_row_is_quoted_not_the_table() -> None:
+    text = "Name | Price\nnut | 1 euro\nbolt | 2 euro\nscrew | 3 euro\nwasher | 4 euro\n"
+    found = answer("What is the price of a screw?", [passage(text)], ReaderParams())
+    assert found.citations[0].text == "screw | 3 euro"
+    assert found.shown[0] == "screw · 3 euro"
+
+
 def test_a_sentence_that_only_asks_or_repeats_the_question_is_not_quoted() -> None:
     text = (
         "When does the north gate open? Ask *When does the north gate open* and click a source. "

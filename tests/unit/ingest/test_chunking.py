@@ -124,6 +124,31 @@ def test_other_lines_with_hashes_give_no_title(line: str) -> None:
     assert {chunk.heading for chunk in _cut(f"{line}\n\nWords.")} == {""}
 
 
+def test_underlined_lines_are_headings_of_two_levels() -> None:
+    text = "Guide\n=====\nWords of the guide.\n\nInstall\n-------\nWords of the installing.\n"
+    chunks = _cut(text, 40, 0)
+    assert [(chunk.heading, chunk.text.split("\n")[0]) for chunk in chunks] == [
+        ("Guide", "Guide"),
+        ("Guide > Install", "Install"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\ntitle: Guide\n---",
+        "Two lines\nof words\n---",
+        "- item\n---",
+        "> said\n===",
+        "    code\n----",
+        "a\n\n---\nb",
+        "a\n=",
+    ],
+)
+def test_other_lines_of_dashes_give_no_title(text: str) -> None:
+    assert {chunk.heading for chunk in _cut(f"{text}\n\nWords.")} == {""}
+
+
 def test_a_heading_stands_with_what_follows_it() -> None:
     text = "First words here.\n\n# Title\n\n" + "Body of it. " * 7
     assert [chunk.text[:7] for chunk in _cut(text, 90, 10)] == ["First w", "# Title"]
@@ -229,6 +254,17 @@ def test_a_table_without_bars_at_its_ends_is_cut_between_rows_too() -> None:
     for chunk in _cut(rows, 100):
         assert chunk.text.startswith("part")
         assert chunk.text.endswith("steel")
+
+
+@pytest.mark.parametrize("head", ["Name|Note\n---|:--:\n", "Name | Note\n---|---\n"], ids=["close", "spaced"])
+def test_a_table_with_a_rule_needs_no_bars_at_its_ends_nor_spaces(head: str) -> None:
+    rows = "".join(f"part {number}|It is {number}. No more.\n" for number in range(40))
+    chunks = _cut(f"# Parts\n\nWhat we have:\n{head}{rows}\nAfter.", 200, 50)
+    table = [chunk for chunk in chunks if "part " in chunk.text]
+    assert len(table) > 3
+    assert all(line.startswith("part") for chunk in table[1:-1] for line in chunk.text.split("\n"))
+    assert all(chunk.text.endswith("more.") for chunk in table[:-1])
+    assert {chunk.heading.replace(" | ", "|") for chunk in table[1:-1]} == {"Parts > Name|Note"}
 
 
 @pytest.mark.parametrize("style", [Style.LINES, Style.CODE])

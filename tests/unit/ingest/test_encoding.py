@@ -51,14 +51,47 @@ def test_a_national_encoding_is_known_by_its_letters(text: str, encoding: str, t
 @pytest.mark.parametrize(
     "text", [RUSSIAN, GREEK, CHINESE * 3, "plain enough\n"], ids=["ru", "el", "zh", "en"]
 )
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_utf_16_is_known_without_a_mark(text: str, encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_wide_characters_are_known_without_a_mark(text: str, encoding: str) -> None:
     assert decode_text(text.encode(encoding)) == text
 
 
 def test_one_foreign_line_among_thousands_tells_the_encoding() -> None:
     text = "plain ascii line of a log\n" * 20_000 + RUSSIAN
     assert decode_text(text.encode("cp1251")) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ('<html><head><meta charset="windows-1251"></head><p>Цена 5</p>', "cp1251"),
+        ('<meta http-equiv="Content-Type" content="text/html; charset=Shift_JIS"><p>門</p>', "shift_jis"),
+        ("<?xml version='1.0' encoding='ISO-8859-2'?><a>Łódź</a>", "iso8859_2"),
+        ("#!/usr/bin/env python\n# -*- coding: koi8-r -*-\nname = 'мост'\n", "koi8_r"),
+    ],
+    ids=["meta", "content type", "xml", "python"],
+)
+def test_too_few_letters_to_tell_are_read_as_the_file_says(text: str, encoding: str) -> None:
+    assert decode_text(text.encode(encoding)) == text
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '<meta charset="windows-1251">',
+        '<meta charset="ascii">',
+        '<meta charset="nonsense">',
+        "charset=koi8-r\n",
+    ],
+)
+def test_what_a_file_says_wrongly_or_in_passing_is_not_believed(said: str) -> None:
+    data = said.encode() + "<p>Zażółć gęślą jaźń.</p>".encode()
+    assert decode_text(data) == data.decode()
+    assert (
+        decode_text(b'<meta charset="shift_jis">' + b"na\xefve caf\xe9")
+        == '<meta charset="shift_jis">naïve café'
+    )
+    assert decode_text(b"charset=koi8-r\nna\xefve caf\xe9") == "charset=koi8-r\nnaïve café"
 
 
 @pytest.mark.parametrize("text", ["It costs 5 €, “said” Grüße", "naïve café"])
@@ -74,8 +107,9 @@ def test_few_foreign_letters_are_western(text: str) -> None:
         b"\x80\x81\x01\x02 no encoding",
         b"\xff\xfe\x00\xd8",
         b"\1\0\2\0\3\0" * 9,
+        b"\1\0\0\0\2\0\0\0" * 9,
     ],
-    ids=["zeros", "zero", "controls", "lone surrogate", "numbers"],
+    ids=["zeros", "zero", "controls", "lone surrogate", "numbers", "wide numbers"],
 )
 def test_what_is_no_text_is_refused(data: bytes) -> None:
     with pytest.raises(Unprocessable) as caught:

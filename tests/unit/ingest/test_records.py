@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -26,13 +27,21 @@ from gateway.ingest.records import json_lines_to_markdown, json_to_markdown, tab
         ("name,price\nnut,1,red\n", "- name: nut; price: 1; red\n"),
         ("name,price\n\nnut,1\n,,\n", "- name: nut; price: 1\n"),
         (
+            "Lyon,France,city\nParis,France,capital\nBonn,Germany,city\n",
+            "Lyon | France | city\nParis | France | capital\nBonn | Germany | city\n",
+        ),
+        (
+            "name,kind\nnut,part\nname,kind\nbolt,part\n",
+            "- name: nut; kind: part\n- name: bolt; kind: part\n",
+        ),
+        (
             'name,note\nnut,"never closed\nbolt,2\n',
             '- name: nut; note: "never closed\n- name: bolt; note: 2\n',
         ),
     ],
     ids=[
         *("comma", "semicolon", "tab", "newline in a cell", "quotes", "no names", "no different names"),
-        *("names only", "a cell too many", "empty rows", "open quote"),
+        *("names only", "a cell too many", "empty rows", "words but no names", "names twice", "open quote"),
     ],
 )
 def test_a_row_is_one_line_with_the_names_of_its_columns(text: str, expected: str) -> None:
@@ -93,6 +102,12 @@ def test_records_stay_whole_in_chunks() -> None:
     ):
         assert chunk.text.startswith("- id: ")
         assert chunk.text.endswith("more.")
+
+
+@pytest.mark.parametrize("tell", [json_to_markdown, json_lines_to_markdown])
+def test_numbers_stay_as_they_are_written(tell: Callable[[str], str]) -> None:
+    value = '{"price": 19.90, "size": 1e3, "id": 12345678901234567890.50, "count": 7}'
+    assert tell(value) == "- price: 19.90; size: 1e3; id: 12345678901234567890.50; count: 7\n"
 
 
 @pytest.mark.parametrize("value", ["3", '"words"', "null", "[]", "{}", "[[[]]]"])

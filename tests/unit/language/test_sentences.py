@@ -77,6 +77,24 @@ def test_markdown_structure_keeps_its_kind() -> None:
     assert texts(text, Kind.MARKUP) == ["-", "2)", "|---|---|", "```sh", "```", "===="]
 
 
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (
+            "Prices of it.\nname | price\nnut | 1 euro\nbolt | 2 euro\n\nEnd.",
+            ["name | price", "nut | 1 euro", "bolt | 2 euro"],
+        ),
+        ("name|price\n---|---\nnut|1 euro\nbolt|2 euro\n", ["name|price", "nut|1 euro", "bolt|2 euro"]),
+        ("A pipe, `a | b`, stands in a sentence.\nThe next one has none.", []),
+        ("- name: heat; kind: a | b\n- name: cold; kind: b | c\n", []),
+        ("a|b\nc|d\n", []),
+    ],
+    ids=["two columns", "without spaces", "a sentence", "items", "no table"],
+)
+def test_rows_of_two_columns_stand_each_for_itself(text: str, rows: list[str]) -> None:
+    assert texts(text, Kind.ROW) == rows
+
+
 def test_a_short_line_above_a_paragraph_is_a_heading() -> None:
     assert texts("Opening Hours\n\nWe open at nine every day.", Kind.HEADING) == ["Opening Hours"]
 
@@ -95,7 +113,7 @@ def test_text_without_full_stops_is_cut_at_spaces() -> None:
     ["a. " * 100_000, "." * 300_000, "x" * 300_000, "\n" * 300_000, "> " * 150_000, "- " * 150_000, "|-" * 150_000,
      "*-_=" * 75_000, "-" * 300_000, "[" * 300_000, ".[" * 150_000, '."' * 150_000, " " * 300_000 + "x",
      "-" + " " * 300_000 + "x", "# " + " " * 300_000, "|" + " " * 300_000 + "x", "[" + "a" * 300_000,
-     ".[a]" * 75_000, "`" * 300_000, "- - -\n" * 50_000],
+     ".[a]" * 75_000, "`" * 300_000, "- - -\n" * 50_000, "a | b\n" * 50_000, "a|b\n|-\n" * 35_000],
     ids=lambda text: repr(text[:6]),
 )  # fmt: skip
 def test_time_is_linear_in_the_text(text: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from gateway.admission.waiting import Permit
 from gateway.caching.threshold import Thresholds
+from gateway.pipeline.handover import Trail
 from gateway.types import Tenant
 from tests.fakes.engines import PASSAGES, passage
 from tests.fakes.memory import MemoryBench
@@ -84,6 +85,20 @@ async def test_a_sample_of_hits_is_answered_anew_and_a_wrong_one_moves_the_thres
     assert bench.memory.thresholds.checked.num_wrong == 1
     assert bench.memory.thresholds.checked.bound < 1
     assert len(bench.records) == 3  # nobody is told of a check, and nobody pays for it
+
+
+async def test_a_check_leaves_no_trace_in_what_a_client_could_go_on_with(tmp_path: Path) -> None:
+    """Its client may still be reading the hit, and has nothing of the answer that is made to compare."""
+    bench = MemoryBench(tmp_path, chance=lambda: 0.01)
+    await bench.watch.look()
+    near(bench)
+    await bench.ask("When was the fort rebuilt?")
+    trail = Trail()
+    assert (await bench.ask("In what year was the fort rebuilt?", trail=trail)).cache == "semantic"
+    await checked(bench)
+    assert bench.answerer.started == 2
+    assert trail.evidence is None  # which only a tier at work writes down
+    bench.close()
 
 
 async def test_without_a_budget_only_the_same_question_is_met(tmp_path: Path) -> None:

@@ -152,6 +152,16 @@ def test_fused_passages_take_turns_and_what_both_found_comes_first() -> None:
     assert _texts(fuse([first, second], 4)) == ["both", "a", "c", "b"]
 
 
+def test_near_copies_that_two_embedders_find_are_given_once_and_other_numbers_are_not() -> None:
+    text = "Whoever opens a valve writes down when and why, with a name, in the book beside the inner door."
+    near, other = (
+        text.replace("Whoever", "whoever").replace(" and why", "  and why"),
+        text.replace("a name", "3 names"),
+    )
+    first, second = _passages(text, "Something else."), _passages(near, other)
+    assert _texts(fuse([first, second], 5)) == [text, "Something else.", other]
+
+
 def test_the_rank_score_never_rises_down_the_list() -> None:
     scores = [
         each.rank_score for each in fuse([_passages("a", rank_score=0.2), _passages("b", rank_score=0.9)], 2)

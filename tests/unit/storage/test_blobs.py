@@ -44,10 +44,20 @@ def test_text_keeps_every_character(tmp_path: Path) -> None:
     assert blobs.read_text("default", "file-b") is None
 
 
+def test_a_character_is_on_the_last_page_that_begins_at_or_before_it(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path)
+    blobs.write_text("default", "file-a", "one two four", [0, 4, 8, 8])
+    assert [blobs.page_of("default", "file-a", at) for at in (0, 3, 4, 7, 8, 11)] == [1, 1, 2, 2, 4, 4]
+    assert blobs.copy_text("default", "file-a", "file-b")
+    assert blobs.page_of("default", "file-b", 5) == 2
+    blobs.write_text("default", "file-a", "a text without pages")
+    assert blobs.page_of("default", "file-a", 5) == blobs.page_of("default", "file-c", 0) == 0
+
+
 def test_delete_takes_bytes_and_text_and_may_be_repeated(tmp_path: Path) -> None:
     blobs = BlobStore(tmp_path)
     blobs.open_writer("default", "file-a").commit()
-    blobs.write_text("default", "file-a", "text")
+    blobs.write_text("default", "file-a", "text", [0, 2])
     blobs.delete("default", "file-a")
     blobs.delete("default", "file-a")
     assert list(tmp_path.glob("*/*")) == []

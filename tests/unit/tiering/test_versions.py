@@ -54,6 +54,12 @@ async def test_without_a_canary_at_work_its_share_meets_the_version_in_force() -
     assert await met(Told(stable=["v1"], canary=[]), BOTH, CANARY) == Met("stable", "v1")
 
 
+async def test_between_rollouts_both_names_lead_to_one_version_and_nothing_is_on_trial() -> None:
+    """Argo Rollouts points the canary's Service at the version in force then."""
+    told = Told(stable=["v1", "v1"], canary=["v1", "v1"])
+    assert await met(told, BOTH, CANARY) == Met("stable", "v1")
+
+
 @pytest.mark.parametrize("stable", [["v1", "v2"], ["v1", ""], []], ids=["two", "one-without", "none"])
 async def test_where_a_side_is_no_one_version_there_is_no_telling(stable: list[str]) -> None:
     assert (await met(Told(stable=stable), Sides("stable"), STABLE)).version is None

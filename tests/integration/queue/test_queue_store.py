@@ -1,0 +1,45 @@
+"""The store of a tier's queue by itself, over a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from redis.asyncio import Redis
+
+from gateway.admission.queue_store import QueueStore, enter_terms
+from gateway.admission.tickets import Place
+from gateway.admission.waiting import Claim
+from tests.fakes.redis_process import RedisProcess
+
+
+def terms(name: str) -> list[Any]:
+    claim = Claim(tenant="a", cost=1)
+    of_claim = enter_terms(
+        claim, Place(-1, ""), band=0, wait_ms=1000, left_ms=1000, max_waiting=10, max_bytes=1000
+    )
+    return [name, "worker", *of_claim]
+
+
+async def test_a_reply_that_cannot_be_taken_in_holds_up_no_other(redis_process: RedisProcess) -> None:
+    redis_process.command("FLUSHALL")
+    redis = Redis.from_url(redis_process.url, protocol=3)
+    store = QueueStore("fast", redis, "worker", limit=10)
+    await store.beat("worker", b"secret")  # which brings the script
+
+    def broken(_reply: Any) -> None:
+        raise RuntimeError("not this one")
+
+    store.is_silent = True  # the first goes on without its reply, which comes all the same
+    first = asyncio.create_task(store.enter(terms("1"), lambda: True, broken))
+    second = asyncio.create_task(store.enter(terms("2"), lambda: False, broken))
+    sender = asyncio.create_task(store.send_entering())
+    try:
+        async with asyncio.timeout(5):
+            assert await first is None
+            assert (await second)[0] == b"granted"
+            third = await store.enter(terms("3"), lambda: False, broken)
+        assert third[0] == b"granted"
+    finally:
+        sender.cancel()
+        await redis.aclose()
