@@ -120,7 +120,7 @@ class FairLine:
         """How fast the line moves: look now and then while somebody waits."""
         costs = [head.ask.cost if head else 0 for head in map(self._head, range(NUM_BANDS))]
         bands = [Band(self._num_of(at), self._virtual_time(at), cost) for at, cost in enumerate(costs)]
-        self.paces.look(bands, self.drain, now_ms)
+        self.paces.look(bands, self.drain, self.limit, now_ms)
 
     def recall(self, now_ms: int) -> None:
         """Look again for slots to ask back, for the first in line."""

@@ -2,7 +2,7 @@
 --
 -- In `state`: 'pace', the measures; 'm<band>', how far tags moved under those who waited (tokens, in the mean of all).
 
-local MOST, SURE_SHARE, UNSURE, LASTS, NEWEST_COST = 10, 0.8, 0.5, 2, 0.1
+local MOST, SURE_SHARE, UNSURE, ROUNDS, NEWEST_COST = 10, 0.8, 0.5, 1, 0.1
 local PACE_MEMORY_MS, PACE_MEMORY_HOLDS = 15000, 8
 local LEAST_MS, LEAST_HOLDS, USUAL_MS, USUAL_ENDS, LONGEST_MS, LONGEST_HOLDS = 2500, 2, 1000, 10, 1000, 2
 
@@ -47,7 +47,7 @@ local function measure()
   for at = 1, 3 do
     local mark = virtual_time(at - 1) - number_at(STATE, 'm' .. (at - 1), 0)
     p.tokens[at], p.ms[at] = p.tokens[at] * fading, p.ms[at] * fading
-    if counts[at] > 0 and p.nums[at] >= LASTS * new_ends then
+    if counts[at] > 0 and p.nums[at] >= ROUNDS * math.max(limit, new_ends) then
       p.tokens[at], p.ms[at] = p.tokens[at] + mark - p.marks[at], p.ms[at] + counted
     end
     p.marks[at], p.nums[at] = mark, counts[at]

@@ -29,7 +29,9 @@ _LEAST_HOLDS = 2  # and in mean holds
 # What the wait without measured overtaking counts beside it: so long, or so many ends.
 _USUAL_MS, _USUAL_ENDS = 1_000.0, 10
 _LONGEST_MS, _LONGEST_HOLDS = 1_000.0, 2  # between two looks; beyond it the engine stood still
-_LASTS = 2  # waiters for each end since the last look, and the line did not run dry
+# Waiters at the last look for each slot (and for each end since), and the line did not run dry. Not for each end alone:
+# where slots come free many at once, spans with few ends would count, those with many not, and every line look slow.
+_ROUNDS = 1
 _NEWEST_SHARE = 0.1  # what the newest cost counts in the mean
 _UNSURE = 0.5  # of a mean cost: tags of tenants that are served by turns are no finer
 
@@ -70,8 +72,8 @@ class Paces:
     at_ms: int = 0
     ends: int = 0
 
-    def look(self, bands: Sequence[Band], drain: Drain, now_ms: int) -> None:
-        """Measure since the last look, if a slot has come free since."""
+    def look(self, bands: Sequence[Band], drain: Drain, limit: int, now_ms: int) -> None:
+        """Measure since the last look, if a slot has come free since. limit: slots."""
         new_ends = drain.num_holds - self.ends
         if new_ends == 0:
             return
@@ -82,7 +84,7 @@ class Paces:
             self.tokens[number] *= fade
             self.ms[number] *= fade
             mark = band.time - self.moved[number]
-            if band.num_waiting and self.nums[number] >= _LASTS * new_ends:
+            if band.num_waiting and self.nums[number] >= _ROUNDS * max(limit, new_ends):
                 self.tokens[number] += mark - self.marks[number]
                 self.ms[number] += counted_ms
             self.marks[number], self.nums[number] = mark, band.num_waiting

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 TELL_EVERY_S = 1.0
 TELL_LATEST_S = 10.0
 TELL_SHARE = 0.1  # of the wait that is left
+NEWS_SHARE = 0.1  # of an expected wait, by which it differs
 OnWait = Callable[[int, float], object]  # position (1-based), expected wait in seconds
 
 
@@ -206,13 +207,27 @@ async def stand(
     where: Callable[[], tuple[int, float]],
     on_wait: OnWait | None,
 ) -> str:
-    """Wait for what the future says, telling the place now and then. Raises: TimeoutError at `until`."""
+    """Wait for what the future says, telling the place now and then. Raises: TimeoutError at `until`.
+
+    In a line that stands still it is looked at ever more seldom, and told every TELL_LATEST_S: thousands who hear every
+    second that nothing has changed would keep a worker from those for whom something has.
+    """
+    told, told_at, pause_s = (0, 0.0), -math.inf, 0.0
     while not future.done():
-        position, eta_s = where()
-        if on_wait is not None:
-            on_wait(position, eta_s)
-        left_s = until - clock()
+        place, now = where(), clock()
+        if _is_news(told, place) or now - told_at >= TELL_LATEST_S:
+            if on_wait is not None:
+                on_wait(*place)
+            told, told_at, pause_s = place, now, told_again_s(place[1])
+        else:
+            pause_s = min(2 * pause_s, told_at + TELL_LATEST_S - now)
+        left_s = until - now
         if left_s <= 0:
             raise TimeoutError
-        await asyncio.wait((future,), timeout=min(left_s, told_again_s(eta_s)))
+        await asyncio.wait((future,), timeout=min(left_s, pause_s))
     return future.result()
+
+
+def _is_news(told: tuple[int, float], place: tuple[int, float]) -> bool:
+    """Whether a place differs from the one that was told: another position, or another wait by a tenth."""
+    return told[0] != place[0] or abs(told[1] - place[1]) > NEWS_SHARE * told[1]
