@@ -7,6 +7,8 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from redis.asyncio import Redis
 
@@ -36,12 +38,16 @@ RETRY_S = 1.0
 STALE_PART_S = 24 * 3600.0  # longer than any upload
 PRUNE_EVERY_S = 3600.0
 PRUNE_BATCH = 1000  # receipts in one transaction: it holds the write lock
+TURN_FILE = (
+    "ingest.turn"  # how old it is says when the worker last went round; the probe in a cluster asks that
+)
+TURN_EVERY_S = 5.0
 PRUNE_PAUSE_S = 0.05  # for other writers, between two batches
 
 
 async def serve(settings: Settings) -> None:
     """Start, work, stop. Database, Triton and Redis may all come later than we do."""
-    stop, wake = asyncio.Event(), asyncio.Event()
+    stop, wake, turned = asyncio.Event(), asyncio.Event(), turn_file(settings.run_dir / TURN_FILE)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -51,7 +57,7 @@ async def serve(settings: Settings) -> None:
     feed: Feed | None = None
     try:
         await asyncio.to_thread(blobs.remove_stale_parts, STALE_PART_S)
-        if await _migrated(database, stop):
+        if await _migrated(database, stop, turned):
             feed = open_feed(settings, database)
             if feed is not None:
                 feed.start()
@@ -60,7 +66,7 @@ async def serve(settings: Settings) -> None:
             embedder = TritonEmbedder(triton, model=EMBED_PASSAGES)
             beside.add(asyncio.create_task(Reembedder(database, embedder, settings).run(stop)))
             worker = IngestWorker(database, blobs, embedder, settings)
-            await worker.run(stop, wake)
+            await worker.run(stop, wake, turned)
     finally:
         for task in beside:
             task.cancel()
@@ -73,9 +79,28 @@ async def serve(settings: Settings) -> None:
         log.info("stopped")
 
 
-async def _migrated(database: Database, stop: asyncio.Event) -> bool:
+def turn_file(path: Path, clock: Callable[[], float] = time.monotonic) -> Callable[[], None]:
+    """What touches that file when called, every TURN_EVERY_S at most. Raises nothing: a full disk stops no work."""
+    last = float("-inf")
+
+    def turned() -> None:
+        nonlocal last
+        if clock() - last < TURN_EVERY_S:
+            return
+        last = clock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            log.warning("%s cannot be touched: %s", path, error)
+
+    return turned
+
+
+async def _migrated(database: Database, stop: asyncio.Event, turned: Callable[[], None]) -> bool:
     """Wait for the database; False when told to stop before it came."""
     while not stop.is_set():
+        turned()
         try:
             await asyncio.to_thread(database.migrate)
         except UpstreamUnavailable as error:

@@ -216,6 +216,16 @@ def lost(old: Result, new: Result, margins: Mapping[str, float]) -> list[str]:
     return told
 
 
+def strangers(result: Result) -> list[str]:
+    """A sentence where another tier answered in the place of the one that was asked."""
+    model, answered = result.options["model"], [row.tier for row in result.rows if not row.error]
+    others = [tier for tier in answered if tier != model]
+    if not others:
+        return []
+    names = ", ".join(sorted(set(others) - {""})) or "nobody"
+    return [f"{len(others)} of {len(answered)} questions were answered by {names}, not by {model}"]
+
+
 def _beyond(
     values: Mapping[str, Metric],
     limits: Mapping[str, float],

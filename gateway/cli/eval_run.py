@@ -35,6 +35,7 @@ SETTLE_S = 1.0  # within that time every search model sees what was indexed
 NUM_WARM = 3  # questions asked before the first one that counts
 NUM_TRIES = 5  # of a question that the service has no room for
 MAX_PAUSE_S = 30.0  # between two of them
+WAKE_EVERY_S = 10.0  # a tier that sleeps is asked again: what it misses is what wakes it
 NUM_DELETES = 8  # in flight at once
 MADE_BY = {"made_by": "tidegate eval"}
 
@@ -60,8 +61,10 @@ async def measure(
     tell: Tell,
     *,
     keep: bool = False,
+    wake_s: float = 0.0,
 ) -> tuple[list[Row], float]:
-    """The rows of both phases, and the seconds that the questions of the first one took.
+    """The rows of both phases, and the seconds that the questions of the first one took. wake_s: how long at most to
+    ask before, until the model that is asked for answers itself; 0 = do not.
 
     Raises: CommandFailed when the service is gone, refuses the key, or cannot ingest a document.
     """
@@ -71,6 +74,8 @@ async def measure(
         async def ask(store: str, there: Sequence[Document], phase: str) -> tuple[list[Row], float]:
             asker = Asker(api, store, options.model, place.documents, [document.id for document in there])
             what = "Ask" if phase == ALL else "Ask, some left out"
+            if phase == ALL and wake_s and questions:
+                await asker.wake(questions[0], wake_s, partial(tell, "Wake"))
             return await asker.ask_all(
                 questions, phase, concurrency=options.concurrency, tell=partial(tell, what)
             )
@@ -223,6 +228,17 @@ class Asker:
         started = time.perf_counter()
         await each(enumerate(questions), ask, concurrency)
         return [rows[number] for number in range(len(questions))], time.perf_counter() - started
+
+    async def wake(self, question: Question, wake_s: float, tell: Callable[[int, int], None]) -> None:
+        """Ask until nobody else answers in the model's place. Raises: CommandFailed after wake_s."""
+        began = time.monotonic()
+        while (row := await self._ask(question, ALL)).error or row.tier != self._model:
+            waited_s = time.monotonic() - began
+            if waited_s >= wake_s:
+                instead = f"the last answer is of {row.tier}" if not row.error else row.error.rstrip(".")
+                raise CommandFailed(f"{self._model} did not answer within {wake_s:g} s: {instead}.")
+            tell(int(waited_s), int(wake_s))
+            await asyncio.sleep(min(WAKE_EVERY_S, wake_s - waited_s))
 
     async def _ask(self, question: Question, phase: str) -> Row:
         is_answerable = question.is_answerable and not self._there.isdisjoint(question.documents)

@@ -37,6 +37,7 @@ Examples:
   tidegate eval deep.json --compare fast.json              compare two results; asks nothing
   tidegate eval new.json --compare old.json --max-loss answer_in_answer=0.03
   tidegate eval questions.json --fail-under recall_at_1=0.95 --fail-over refused=0.08
+  tidegate eval questions.json -m large --no-fallback --wake 1800   of a tier that may be scaled to none
 
 \b
 FILE is JSON: {"documents": [{"id": "a", "text": "…"} or {"id": "b", "path": "b.md"}],
@@ -57,7 +58,7 @@ A label stands in a text whatever its case and white space. A question that fail
 answered and not refused.
 
 \b
-Exit codes: 0 done, 1 a limit of --fail-under or --fail-over is broken, or a question failed, 2 wrong usage,
+Exit codes: 0 done, 1 a limit is broken, a question failed, or with --no-fallback another tier answered, 2 wrong usage,
 3 no service answers, 130 stopped by Ctrl-C. Collections and files of a run are deleted in all cases."""
 
 LEAVE_OUT = 0.5  # of a set without unanswerable questions
@@ -112,6 +113,18 @@ def evaluate(
             help="With --compare: exit 1 when the metric is worse than before by more; repeatable.",
         ),
     ] = None,
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Exit 1 when another tier than --model answered a question.")
+    ] = False,
+    wake: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Before the first question that counts, ask until the tier --model answers itself; exit 1 after "
+            "so long.",
+            min=0.0,
+        ),
+    ] = 0.0,
     show_failures: Annotated[
         int, typer.Option(metavar="N", help="Print the first N questions that went wrong.", min=0)
     ] = 0,
@@ -135,16 +148,19 @@ def evaluate(
         raise CommandFailed("--max-loss needs --compare: an earlier result to lose against.", ExitCode.USAGE)
     before = report.to_result(read_json(compare), compare) if compare else None
     raw = read_json(file)
-    if report.is_result(raw):
-        result = report.to_result(raw, file)
-    else:
+    result = report.to_result(raw, file) if report.is_result(raw) else None
+    if (no_fallback or wake) and (result.options["model"] if result else model) == "auto":
+        raise CommandFailed(
+            "--no-fallback and --wake need a tier that is to answer: --model.", ExitCode.USAGE
+        )
+    if result is None:
         labelled = parse(raw, file)
         share = leave_out if leave_out is not None else 0.0 if labelled.has_unanswerable else LEAVE_OUT
         options = Options(
             model=model, concurrency=concurrency, leave_out=share, draws=draws, seed=seed, limit=limit
         )
         target = resolve_target(settings_of(var), url, key)
-        result = asyncio.run(_measure(target, labelled, options, keep=keep))
+        result = asyncio.run(_measure(target, labelled, options, keep=keep, wake_s=wake))
     if out:
         report.write(result, out)
     found = metrics(result.rows, result.took_s)
@@ -158,6 +174,8 @@ def evaluate(
     broken = report.broken(found, floors, ceilings)
     if before:
         broken += report.lost(before, result, margins)
+    if no_fallback:
+        broken += report.strangers(result)
     _judge(broken, result.rows)
 
 
@@ -173,7 +191,9 @@ def _judge(broken: list[str], rows: list[Row]) -> None:
         raise CommandFailed("; ".join(broken) + ".")
 
 
-async def _measure(target: Target, labelled: LabelledSet, options: Options, *, keep: bool) -> Result:
+async def _measure(
+    target: Target, labelled: LabelledSet, options: Options, *, keep: bool, wake_s: float
+) -> Result:
     from gateway.cli.client import Api
     from gateway.cli.eval_report import environment, result_of
     from gateway.cli.eval_run import measure
@@ -182,7 +202,7 @@ async def _measure(target: Target, labelled: LabelledSet, options: Options, *, k
         health = await api.get("/health/ready")
         about = environment(str(health.get("version", "")) if isinstance(health, dict) else "")
         with _progress() as tell:
-            rows, took_s = await measure(api, labelled, options, tell, keep=keep)
+            rows, took_s = await measure(api, labelled, options, tell, keep=keep, wake_s=wake_s)
     return result_of(labelled, options, about, rows, took_s)
 
 

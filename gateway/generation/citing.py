@@ -1,17 +1,21 @@
 """Citations of a written answer: reads its `[n]` marks as they stream in and verifies each against its passage. Pure.
 
-A mark stays only if passage n was in the prompt and says something that the marked sentence says; it then points at
-the sentence of the passage that bears it out best. Any other mark is taken out of the text: one that leads nowhere
-is worse than none. In code, a number in brackets right behind a name is an index and stays.
+A mark stays only if passage n was in the prompt and says something that the marked sentence says, and, where that
+sentence tells numbers (since the mark before), holds one of them, its heading included; of several marks at one place
+one such passage is enough. It then points at the sentence of the passage that bears it out best. Any other mark is
+taken out of the text: one that leads nowhere is worse than none. In code, a number in brackets right behind a name is
+an index and stays.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from gateway.errors import InvalidRequest
+from gateway.language.figures import numbers_claimed, numbers_held
 from gateway.language.pieces import Piece, pieces
 from gateway.language.terms import stem, words
 from gateway.types import Citation, Passage
@@ -99,6 +103,9 @@ class CitationStream:
         self.num_unsupported = 0
         self._held = ""
         self._said = ""
+        self._num_fresh = 0  # characters that were said since the last mark
+        self._unborne: frozenset[str] = frozenset()  # claimed numbers that no passage held so far
+        self._held_by: dict[int, frozenset[str]] = {}  # numbers of the passages that were cited
         self._code = _Code()
 
     def feed(self, text: str) -> list[Cited]:
@@ -129,7 +136,7 @@ class CitationStream:
                 at = mark.end()
                 continue
             numbers = dict.fromkeys(int(number) for number in re.findall(r"\d+", mark[1]))
-            citations = [each for number in numbers if (each := self._verified(number)) is not None]
+            citations = self._borne_out(numbers)
             self.num_unsupported += len(numbers) - len(citations)
             gap = mark[0][: mark[0].index("[")] if citations else ""
             shown = gap + "".join(f"[{each.passage}]" for each in citations)
@@ -150,23 +157,50 @@ class CitationStream:
     def _say(self, text: str) -> None:
         self._code.read(text)
         self._said = (self._said + text)[-MAX_CLAIM_CHARS:]
+        self._num_fresh += len(text)
 
-    def _verified(self, number: int) -> Citation | None:
-        if not 1 <= number <= len(self._passages):
-            return None
+    def _borne_out(self, numbers: Iterable[int]) -> list[Citation]:
+        """Citations of the marks at one place that their passages bear out."""
+        fresh = self._said[-self._num_fresh :] if self._num_fresh else ""
+        self._num_fresh = 0
+        if any(char.isalnum() for char in fresh):  # else the same place still: `[1] [2]`
+            self._unborne = numbers_claimed(last_sentence(fresh))
+        within = [number for number in numbers if 1 <= number <= len(self._passages)]
+        claimed, self._unborne = self._unborne, frozenset()
+        if claimed and not any(claimed & self._numbers_of(number) for number in within):
+            self._unborne = claimed
+            return []
+        return [each for number in within if (each := self._verified(number, claimed)) is not None]
+
+    def _numbers_of(self, number: int) -> frozenset[str]:
+        if number not in self._held_by:
+            passage = self._passages[number - 1]
+            self._held_by[number] = numbers_held(f"{passage.filename}\n{passage.heading}\n{passage.text}")
+        return self._held_by[number]
+
+    def _verified(self, number: int, claimed: frozenset[str]) -> Citation | None:
+        """claimed: numbers, which may be written otherwise in the passage."""
         passage = self._passages[number - 1]
         claim = _content(last_sentence(self._said))
         best: Piece | None = None
         most = 0.0
         for piece in pieces(passage.text, passage.heading):
-            shared = claim & piece.stems
-            worth = sum(2.0 if each[:1].isdigit() else 1.0 for each in shared) / (4 + len(piece.stems)) ** 0.5
+            worth = _worth(claim, claimed, piece)
             if worth > most:
                 best, most = piece, worth
         if best is None:
             return None
         start = passage.start + best.start
         return Citation(passage=number, start=start, end=start + len(best.text), text=best.text)
+
+
+def _worth(claim: frozenset[str], claimed: frozenset[str], piece: Piece) -> float:
+    """What a sentence has in common with a claim. A number counts twice, however it is written."""
+    shared = claim & piece.stems
+    num_figures = sum(each[:1].isdigit() for each in shared)
+    if claimed and not num_figures:
+        num_figures = 2 * (not claimed.isdisjoint(numbers_held(piece.text)))
+    return (len(shared) + num_figures) / math.sqrt(4 + len(piece.stems))
 
 
 def last_sentence(text: str) -> str:

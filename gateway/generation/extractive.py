@@ -20,7 +20,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.language.pieces import Candidate, candidates, same_words
+from gateway.language.pieces import (
+    Candidate,
+    Piece,
+    candidates,
+    is_of_values,
+    same_words,
+    stands_alone,
+    start_of,
+)
 from gateway.language.question import Question, read
 from gateway.language.referent import referent
 from gateway.language.sentences import Kind
@@ -150,6 +158,7 @@ def _reading(
         similar,
         rows[kept, _COVER] + rows[kept, _NEAR] > 0,
         params,
+        terms=asked.terms,
     )
     chosen = [int(kept[index]) for index in chosen]
     worded = int((scores + _PLACE["fast"] * rows[:, _PLACED]).argmax())
@@ -227,6 +236,8 @@ def _chosen(
     scores: npt.NDArray[np.float64],
     is_related: npt.NDArray[np.bool_],
     params: ReaderParams,
+    *,
+    terms: Sequence[str],
 ) -> list[int]:
     """Indices of the sentences to quote, best first: as few as hold the answer with good odds.
 
@@ -244,7 +255,20 @@ def _chosen(
             continue
         chosen.append(index)
         chars += len(found[index].text)
-    return chosen
+    # Left out last, so that nothing weaker comes in their place.
+    return [index for index in chosen if not _is_lesser_row(found[index], found[best], terms)]
+
+
+def _is_lesser_row(one: Candidate, best: Candidate, terms: Sequence[str]) -> bool:
+    """Whether a row of values (or a record) holds only a part of what is asked that the best row beside it holds: it
+    tells the same of another thing, which nobody asked about."""
+    if one.passage != best.passage or not (is_of_values(one.piece) and stands_alone(best.piece)):
+        return False
+    return _terms_held(one.piece, terms) < _terms_held(best.piece, terms)
+
+
+def _terms_held(piece: Piece, terms: Sequence[str]) -> set[str]:
+    return {term for term in terms if term in piece.stems or start_of(term) in piece.starts}
 
 
 def _kinship(found: list[Candidate], best: int) -> npt.NDArray[np.float64]:

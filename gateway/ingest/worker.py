@@ -92,8 +92,14 @@ class IngestWorker:
         self._reading = asyncio.Semaphore(NUM_READING)
         self._is_database_down = False
 
-    async def run(self, stop: asyncio.Event, wake: asyncio.Event | None = None) -> None:
-        """Until `stop` is set; what is being worked on then goes back to the queue. `wake`: look at once."""
+    async def run(
+        self,
+        stop: asyncio.Event,
+        wake: asyncio.Event | None = None,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Until `stop` is set; what is being worked on then goes back to the queue. `wake`: look at once. on_turn: told
+        each time before the queue is looked at, which is every POLL_S, or when the database has answered."""
         wake = wake or asyncio.Event()
         stopping = asyncio.create_task(stop.wait())
         files: set[asyncio.Task[None]] = set()
@@ -104,6 +110,7 @@ class IngestWorker:
 
         try:
             while not stopping.done():
+                on_turn()
                 wake.clear()  # before the look, so that news during it is not lost
                 item = await self._next_item() if len(files) < MAX_FILES else None
                 if item is None:

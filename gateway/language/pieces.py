@@ -20,6 +20,10 @@ _SAME = 0.8  # share of common words that makes two sentences one
 _START_CHARS = 5  # of a longer stem, that related words share
 
 _LINK = re.compile(r"!?\[[^\[\]]*+\]\([^()]*+\)|</?[a-zA-Z][^<>]*+>")
+# A row of a CSV or an object of JSON, as ingest tells it: `name: nut; price: 1`.
+_RECORD = re.compile(r"[^\s:;][^:;]{0,79}: [^;]{1,400}; [^\s:;][^:;]{0,79}: ")
+_CELL_END = re.compile(r"[|\t]|; ")
+_VALUE_WORDS = 8  # of a cell with a value, its name included
 _QUESTION = re.compile(r"\?[\"'”’»)*_`]*[,.]?\s*$")
 
 
@@ -63,6 +67,18 @@ def same_words(one: Candidate, other: Candidate) -> bool:
     if len(one.stems & other.stems) < _SAME * smaller:
         return False
     return not any(stem[:1].isdigit() for stem in one.stems ^ other.stems)
+
+
+def stands_alone(piece: Piece) -> bool:
+    """Whether what stands before a sentence says nothing of it: a row of a table, or a record, tells of another thing
+    than the row above."""
+    return piece.kind is Kind.ROW or (piece.kind is Kind.ITEM and _RECORD.match(piece.text) is not None)
+
+
+def is_of_values(piece: Piece) -> bool:
+    """Whether a row or a record holds values alone: a sentence in a cell of it says something by itself."""
+    cells = _CELL_END.split(piece.text) if stands_alone(piece) else []
+    return bool(cells) and all(len(cell.split()) <= _VALUE_WORDS for cell in cells)
 
 
 class Words(NamedTuple):

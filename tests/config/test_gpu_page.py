@@ -22,6 +22,7 @@ from gateway.checkpoint.gpu_memory import (
 )
 from gateway.generation.trtllm_engine import PRIORITIES
 
+ROOT = Path(__file__).parents[2]
 PAGE = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text("utf-8")
 # Parameters, layers, hidden, heads, key-value heads, head size: as the models' own configurations say.
 MODELS = {
@@ -83,3 +84,10 @@ def test_the_table_of_formats_is_the_codes(kind: str) -> None:
 def test_releases_and_priorities_are_the_codes() -> None:
     assert f"| release | {OLDEST['tensorrt_llm']} or later | {OLDEST['vllm']} or later |" in PAGE
     assert "0, 1, 2 become " + ", ".join(map(str, PRIORITIES)) in PAGE
+
+
+def test_the_page_says_which_faiss_the_images_have() -> None:
+    locks = {name: (ROOT / "requirements" / f"{name}.txt").read_text("utf-8") for name in ("serve", "gpu")}
+    has_gpu = any(re.search(r"^faiss-gpu", text, re.MULTILINE) for text in locks.values())
+    assert re.search(r"^faiss-cpu==", locks["serve"], re.MULTILINE)
+    assert ("**No image of ours has faiss-gpu**" in PAGE) is not has_gpu

@@ -264,6 +264,19 @@ def test_a_profile_has_a_triton_for_every_name_that_the_balancer_looks_up(profil
     assert set(env) - {"COMPOSE_PROFILES"} <= interpolated_names
 
 
+def test_a_gpu_that_is_reserved_is_asked_for_by_name() -> None:
+    """`auto` would take the processor where the GPU's libraries do not load, and nobody would hear of it."""
+    on_gpu = {
+        name: service["environment"] for name, service in COMPOSE["services"].items() if "deploy" in service
+    }
+    assert set(on_gpu) == {"triton-retrieval", "triton-small"}
+    retrieval = {name for name, env in on_gpu.items() if env["TIDEGATE_TRITON_SERVES"] == "retrieval"}
+    assert {name for name, env in on_gpu.items() if env.get("TIDEGATE_EMBED_PROVIDER") == "cuda"} == retrieval
+    values = {key: interpolated(str(value)) for key, value in on_gpu["triton-retrieval"].items()}
+    plain = {key: value for key, value in values.items() if not key.endswith("_FILE")}
+    assert load_settings(plain).embed_provider == "cuda"
+
+
 def test_only_the_edge_is_published_and_on_loopback() -> None:
     published = {
         name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
+from gateway.ingest_app import TURN_FILE
 from gateway.settings import Settings
 from gateway.storage import catalog, keys, ledger
 from gateway.storage.blobs import BlobStore
@@ -82,6 +84,40 @@ def _status(database: Database, collection_id: str, file_id: str) -> catalog.Att
         row = catalog.get_attachment(conn, "default", collection_id, file_id)
     assert row is not None
     return row
+
+
+def _probe(settings: Settings) -> int:
+    """The liveness check of the manifest, of this worker's file; returns its exit code."""
+    manifest = yaml.safe_load((Path(__file__).parents[2] / "k8s/base/ingest.yaml").read_text("utf-8"))
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    _, *words = container["livenessProbe"]["exec"]["command"]
+    in_the_image = f"/var/lib/tidegate/run/{TURN_FILE}"
+    assert in_the_image in words[-1]
+    words[-1] = words[-1].replace(in_the_image, str(settings.run_dir / TURN_FILE))
+    return subprocess.run([sys.executable, *words], stderr=subprocess.DEVNULL, check=False).returncode
+
+
+def _until_the_probe_says(settings: Settings, code: int) -> None:
+    deadline = time.monotonic() + 20
+    while _probe(settings) != code:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_worker_that_stands_still_fails_its_probe(
+    settings: Settings, process: subprocess.Popen[str]
+) -> None:
+    assert _probe(settings) == 1  # it has not begun
+    _wait_for_line(process, "ready")
+    _until_the_probe_says(settings, 0)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        long_ago = time.time() - 200  # as if it had stood still for so long: nobody touches the file any more
+        os.utime(settings.run_dir / TURN_FILE, (long_ago, long_ago))
+        assert _probe(settings) == 1
+    finally:
+        process.send_signal(signal.SIGCONT)
+    _until_the_probe_says(settings, 0)  # it goes round without Triton and Redis, too
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])

@@ -34,7 +34,10 @@ def models(docs: tuple[Doc, ...], tier: str) -> dict[str, str]:
     ("overlay", "moved"),
     [
         ("staging", {"Deployment/triton-small", "Deployment/gateway"}),
-        ("production", {"Deployment/triton-small", "Deployment/gateway", "Deployment/judge"}),
+        (
+            "production",
+            {"Deployment/" + name for name in ("triton-small", "gateway", "judge", "judge-in-force")},
+        ),
     ],
 )
 def test_a_model_version_is_shipped_by_one_file(copy: Path, overlay: str, moved: set[str]) -> None:

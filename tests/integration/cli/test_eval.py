@@ -245,8 +245,50 @@ def test_failed_questions_are_exit_1(run: Run, api: FakeApi, labelled: Path) -> 
     assert "3 of 3 questions failed, the first: No room" in result.err
 
 
+def test_an_answer_of_another_tier_is_exit_1_where_none_may_stand_in(run: Run, labelled: Path) -> None:
+    run("eval", str(labelled), "--model", "large", "--out", "old.json")  # the API's answers are of `fast`
+    for command in (("eval", str(labelled), "--model", "large"), ("eval", "old.json")):
+        assert run(*command).code == 0
+        result = run(*command, "--no-fallback")
+        assert result.code == 1
+        assert "3 of 3 questions were answered by fast, not by large." in result.err
+    assert run("eval", str(labelled), "--model", "fast", "--no-fallback").code == 0
+
+
+def test_a_tier_that_sleeps_is_asked_until_it_answers_itself(
+    run: Run, api: FakeApi, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eval_run, "WAKE_EVERY_S", 0.01)
+    answer, tiers = answers(api), iter(["deep", "", "fast"])
+
+    def asleep(body: dict[str, Any]) -> Reply:
+        reply, tier = answer(body), next(tiers, "large")
+        return Reply(
+            reply.tokens, reply.receipt | {"tier": tier}, reply.citations, status=200 if tier else 500
+        )
+
+    api.reply = asleep
+    result = run("eval", str(labelled), "--model", "large", "--no-fallback", "--wake", "30")
+    assert (result.code, len(api.chats)) == (0, 3 + 1 + 3)
+
+
+def test_a_tier_that_does_not_wake_is_told_and_nothing_stays(run: Run, api: FakeApi, labelled: Path) -> None:
+    result = run("eval", str(labelled), "--model", "large", "--wake", "0.05")
+    assert result.code == 1
+    assert "large did not answer within 0.05 s: the last answer is of fast." in result.err
+    assert (api.files, api.stores) == ({}, {})
+
+
 @pytest.mark.parametrize(
-    "args", [("no.json",), ("set.json", "--fail-under", "x"), ("set.json", "--compare", "set.json")], ids=str
+    "args",
+    [
+        ("no.json",),
+        ("set.json", "--fail-under", "x"),
+        ("set.json", "--compare", "set.json"),
+        ("set.json", "--no-fallback"),
+        ("set.json", "--wake", "1"),
+    ],
+    ids=str,
 )
 def test_wrong_usage_is_told_before_anything_is_sent(
     run: Run, api: FakeApi, labelled: Path, args: tuple[str, ...]

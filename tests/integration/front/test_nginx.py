@@ -1,4 +1,4 @@
-"""examples/front/nginx.conf in a real nginx, in front of a small server of events: nothing is held back."""
+"""examples/front/nginx.conf in a real nginx, in front of small servers of events and of calls: nothing is held back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
 import pytest
 import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
 
+from gateway.proto import chat_pb2, chat_pb2_grpc
 from tests.fakes.certificates import make_pair
 from tests.fakes.triton_process import free_port
 
@@ -131,3 +136,89 @@ async def test_a_client_that_leaves_is_told_to_the_service(front: tuple[EventSer
     async with asyncio.timeout(10):
         await events.has_left.wait()
     assert "connection: close" not in events.heads[0].lower()
+
+
+class CallServer(chat_pb2_grpc.ChatServiceServicer):  # type: ignore[misc]
+    """Answers a call with one event, and the next only when the test says so; without a model it refuses."""
+
+    def __init__(self) -> None:
+        self.go_on, self.has_left = asyncio.Event(), asyncio.Event()
+        self.metadata: dict[str, str] = {}
+
+    async def Chat(
+        self, request: chat_pb2.ChatRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[chat_pb2.ChatEvent]:
+        self.metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        if not request.model:
+            trailing = (("x-request-id", "r-1"),)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Later.", trailing_metadata=trailing)
+        try:
+            yield chat_pb2.ChatEvent(delta=chat_pb2.Delta(text="first"))
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.has_left.set()
+            raise
+        yield chat_pb2.ChatEvent(delta=chat_pb2.Delta(text="second"))
+        yield chat_pb2.ChatEvent(done=chat_pb2.Done())
+
+
+@pytest_asyncio.fixture
+async def calls(tmp_path: Path) -> AsyncIterator[tuple[CallServer, grpc.aio.Channel]]:
+    """The server, and a client's channel that ends at nginx."""
+    servicer, server, healthy = CallServer(), grpc.aio.server(), health.HealthServicer()
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    inner = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        with nginx_before(inner, tmp_path) as port:
+            certificate = grpc.ssl_channel_credentials((tmp_path / "tls.crt").read_bytes())
+            async with grpc.aio.secure_channel(f"localhost:{port}", certificate) as channel:
+                yield servicer, channel
+    finally:
+        await server.stop(None)
+
+
+async def test_a_call_arrives_before_the_next_event_is_made(
+    calls: tuple[CallServer, grpc.aio.Channel],
+) -> None:
+    server, channel = calls
+    stub = chat_pb2_grpc.ChatServiceStub(channel)  # type: ignore[no-untyped-call]
+    stream = stub.Chat(
+        chat_pb2.ChatRequest(model="fast"), timeout=20, metadata=(("authorization", "Bearer k"),)
+    )
+    assert (await stream.read()).delta.text == "first"
+    server.go_on.set()
+    assert (await stream.read()).delta.text == "second"
+    assert (await stream.read()).WhichOneof("event") == "done"
+    assert await stream.read() is grpc.aio.EOF
+    assert await stream.code() is grpc.StatusCode.OK
+    assert server.metadata["authorization"] == "Bearer k"
+
+
+async def test_a_refusal_keeps_its_status_words_and_trailing_metadata(
+    calls: tuple[CallServer, grpc.aio.Channel],
+) -> None:
+    stub = chat_pb2_grpc.ChatServiceStub(calls[1])  # type: ignore[no-untyped-call]
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.Chat(chat_pb2.ChatRequest(), timeout=20).read()
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused.value.details() == "Later."
+    assert ("x-request-id", "r-1") in tuple(refused.value.trailing_metadata())
+
+
+async def test_a_call_that_is_left_is_told_to_the_service(
+    calls: tuple[CallServer, grpc.aio.Channel],
+) -> None:
+    server, channel = calls
+    stub = chat_pb2_grpc.ChatServiceStub(channel)  # type: ignore[no-untyped-call]
+    stream = stub.Chat(chat_pb2.ChatRequest(model="fast"), timeout=20)
+    assert (await stream.read()).delta.text == "first"
+    stream.cancel()
+    async with asyncio.timeout(10):
+        await server.has_left.wait()
+
+
+async def test_health_is_asked_through_it_too(calls: tuple[CallServer, grpc.aio.Channel]) -> None:
+    reply = await health_pb2_grpc.HealthStub(calls[1]).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    assert reply.status == health_pb2.HealthCheckResponse.SERVING

@@ -5,6 +5,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.generation.citing import CitationStream, last_sentence
 from gateway.types import Citation, Passage
@@ -109,9 +110,78 @@ def test_a_mark_is_never_shown_before_it_is_whole() -> None:
     assert shown == ["It holds the surge", " [1]", "."]
 
 
+@pytest.mark.parametrize(
+    ("text", "why_kept"),
+    [
+        ("The gate was built in 1850 [1].", ""),
+        ("The gate was built in 1843 [1].", "it stands there"),
+        ("1. The gate was built in 1850 [1].", ""),
+        ("2. The gate holds back the surge [1].", "a list's number"),
+        ("The gate was built in 1850 [1] by Envoy.", ""),
+        ("The gate holds back 3 kinds of surge [1].", "a count of what it lists"),
+        ("The gate was built around 1850 [1].", "about right"),
+        ("The UTF-8 gate lets water through [1].", "a name"),
+        ("By passage 12 the gate lets water through [1].", "a passage's number"),
+        ("The gate was built in the 1840s [1].", "a decade"),
+    ],
+    ids=lambda text: text,
+)
+def test_a_number_of_the_claim_must_stand_in_the_passage(text: str, why_kept: str) -> None:
+    stream = CitationStream(PASSAGES)
+    shown = "".join(cited.text for cited in stream.feed(text) + stream.finish())
+    assert shown == (text if why_kept else text.replace(" [1]", ""))
+    assert stream.num_unsupported == (not why_kept)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "held"),
+    [
+        ("1000 visitors", "It had 1,000 visitors."),
+        ("1.000 visitors", "It had 1 000 visitors."),
+        ("1,200,000 visitors", "It had 1.2 million visitors."),
+        ("19.90 euro", "It costs 19,90 euro."),
+        ("4 euro", "It costs four euro."),
+        ("12 May 1843", "Since 12.05.1843."),
+    ],
+)
+def test_a_number_may_be_written_otherwise_and_points_at_its_sentence(claimed: str, held: str) -> None:
+    found = [passage(1, f"A gate with a past. {held} The rest is silence.")]
+    text, citations = run(f"That makes {claimed} [1].", passages=found)
+    assert (text, [each.text for each in citations]) == (f"That makes {claimed} [1].", [held])
+    assert run("That makes 7301 visitors in euro since May [1].", passages=found)[1] == []
+
+
+def test_a_number_that_heading_or_file_name_holds_is_borne_out() -> None:
+    assert run("In 2031 the gate held [1].", passages=[passage(1, "The gate held.")])[1] == []
+    headed = replace(passage(1, "The gate held."), heading="Report 2031")
+    assert len(run("In 2031 the gate held [1].", passages=[headed])[1]) == 1
+    named = replace(passage(1, "The gate held."), filename="report-2031.md")
+    assert len(run("In 2031 the gate held [1].", passages=[named])[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("The gate of 1843 has replicas [1][2].", "The gate of 1843 has replicas [1][2]."),
+        ("The gate of 1843 has replicas [2, 1].", "The gate of 1843 has replicas [2][1]."),
+        ("The gate of 1850 has replicas [1, 2].", "The gate of 1850 has replicas."),
+        ("The gate of 1850 has replicas [1] [2].", "The gate of 1850 has replicas."),
+        ("Built in 1843 [1], replicas by Envoy [2].", "Built in 1843 [1], replicas by Envoy [2]."),
+        ("Built in 1850 [1], it holds the surge [1].", "Built in 1850, it holds the surge [1]."),
+        ("Built in 1850 [9] [1].", "Built in 1850."),
+    ],
+    ids=lambda text: text,
+)
+def test_of_marks_at_one_place_one_passage_with_the_number_is_enough(text: str, shown: str) -> None:
+    assert run(text)[0] == run(*text)[0] == shown
+
+
 @given(st.lists(st.integers(1, 12), max_size=12))
 def test_the_cuts_between_deltas_change_nothing(cuts: list[int]) -> None:
-    text = "The gate held back the surge [1]. `a[1]` [2]. ```\nb[2]\n``` Envoy balances gRPC  [2] and [1,2] [x] [9] ["
+    text = (
+        "The gate held back the surge [1]. `a[1]` [2]. ```\nb[2]\n``` Envoy balances gRPC  [2] and [1,2] [x] [9] "
+        "It was built in 1,850 [1] [2], or in 1 843 [2] [1]. ["
+    )
     deltas, at = [], 0
     for cut in cuts:
         deltas.append(text[at : at + cut])
