@@ -116,7 +116,8 @@ def _modules(package: Any) -> Iterator[Any]:
 
 
 def _tried(pattern: re.Pattern[Any], method: str, text: str) -> None:
-    given = text if isinstance(pattern.pattern, str) else text.encode()  # some read a file before its encoding is known
+    # Some read a file before its encoding is known.
+    given = text if isinstance(pattern.pattern, str) else text.encode()
     if method == "finditer":
         for _ in pattern.finditer(given):
             pass
