@@ -38,9 +38,7 @@ RETRY_S = 1.0
 STALE_PART_S = 24 * 3600.0  # longer than any upload
 PRUNE_EVERY_S = 3600.0
 PRUNE_BATCH = 1000  # receipts in one transaction: it holds the write lock
-TURN_FILE = (
-    "ingest.turn"  # how old it is says when the worker last went round; the probe in a cluster asks that
-)
+TURN_FILE = "ingest.turn"  # its age says when the worker last went round: what the probe in a cluster asks
 TURN_EVERY_S = 5.0
 PRUNE_PAUSE_S = 0.05  # for other writers, between two batches
 
@@ -76,6 +74,7 @@ async def serve(settings: Settings) -> None:
         await redis.aclose()
         await triton.close()
         database.close()
+        (settings.run_dir / TURN_FILE).unlink(missing_ok=True)
         log.info("stopped")
 
 

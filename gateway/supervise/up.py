@@ -265,5 +265,5 @@ Ctrl-C stops it; open answers may finish."""
 
 RUN_FILES = (
     *("instance.json", "supervisord.pid", "supervisord.conf", "redis.conf"),
-    *("prometheus.yml", "alertmanager.yml"),
+    *("prometheus.yml", "alertmanager.yml", "ingest.turn"),
 )

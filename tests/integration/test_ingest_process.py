@@ -141,3 +141,4 @@ def test_it_makes_the_tables_works_without_neighbours_and_stops_when_told(
     waiting = _status(database, collection_id, readable)
     assert (waiting.status, waiting.lease_until) == ("in_progress", 0.0)
     assert _status(database, collection_id, broken).error_code == "damaged_file"
+    assert not (settings.run_dir / TURN_FILE).exists()
