@@ -316,7 +316,7 @@ local function release()
     local id, held_ms, tenant, band, difference = row[1], row[2], row[3], row[4], row[5]
     if redis.call('HEXISTS', HELD, id) == 1 then
       if held_ms >= 0 then
-        note(band, held_ms, by_band()[band + 1] > 0, redis.call('EXISTS', own_key(band, tenant)) == 0)
+        note(band, held_ms, head_of(band) ~= nil, redis.call('EXISTS', own_key(band, tenant)) == 0)
         redis.call('HSET', STATE, 'credit', math.min(limit, credit() + 1))
         settle(band, tenant, difference)
       end
