@@ -75,13 +75,16 @@ async def round_of(arm: str, number: int, asks: list[Ask], round_s: float) -> li
     return out
 
 
-async def first_chunks(scenario: str, arms: dict[str, list[Ask]], count: int) -> list[Row]:
-    """One stream at a time; the arms in another order each time."""
+async def first_chunks(
+    scenario: str, arms: dict[str, list[Ask]], count: int, *, in_a_row: int = 1
+) -> list[Row]:
+    """One stream at a time; the arms in another order each time. count: of each arm, in_a_row before the next arm."""
     out: list[Row] = []
     rng = random.Random(0)
-    for slot in range(count):
+    for start in range(0, count, in_a_row):
         for name in rng.sample(sorted(arms), len(arms)):
-            out.append(row(f"{scenario}/{name}", slot, await arms[name][0]()))
+            for slot in range(start, min(count, start + in_a_row)):
+                out.append(row(f"{scenario}/{name}", slot, await arms[name][0]()))
     return out
 
 

@@ -6,12 +6,14 @@ same time, and both have the same number of workers. Every chunk that comes in g
 every stream is checked chunk by chunk. Arms, interleaved in one run:
 
     upstream   the upstream itself, read by the same client (the floor)
+    bare       through Envoy and a handler of the gateway's own libraries that only passes bytes on: the way's floor
     plain      through Envoy and the gateway, `retrieval: off`: nothing is searched for, as LiteLLM does
     documents  the same with retrieval: passages are found, the prompt holds them, marks are verified
     litellm    the LiteLLM proxy
 
 rate    chunks/s at 32 streams, rounds of each arm in turn
-first   time to the first chunk at concurrency 1
+first   time to the first chunk at concurrency 1, all arms in turn
+row     the same, FIRST_IN_A_ROW of each arm in a row: what comes in between leaves every process cold
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from typing import Any
 import msgspec
 import uvloop
 
-from perf import litellm_proxy, rows
+from perf import bare_relay, litellm_proxy, rows
+from perf.bare_edge import bare_behind_envoy
 from perf.environment import environment
 from perf.litellm_proxy import Proxy
 from perf.profile import processor_seconds, spent, tree_seconds
@@ -49,6 +52,7 @@ TIER = "relay"
 QUESTION = "What happens when a Triton replica dies?"
 NUM_STREAMS = 32
 START_S = 10.0
+FIRST_IN_A_ROW = 30
 TIERS_FILE = """[{tier}]
 base_url = "http://127.0.0.1:{port}/v1"
 model = "relay"
@@ -76,11 +80,18 @@ def body_of(**extension: object) -> dict[str, Any]:
 
 
 async def measure(
-    service: Service, upstream_port: int, upstream_pid: int, proxy: Proxy | None, num_workers: int, size: Size
+    service: Service,
+    upstream_port: int,
+    upstream_pid: int,
+    bare: tuple[int, list[int]],
+    proxy: Proxy | None,
+    num_workers: int,
+    size: Size,
 ) -> Measured:
     ours = service.settings.port, service.headers, check_ours
     asked = {
         "upstream": (upstream_port, {}, check_plain, body_of()),
+        "bare": (bare[0], {}, check_plain, body_of()),
         "plain": (*ours, body_of(retrieval="off")),
         "documents": (*ours, body_of()),
     }
@@ -92,12 +103,14 @@ async def measure(
     }
     arms = {name: http.asks() for name, http in https.items()}
     out = Measured(num_workers, is_each=size.is_each)
-    trees = {"upstream": upstream_pid} | ({"litellm": proxy.pid} if proxy is not None else {})
+    trees = {"upstream": upstream_pid, **dict(zip(("bare envoy", "bare worker"), bare[1], strict=True))}
+    trees |= {"litellm": proxy.pid} if proxy is not None else {}
     try:
         for name, asks in arms.items():  # warm every worker of every path before anything counts
             await round_of(name, 0, asks, 1.0)
         await _rates(service, trees, arms, size, out)
         out.rows += await first_chunks("first", arms, size.num_first)
+        out.rows += await first_chunks("row", arms, size.num_first, in_a_row=FIRST_IN_A_ROW)
         if size is not QUICK:
             out.stacks = await stacks_of(service, "gateway.app", arms["plain"])
     finally:
@@ -167,8 +180,9 @@ def run(size: Size) -> list[Measured]:
             tiers.write_text(TIERS_FILE.format(tier=TIER, port=port))
             peer = litellm_proxy.litellm_proxy(port, num_workers=workers) if installed else nullcontext()
             settings = {"gateway_workers": workers, "tiers_file": str(tiers), "log_level": "warning"}
-            with running_service(**settings) as service, peer as proxy:
-                found.append(uvloop.run(measure(service, port, pid, proxy, workers, size)))
+            bare = bare_behind_envoy(bare_relay.worker(port))
+            with running_service(**settings) as service, bare as bare_arm, peer as proxy:
+                found.append(uvloop.run(measure(service, port, pid, bare_arm, proxy, workers, size)))
     return found
 
 

@@ -15,7 +15,8 @@ class Ask(NamedTuple):
     """One request for a slot. cost: tokens. size: bytes that the wait keeps in memory. until_ms: leaves the line then.
 
     finish_ms: the caller's own deadline for the answer, 0 = none. tag: that of a ticket, -1 = none. gives: whether its
-    answer can be broken off. before_ms: how long it had a slot until that happened, -1 = it did not.
+    answer can be broken off. before_ms: how long it had a slot until that happened, -1 = it did not. has_waited: in a
+    line that is no more; it was told to wait, so neither a full line nor a long one refuses it now.
     """
 
     tenant: str
@@ -27,6 +28,7 @@ class Ask(NamedTuple):
     tag: int = -1
     gives: bool = False
     before_ms: int = -1
+    has_waited: bool = False
 
 
 class Entered(NamedTuple):

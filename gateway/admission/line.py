@@ -86,13 +86,12 @@ class FairLine:
         score = ask.band * BAND_STEP + tag
         position = bisect_right(self._order, (score, name)) + 1
         slot = self._victim(Wanting(name, ask.band, ask.tenant), now_ms)
-        wait = Expected(0.0, 0.0)
-        if not slot:
-            wait = self._expected(position, ask.band, tag, self.left(now_ms), now_ms)
+        left = self.left(now_ms)
+        wait = Expected(0.0, 0.0) if slot else self._expected(position, ask.band, tag, left, now_ms)
         refusal = self._refusal(ask, score, wait.sure_ms, now_ms)
         if refusal is not None:
             # One with a ticket comes again with the place that it has.
-            kept = tag if ask.tag >= 0 else self._promise(key, tag, ask.cost)
+            kept = tag if ask.tag >= 0 else self.promise(key, ask.cost, tag)
             return Entered(refusal, position, wait.told_ms, kept)
         self._charge(ask)
         self._entries[name] = Entry(ask, score)
@@ -191,11 +190,15 @@ class FairLine:
             return None  # its client has the beginning of the answer
         if sure_ms >= 0 and ask.finish_ms and now_ms + sure_ms + self.drain.mean_ms(ask.band) > ask.finish_ms:
             return "infeasible"
+        if ask.has_waited:
+            return None
         if sure_ms >= 0 and now_ms + sure_ms > ask.until_ms:
             return "too_long"
         if ask.size > self.max_bytes or self.max_waiting < 1:
             return "full"
-        while len(self._order) >= self.max_waiting or self.num_bytes + ask.size > self.max_bytes:
+        # A line that has outgrown its bounds, with those who came from another one, grows no more: it is not cut.
+        most, most_bytes = max(self.max_waiting, len(self._order)), max(self.max_bytes, self.num_bytes)
+        while len(self._order) >= most or self.num_bytes + ask.size > most_bytes:
             worst = self._order[-1]
             if self._is_before(worst, score):
                 return "full"
@@ -203,14 +206,9 @@ class FairLine:
             self._displaced.append(worst[1])
         return None
 
-    def promise(self, band: int, tenant: str, cost: int) -> int:
-        """The tag of a ticket for one that is refused unasked."""
-        key = (band, tenant)
-        return self._promise(key, self._newcomers_tag(key), cost)
-
-    def _promise(self, key: tuple[int, str], tag: int, cost: int) -> int:
-        """The tag of a ticket: behind those of the same tenant that are out already."""
-        tag = max(tag, self._promised.get(key, 0))
+    def promise(self, key: tuple[int, str], cost: int, tag: int = 0) -> int:
+        """The tag of a ticket for one that is refused: behind those of the same tenant that are out already."""
+        tag = max(tag or self._newcomers_tag(key), self._promised.get(key, 0))
         self._promised[key] = tag + cost
         return tag
 
@@ -337,14 +335,16 @@ class FairLine:
 
     def _next(self, now_ms: int) -> str | None:
         """The first in line who may have a slot."""
-        for _, name in self._order[:_LOOK_AHEAD]:
-            ask = self._entries[name].ask
-            if ask.until_ms < now_ms:
-                self._remove(name)  # its wait is over, and it knows that by itself
-                return self._next(now_ms)
-            if self.may_take(ask.tenant):
-                return name
-        return None
+        while True:
+            for _, name in self._order[:_LOOK_AHEAD]:
+                ask = self._entries[name].ask
+                if ask.until_ms < now_ms:
+                    self._remove(name)  # its wait is over, and it knows that by itself
+                    break
+                if self.may_take(ask.tenant):
+                    return name
+            else:
+                return None
 
     def rest(self) -> None:
         """With nobody here, nobody is ahead of anybody."""

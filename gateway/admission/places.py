@@ -36,7 +36,7 @@ class Places:
             for at in range(0, len(names) if self._is_here() else 0, LOOK_AT_MOST):
                 part = names[at : at + LOOK_AT_MOST]
                 try:
-                    _, _, places, etas_ms = await self._store.call("look", *part)
+                    places, etas_ms = await self._store.look(part)
                 except Away:
                     break
                 for name, place, eta_ms in zip(part, places, etas_ms, strict=True):

@@ -225,7 +225,7 @@ local function enter()
   local band, cost, size = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
   local wait_ms, finish_ms, ticket = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
   local max_waiting, max_bytes, ticket_id = tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17]
-  local gives, before = ARGV[19] == '1', tonumber(ARGV[20])
+  local gives, before, has_waited = ARGV[19] == '1', tonumber(ARGV[20]), ARGV[21] == '1'
   if before >= 0 and redis.call('HEXISTS', HELD, id) == 1 then
     if not wanted_by(id) then
       if gives then redis.call('HSET', GIVES, id, whole(now) .. '|') else redis.call('HDEL', GIVES, id) end
@@ -262,16 +262,17 @@ local function enter()
   local eta_ms, sure_ms = 0, 0
   if not slot then eta_ms, sure_ms = expected(ahead, band, head and tag - head or 0, by_band(), slots_left()) end
   local refusal
-  if before >= 0 then
-    refusal = nil -- its client has the beginning of the answer
+  if before >= 0 then -- its client has the beginning of the answer
   elseif sure_ms >= 0 and finish_ms > 0 and sure_ms + mean_of(band) > finish_ms then
     refusal = 'infeasible'
+  elseif has_waited then -- in a line that is no more: it was told to wait
   elseif sure_ms >= 0 and sure_ms > wait_ms then
     refusal = 'too_long'
   elseif size > max_bytes or max_waiting < 1 then
     refusal = 'full'
   else
-    while num_waiting() >= max_waiting or number_at(STATE, 'bytes', 0) + size > max_bytes do
+    local most, most_bytes = math.max(max_waiting, num_waiting()), math.max(max_bytes, number_at(STATE, 'bytes', 0))
+    while num_waiting() >= most or number_at(STATE, 'bytes', 0) + size > most_bytes do
       local worst = redis.call('ZRANGE', LINE, -1, -1, 'WITHSCORES')
       local entry = entry_of(worst[1])
       if tonumber(worst[2]) <= score or (entry.before or -1) >= 0 then

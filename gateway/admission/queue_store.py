@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from gateway.admission.line import BANDS
 from gateway.admission.tickets import TICKET_LIFE_S, Place
 from gateway.admission.waiting import Claim
 from gateway.storage.redis_trips import answered
+from gateway.storage.redis_wire import RedisWire
 
 log = logging.getLogger("tidegate.queue")
 
@@ -51,7 +52,8 @@ def enter_terms(
     finish_ms = max(1, left_ms) if claim.has_own_deadline else 0
     asked = [claim.tenant, band, cost, claim.size, wait_ms, finish_ms, place.tag]
     ticket = [place.id, int(TICKET_LIFE_S * 1000)]
-    return [*asked, max_waiting, max_bytes, *ticket, int(claim.gives), claim.before_ms]
+    own = [int(claim.gives), claim.before_ms, int(claim.has_waited)]
+    return [*asked, max_waiting, max_bytes, *ticket, *own]
 
 
 class Away(Exception):
@@ -127,6 +129,8 @@ class QueueStore:
         self.limit = limit  # slots, by this worker's knowledge
         self._headroom_share = headroom_share
         self._redis: Any = redis
+        # A slot is asked for and given back by every request, and neither waits for the other.
+        self._to_enter, self._to_serve = RedisWire(redis), RedisWire(redis)
         self._now_ms = now_ms
         parts = ("held", "line", "entries", "tenants", "state", "workers", "seen", "gives")
         self._keys = [queue_key(tier, part) for part in parts]
@@ -138,8 +142,31 @@ class QueueStore:
         self.is_silent = False  # whether what was sent is late
 
     async def call(self, operation: str, *args: Any) -> Any:
-        """Raises: Away."""
-        return await self._within(lambda: self._run(self._head(operation), args))
+        """One at a time. Raises: Away."""
+        head = self._head(operation)
+
+        async def run() -> Any:
+            (reply,) = await self._to_serve.send([("EVALSHA", *head, *args)])
+            if isinstance(reply, NoScriptError):  # a Redis that was started again has forgotten it
+                _, reply = await self._to_serve.send([("SCRIPT", "LOAD", SCRIPT), ("EVALSHA", *head, *args)])
+            if isinstance(reply, RedisError):
+                raise reply
+            return reply
+
+        return await self._within(run)
+
+    async def look(self, names: Sequence[str]) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The place of each, and its expected wait (ms). Raises: Away."""
+        head = self._head("look")
+
+        async def run() -> Any:
+            try:
+                return await self._redis.evalsha(*head, *names)
+            except RedisConnectionError:  # of a pooled connection that had ended unseen
+                return await self._redis.evalsha(*head, *names)
+
+        _, _, places, etas_ms = await self._within(run)
+        return places, etas_ms
 
     async def beat(self, worker: str, secret: bytes) -> Beat:
         """Say that the worker lives. secret: taken where the store has none. Raises: Away."""
@@ -224,34 +251,15 @@ class QueueStore:
         options = (operation, self._now_ms(), self.limit, self._mailboxes, headroom)
         return (_SHA, len(self._keys), *self._keys, *options)
 
-    async def _run(self, head: tuple[Any, ...], args: Sequence[Any]) -> Any:
-        try:
-            return await self._redis.evalsha(*head, *args)
-        except NoScriptError:  # a Redis that was started again has forgotten it
-            await self._redis.script_load(SCRIPT)
-            return await self._redis.evalsha(*head, *args)
-
     async def _call_many(self, calls: Sequence[Sequence[Any]]) -> list[Any]:
         head = self._head("enter")
-
-        async def run() -> list[Any]:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for args in calls:
-                    pipe.evalsha(*head, *args)
-                return list(await pipe.execute(raise_on_error=False))
-
-        return list(await self._within(run, self._fall_silent))
+        sent = [("EVALSHA", *head, *args) for args in calls]
+        return list(await self._within(lambda: self._to_enter.send(sent), self._fall_silent))
 
     async def _within(
-        self, work: Callable[[], Awaitable[Any]], on_late: Callable[[], object] = lambda: None
+        self, work: Callable[[], Coroutine[Any, Any, Any]], on_late: Callable[[], object] = lambda: None
     ) -> Any:
-        async def call() -> Any:
-            try:
-                return await work()
-            except RedisConnectionError:  # of a pooled connection that had ended unseen
-                return await work()
-
         try:
-            return await answered(call(), CALL_S, late_s=LATE_S, on_late=on_late)
+            return await answered(work(), CALL_S, late_s=LATE_S, on_late=on_late)
         except (RedisError, OSError, TimeoutError) as error:
             raise Away(repr(error)) from error

@@ -167,7 +167,7 @@ class RedisQueue:
                 for _ in range(2):  # those who wait already wake, and stand here first
                     await asyncio.sleep(0)
             except (_Lost, Moved):
-                continue
+                claim = claim._replace(has_waited=True)
 
     async def _acquire_own(self, band: str, deadline: float, on_wait: OnWait | None, claim: Claim) -> Permit:
         back = claim.back

@@ -99,7 +99,7 @@ class SlotQueue:
         """Refuse now what would be refused later anyway. Raises: Rejected when the line is full."""
         number = BANDS.index(band)
         if not claim.ticket and self._line.is_closed(number, claim.tenant):
-            tag = self._line.promise(number, claim.tenant, claim.cost)
+            tag = self._line.promise((number, claim.tenant), claim.cost)
             raise refused("full", self.eta_s(self.num_waiting + 1), self._ticket(claim, number, tag))
 
     async def acquire(
@@ -125,6 +125,7 @@ class SlotQueue:
             place.tag,
             claim.gives,
             claim.before_ms,
+            claim.has_waited,
         )
         name, entered = self._enter(ask, claim.back)
         self._tell()

@@ -31,6 +31,7 @@ class Claim(NamedTuple):
     its own comes back with that.
     gives: its answer can be broken off and gone on with later. back: the permit of one to which that happened. It is
     given back, and the claim, which was charged for before, waits at the head of its tenant, bounded by its deadline.
+    has_waited: in another line, which was dissolved.
     """
 
     tenant: str = ""
@@ -41,6 +42,7 @@ class Claim(NamedTuple):
     on_place: Callable[[Callable[[], str]], object] | None = None
     gives: bool = False
     back: Permit | None = None
+    has_waited: bool = False
 
     @property
     def before_ms(self) -> int:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from gateway.storage.redis_wire import RedisWire
+
 log = logging.getLogger("tidegate.redis")
 
 Result = TypeVar("Result")
@@ -80,10 +82,11 @@ async def answered(
 
 
 class RedisTrips:
-    """redis: best one of its own, whose connection is then always at hand. clock: monotonic seconds."""
+    """redis: of which one connection is kept. clock: monotonic seconds."""
 
     def __init__(self, redis: Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis, self._clock = redis, clock
+        self._wire = RedisWire(redis)
         self._rests_until = self._hurries_until = 0.0
         self._num_late = 0
         self._asking: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
@@ -157,10 +160,7 @@ class RedisTrips:
             await asyncio.wait({trip}, timeout=TRIP_LIMIT_S)  # it closes its connection
 
     async def _execute(self, calls: list[tuple[Any, ...]]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for words in calls:
-                pipe.execute_command(*words)
-            return list(await pipe.execute(raise_on_error=False))
+        return await self._wire.send(calls)
 
     def _end_hurry(self, late: asyncio.Future[Any]) -> None:
         if self._num_late < MAX_LATE and not isinstance(late.result(), Exception):

@@ -1,25 +1,19 @@
-"""The floor of a hit: a bare Sanic handler that returns prepared bytes, behind an Envoy of the service's own making.
+"""The floor of a hit: a bare Sanic handler that returns prepared bytes (behind perf/bare_edge.py).
 
-`python -m perf.cache.bare PORT FILE`: FILE holds the body. Envoy has the service's whole configuration (limits,
-retries, health checks, access log), for one worker at PORT.
+`python -m perf.cache.bare PORT FILE`: FILE holds the body.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sanic import HTTPResponse, Request, Sanic
 
-from gateway.supervise import render
-from gateway.supervise.assets import find_assets
+from perf.bare_edge import READY
 from perf.cache.client import PATH
-from perf.load.arms import process
-from perf.service import free_settings
 
 HEADERS = {"x-request-id": "chatcmpl-0123456789abcdef0123456789abcdef", "x-tidegate-cache": "exact"}
 
@@ -36,27 +30,18 @@ def app(body: bytes) -> Sanic[Any, Any]:
         return HTTPResponse(b"{}", content_type="application/json")
 
     made.add_route(answer, PATH, methods=["POST"], name="answer")
-    made.add_route(ready, "/health/ready", methods=["GET"], name="ready")
+    made.add_route(ready, READY, methods=["GET"], name="ready")
     return made
 
 
-@contextmanager
-def bare_behind_envoy(body: bytes) -> Iterator[tuple[int, list[int]]]:
-    """The public port, and the processes: Envoy, Sanic."""
-    with tempfile.TemporaryDirectory(prefix="tidegate-bare-") as name:
-        folder = Path(name)
-        settings = free_settings(folder / "var", gateway_workers=1, log_level="warning", cache=False)
-        settings.log_dir.mkdir(parents=True)
+def worker(body: bytes) -> Callable[[int, Path], list[str]]:
+    """Its command line, for bare_behind_envoy."""
+
+    def argv(port: int, folder: Path) -> list[str]:
         (folder / "body").write_bytes(body)
-        config = folder / "envoy.yaml"
-        config.write_text(render.render_envoy(settings, find_assets()))
-        worker = [sys.executable, "-m", "perf.cache.bare", str(settings.worker_port(0)), str(folder / "body")]
-        ready = "http://127.0.0.1:{}/health/ready"
-        with (
-            process(worker, ready.format(settings.worker_port(0))) as sanic,
-            process(render.envoy_command(settings, config), ready.format(settings.port)) as envoy,
-        ):
-            yield settings.port, [envoy.pid, sanic.pid]
+        return [sys.executable, "-m", "perf.cache.bare", str(port), str(folder / "body")]
+
+    return argv
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ import uvloop
 
 from perf import litellm_proxy
 from perf import rows as rows_module
-from perf.cache.bare import bare_behind_envoy
+from perf.bare_edge import bare_behind_envoy
+from perf.cache import bare
 from perf.cache.client import Connection, question, request
 from perf.profile import processor_seconds, spent
 from perf.rows import Row
@@ -58,7 +59,7 @@ class Measured(NamedTuple):
 def run(size: Size) -> Measured:
     with running_service(cache=True, gateway_workers=1) as service:
         body = uvloop.run(_remembered(service))
-        with bare_behind_envoy(body) as (port, pids):
+        with bare_behind_envoy(bare.worker(body)) as (port, pids):
             return uvloop.run(_measure(service, port, pids, size))
 
 

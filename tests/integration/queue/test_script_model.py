@@ -83,6 +83,7 @@ class Both(RuleBasedStateMachine):
         self.used: set[str] = set()
         self.served: set[str] = set()  # by the test's own book: who has a slot
         self.ended: set[str] = set()
+        self.num_moved = self.moved_bytes = 0  # of those who had waited elsewhere
         self.model = FairLine(self.limit, MAX_WAITING, MAX_BYTES, self.headroom_share)
         self.waiting: set[str] = set()
         self.recalled: set[str] = set()
@@ -125,13 +126,27 @@ class Both(RuleBasedStateMachine):
         wait_ms=st.sampled_from([50, 1000, 100_000]),
         finish_ms=st.sampled_from([0, 0, 200, 100_000]),
         gives=st.booleans(),
+        has_waited=st.sampled_from([False, False, False, True]),
         at=st.integers(0, 1),
     )
     def enter(
-        self, tenant: str, band: int, cost: int, size: int, wait_ms: int, finish_ms: int, gives: bool, at: int
+        self,
+        tenant: str,
+        band: int,
+        cost: int,
+        size: int,
+        wait_ms: int,
+        finish_ms: int,
+        gives: bool,
+        has_waited: bool,
+        at: int,
     ) -> None:
         until, finish = self.now + wait_ms, self.now + finish_ms if finish_ms else 0
-        self.comes(Ask(tenant, band, cost, size, until, finish, gives=gives), at)
+        ask = Ask(tenant, band, cost, size, until, finish, gives=gives, has_waited=has_waited)
+        entered = self.comes(ask, at)
+        if has_waited:
+            self.num_moved, self.moved_bytes = self.num_moved + 1, self.moved_bytes + size
+            assert entered.status in {"granted", "waiting", "infeasible"}
 
     @precondition(lambda self: self.tickets)
     @rule(
@@ -210,7 +225,7 @@ class Both(RuleBasedStateMachine):
         left = (ask.until_ms - self.now, ask.finish_ms - self.now if ask.finish_ms else 0)
         terms = [name, self.worker_of[name], ask.tenant, ask.band, ask.cost, ask.size, *left]
         bounds = [tag, MAX_WAITING, MAX_BYTES, ticket_id, 120_000]
-        return self.run("enter", *terms, *bounds, int(ask.gives), ask.before_ms)
+        return self.run("enter", *terms, *bounds, int(ask.gives), ask.before_ms, int(ask.has_waited))
 
     def tag_of(self, ticket_id: str) -> int:
         """As a worker reads it; one that has been used the script must know by itself."""
@@ -305,8 +320,8 @@ class Both(RuleBasedStateMachine):
             own = [name for name in own if self.asks[name].tag < 0]  # those that have no ticket
             assert own == sorted(own), "first come, first served"
         newcomers = [self.asks[name] for name in names if self.asks[name].before_ms < 0]
-        assert len(newcomers) <= MAX_WAITING
-        assert sum(ask.size for ask in newcomers) <= MAX_BYTES
+        assert len(newcomers) <= MAX_WAITING + self.num_moved
+        assert sum(ask.size for ask in newcomers) <= MAX_BYTES + self.moved_bytes
 
 
 def machine(redis: Redis, headroom_share: float) -> type[RuleBasedStateMachine]:

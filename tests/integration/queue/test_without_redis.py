@@ -11,9 +11,10 @@ import pytest
 
 from gateway.admission.queue_store import CALL_S, LATE_S
 from gateway.admission.redis_queue import RedisQueue
-from gateway.admission.waiting import Permit
+from gateway.admission.waiting import Claim, Permit
+from gateway.errors import Rejected
 from tests.fakes.redis_process import RedisProcess
-from tests.integration.queue.conftest import Workers, take
+from tests.integration.queue.conftest import Workers, take, waiting
 from tests.waiting import until
 
 HELD, LINE = ("tidegate:queue:{fast}:" + part for part in ("held", "line"))
@@ -187,6 +188,28 @@ async def test_newcomers_do_not_go_before_those_who_wait(
     finally:
         redis_process.thaw()
     assert order == ["old", "new", "newest"]
+
+
+async def test_nobody_who_waits_is_refused_when_lines_become_one(
+    workers: Workers, redis_process: RedisProcess
+) -> None:
+    """Each worker's own line may be as long as the shared one, which is longer than it may be once they meet in it."""
+    queues = [await workers.start(limit=2, max_waiting=3, share=2) for _ in range(2)]
+    held = [await take(queue) for queue in queues]
+    redis_process.freeze()
+    try:
+        await until(lambda: not any(queue.is_shared for queue in queues), within_s=CALL_S + 2)
+        tasks = [await waiting(queue, f"tenant{at}") for queue in queues for at in range(3)]
+    finally:
+        redis_process.thaw()
+    await until(lambda: all(queue.is_shared and queue.num_waiting == 6 for queue in queues), within_s=10)
+    with pytest.raises(Rejected, match="full"):
+        await queues[0].acquire(band="batch", deadline=time.monotonic() + 30, claim=Claim("new"))
+    for permit in held:
+        permit.release()
+    for task in asyncio.as_completed(tasks):
+        (await asyncio.wait_for(task, 5)).release()
+    await is_empty(redis_process)
 
 
 async def test_who_asks_does_not_hang_when_the_queues_work_breaks_off(

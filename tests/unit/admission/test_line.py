@@ -118,3 +118,28 @@ def test_equal_tenants_have_all_slots_together() -> None:
     for number in range(40):
         line.enter(f"{number:03d}", Ask("abcd"[number % 4], 0, 10, 0, 10**9), 0)
     assert len(line.held) == 16
+
+
+def test_who_waited_in_another_line_is_refused_for_its_deadline_alone() -> None:
+    line = FairLine(1, 2, 100)
+    for number in range(3):
+        line.enter(f"{number}", Ask("a", 0, 10, 50, 10**9), 0)
+    assert line.enter("3", Ask("a", 0, 10, 50, 10**9), 0).status == "full"
+    for number in range(4, 7):
+        assert line.enter(f"{number}", Ask("a", 0, 10, 50, 10**9, has_waited=True), 0).status == "waiting"
+    better = line.enter("7", Ask("b", 0, 10, 50, 10**9), 0)  # takes one place, and cuts the line no further
+    assert (better.status, line.moves().displaced, len(line)) == ("waiting", ["6"], 5)
+    line.release("0", 1000, 1000)  # so long does a slot take
+    assert line.enter("8", Ask("a", 0, 10, 0, 1100), 1000).status == "too_long"
+    assert line.enter("9", Ask("a", 0, 10, 0, 1100, has_waited=True), 1000).status == "waiting"
+    late = Ask("a", 0, 10, 0, 1100, finish_ms=1100, has_waited=True)
+    assert line.enter("99", late, 1000).status == "infeasible"
+
+
+def test_thousands_whose_wait_is_over_are_passed_at_once() -> None:
+    line = FairLine(1, 10_000, 10**9)
+    for number in range(3000):
+        line.enter(f"{number:04d}", Ask(f"tenant{number}", 0, 10, 0, 100 if number else 10**9), 0)
+    line.enter("last", Ask("last", 0, 10, 0, 10**9), 0)
+    line.release("0000", 10, 5000)
+    assert line.moves().granted == ["last"]

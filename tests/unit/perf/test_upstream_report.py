@@ -18,7 +18,10 @@ def measured() -> Measured:
         for arm, count in STREAMS_A_SECOND.items()
     ]
     first = [Row(f"first/{arm}", 0, 0.0, 0.0, 1.0, NUM_CHUNKS, at) for arm, at in FIRST_S.items()]
-    return Measured(1, rates + first, {arm: {"gateway": 20.0, "guard": 1.0} for arm in STREAMS_A_SECOND})
+    row = [Row(f"row/{arm}", 0, 0.0, 0.0, 1.0, NUM_CHUNKS, at / 2) for arm, at in FIRST_S.items()]
+    return Measured(
+        1, rates + first + row, {arm: {"gateway": 20.0, "guard": 1.0} for arm in STREAMS_A_SECOND}
+    )
 
 
 def test_ratios_and_what_is_added_come_from_the_rows() -> None:
@@ -30,6 +33,7 @@ def test_ratios_and_what_is_added_come_from_the_rows() -> None:
         "plain": 0.1,
         "documents": 0.5,
     }
+    assert round(summary["added_share_in_a_row"]["plain"], 6) == 0.1
 
 
 def test_without_litellm_the_rest_is_told() -> None:
@@ -57,8 +61,8 @@ def kept() -> dict[str, Any]:
 def test_the_page_tells_every_arm_by_workers() -> None:
     text = block(kept())
     assert text.index("**1 worker each**") < text.index("**2 workers each**")
-    assert "| plain | 19200 | **15.0** (15.0 to 15.0) | 3.00 (+2.00) | **0.10** | gateway 20 |" in text
-    assert "| litellm | 1280 |  | 21.00 (+20.00) |  | gateway 20 |" in text
+    assert "| plain | 19200 | **15.0** (15.0 to 15.0) | 3.00 (+2.00) | **0.10** | 0.10 | gateway 20 |" in text
+    assert "| litellm | 1280 |  | 21.00 (+20.00) |  |  | gateway 20 |" in text
 
 
 def test_a_run_token_by_token_says_so() -> None:
