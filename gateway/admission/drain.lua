@@ -1,50 +1,8 @@
--- What one call of the queue knows, and the measures of drain.py. `recall.lua`, `pace.lua` and `queue.lua` go on from
--- here: the four are one script.
+-- How fast slots come free, as measured: the maths of drain.py. Stands between `held.lua` and `recall.lua`.
 --
--- KEYS: held (hash: id -> worker '|' since when, ms '|' band '|' tenant), line (sorted set: id -> band * 2^50 + tag),
--- entries (hash: id -> what is known of it), tenants (hash: 'f'|'p'|'d'|'w' band '|' tenant -> finish tag, promised tag,
--- differences that moved nothing yet, tokens that wait), state (hash: 't<band>' virtual time, 'drain' the measures,
--- 'bytes', 'secret'), workers (sorted set: worker -> last beat), seen (sorted set: tenant -> when it asked last), gives.
--- line ':' band '|' tenant is the set of a tenant's waiters.
--- ARGV: operation, now_ms (0 = this server's clock), limit, mailboxes' prefix, headroom, then the operation's own.
--- A worker's mailbox is a list: 'g' id = has a slot, 'd' id = its place was taken by somebody with a better right, 'r' id =
--- its slot is asked back.
+-- In `state`, 'drain': the measures.
 
-local HELD, LINE, ENTRIES, TENANTS, STATE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local WORKERS, SEEN = KEYS[6], KEYS[7]
-local operation, now, limit, mailboxes, headroom = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local STEP = 1125899906842624
-local DEAD_MS, MAILBOX_MS, IDLE_MS = 2000, 30000, 86400000
-local MAX_TENANTS = 100000
-local NEWEST_SHARE, MEMORY_MS, MAX_TAKEN = 0.05, 10000, 0.9
-local LEAST_MOVE, MOVE_OF_BACKLOG = 64, 1 / 64
-local FEW_ROUNDS = 0.5
-local RECENT_MS, OVER, LIGHT, LOOK_AHEAD = 30000, 1.25, 2, 32
-
-if now == 0 then
-  local time = redis.call('TIME')
-  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
-
-local function whole(number) return string.format('%.0f', number) end
-
-local function number_at(key, field, otherwise)
-  return tonumber(redis.call('HGET', key, field) or otherwise)
-end
-
-local function num_held() return redis.call('HLEN', HELD) end
-local function num_waiting() return redis.call('ZCARD', LINE) end
-
-local function mail(worker, message)
-  local box = mailboxes .. worker
-  redis.call('RPUSH', box, message)
-  redis.call('PEXPIRE', box, MAILBOX_MS)
-end
-
-local function is_alive(worker)
-  local beat = redis.call('ZSCORE', WORKERS, worker)
-  return beat and tonumber(beat) >= now - DEAD_MS
-end
+local NEWEST_SHARE, MEMORY_MS, MAX_TAKEN, FEW_ROUNDS = 0.05, 10000, 0.9, 0.5
 
 -- The measures of drain.py; lists begin with band 0.
 local drain
@@ -94,19 +52,55 @@ end
 
 local function save() if drain then redis.call('HSET', STATE, 'drain', cjson.encode(drain)) end end
 
--- Milliseconds until each taken slot should come free, soonest first, and what its hold is in the mean. Changes with
--- every grant; one call works it out once for all that it looks at.
+-- The taken slots as they are now: how many, their mean hold, and when one of them should come free.
+local Left = {}
+Left.__index = Left
+
 local function slots_left()
-  local left, typical = {}, 0
-  for _, holder in ipairs(redis.call('HVALS', HELD)) do
-    local since, band = string.match(holder, '^.-|(%d+)|(%d)|')
-    local mean = mean_of(tonumber(band))
-    left[#left + 1] = math.max(0, mean - (now - tonumber(since)))
-    typical = typical + mean
+  local left = setmetatable({number = 0, typical = 0, bands = {}, known = {}}, Left)
+  for band = 0, 2 do
+    local number = redis.call('ZCARD', since_key(band))
+    if number > 0 then
+      left.bands[#left.bands + 1] = {key = since_key(band), number = number, mean = mean_of(band)}
+      left.number, left.typical = left.number + number, left.typical + number * mean_of(band)
+    end
   end
-  table.sort(left)
-  if #left == 0 then return {0}, measured().hold end
-  return left, typical / #left
+  left.typical = left.number > 0 and left.typical / left.number or measured().hold
+  return left
+end
+
+-- When the slot of a band should come free that so many of the band come before.
+local function free_at(of, at)
+  local row = redis.call('ZRANGE', of.key, at, at, 'WITHSCORES')
+  return tonumber(row[2]) + of.mean
+end
+
+-- How many come free until then.
+function Left:until_(free)
+  local number = 0
+  for _, of in ipairs(self.bands) do
+    number = number + redis.call('ZCOUNT', of.key, '-inf', string.format('%.6f', free - of.mean + 1e-6))
+  end
+  return number
+end
+
+-- Milliseconds until the next one comes free after so many others.
+function Left:free_in(num_before)
+  if self.number == 0 then return 0 end
+  if self.known[num_before] then return self.known[num_before] end
+  local soonest
+  for _, of in ipairs(self.bands) do
+    local low, high = 0, of.number -- the first of this band with enough others before it, or none
+    if #self.bands == 1 then low, high = num_before, num_before end
+    while low < high do
+      local middle = math.floor((low + high) / 2)
+      if self:until_(free_at(of, middle)) > num_before then high = middle else low = middle + 1 end
+    end
+    local free = low < of.number and free_at(of, low)
+    if free and (not soonest or free < soonest) then soonest = free end
+  end
+  self.known[num_before] = math.max(0, soonest - now)
+  return self.known[num_before]
 end
 
 -- How many of those in line are of each band.
@@ -119,7 +113,7 @@ local function by_band()
 end
 
 -- The wait behind so many, for one of this band, as drain.py says it: least, ahead, slower, lighter.
-local function forecast(num_ahead, band, counts, left, typical)
+local function forecast(num_ahead, band, counts, left)
   if measured().hold < 0 then return -1, -1, 1, 1 end
   local work, rest_ahead, slots, taken = 0, num_ahead, math.max(limit, 1), 0
   for each = 0, band do
@@ -127,14 +121,15 @@ local function forecast(num_ahead, band, counts, left, typical)
     work, rest_ahead = work + number * mean_of(each), rest_ahead - number
     if each < band then taken = taken + measured().busy[each + 1] end
   end
-  local rounds, at = math.floor(num_ahead / #left), num_ahead % #left
-  local by_slot = left[at + 1] + rounds * (num_ahead > 0 and work / num_ahead or typical)
+  local number = math.max(1, left.number)
+  local rounds, at = math.floor(num_ahead / number), num_ahead % number
+  local by_slot = left:free_in(at) + rounds * (num_ahead > 0 and work / num_ahead or left.typical)
   local differ = math.min(1, math.sqrt(measured().spread))
   taken = math.min(MAX_TAKEN, taken * fade() / (MEMORY_MS * slots))
   local light = measured().light[band + 1]
     / math.max(1, measured().full[band + 1] + FEW_ROUNDS * slots * measured().hold)
-  return (1 - differ) * by_slot + differ * (work + typical) / slots,
-    (1 - differ) * work / #left + differ * work / slots,
+  return (1 - differ) * by_slot + differ * (work + left.typical) / slots,
+    (1 - differ) * work / number + differ * work / slots,
     1 / (1 - taken),
     1 / (1 - math.min(MAX_TAKEN, light))
 end

@@ -75,8 +75,8 @@ end
 
 -- The wait behind so many, of one of this band whose tag is so far behind that of its head (tokens): what is expected, -1 =
 -- nothing was measured yet; and what it will hardly be shorter than.
-local function expected(num_ahead, band, gap, counts, left, typical)
-  local least, ahead, slower, lighter = forecast(num_ahead, band, counts, left, typical)
+local function expected(num_ahead, band, gap, counts, left)
+  local least, ahead, slower, lighter = forecast(num_ahead, band, counts, left)
   if least <= 0 then return least, least end
   local told = math.min(least * MOST, least * slower * stretch(band, gap, ahead * slower, lighter))
   return told, math.max(least, told * SURE_SHARE)

@@ -83,11 +83,9 @@ end
 
 local function remove(id, entry) remove_all({{id, entry}}) end
 
-local function holder(worker, since, band, tenant) return worker .. '|' .. whole(since) .. '|' .. band .. '|' .. tenant end
-
 -- gives: whether its answer can be broken off. before: how long it had a slot already, ms.
 local function let_in(id, worker, band, tenant, tag, gives, before)
-  redis.call('HSET', HELD, id, holder(worker, now - math.max(0, before), band, tenant))
+  hold(id, worker, now - math.max(0, before), band, tenant)
   if gives then redis.call('HSET', GIVES, id, whole(now) .. '|') end
   if tag > number_at(STATE, 't' .. band, 0) then redis.call('HSET', STATE, 't' .. band, whole(tag)) end
 end
@@ -105,26 +103,13 @@ local function may_take(tenant)
   if free > headroom or free <= 0 then return free > 0 end
   local num_tenants = redis.call('ZCARD', SEEN)
   if num_tenants < 2 then return true end
-  local own = 0
-  for _, each in ipairs(redis.call('HVALS', HELD)) do
-    if string.match(each, '^.-|%d+|%d|(.*)$') == tenant then own = own + 1 end
-  end
-  return own < math.max(LIGHT, OVER * limit / num_tenants)
-end
-
-local function worker_of(holder) return string.match(holder, '^(.-)|') end
-
--- Returns whether it had a slot.
-local function drop(id)
-  redis.call('HDEL', GIVES, id)
-  return redis.call('HDEL', HELD, id) == 1
+  return held_of(tenant) < math.max(LIGHT, OVER * limit / num_tenants)
 end
 
 -- Everything of a dead worker comes back, in one walk.
 local function bury(worker)
-  local held = redis.call('HGETALL', HELD)
-  for at = 1, #held, 2 do
-    if worker_of(held[at + 1]) == worker then drop(held[at]) end
+  for id, value in pairs(held_by(worker) > 0 and hash_of(HELD) or {}) do
+    if slot_of(value).worker == worker then drop(id) end
   end
   local waiting, gone = redis.call('HGETALL', ENTRIES), {}
   for at = 1, #waiting, 2 do
@@ -229,6 +214,7 @@ local function enter()
   if before >= 0 and redis.call('HEXISTS', HELD, id) == 1 then
     if not wanted_by(id) then
       if gives then redis.call('HSET', GIVES, id, whole(now) .. '|') else redis.call('HDEL', GIVES, id) end
+      redis.call('SREM', ASKED, id)
       return {'granted', 0, '0', whole(newcomers_tag(band, tenant)), num_held(), num_waiting()}
     end
     free(id)
@@ -346,16 +332,13 @@ local function beat()
   redis.call('ZADD', WORKERS, now, worker)
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now - DEAD_MS - 1)) do bury(dead) end
   redis.call('HSETNX', STATE, 'secret', ARGV[7])
+  recount()
   grant()
   measure()
   recall()
   rest()
   stay()
-  local mine = 0
-  for _, holder in ipairs(redis.call('HVALS', HELD)) do
-    if worker_of(holder) == worker then mine = mine + 1 end
-  end
-  return {is_known, mine, num_held(), by_band(), tostring(measured().hold),
+  return {is_known, held_by(worker), num_held(), by_band(), tostring(measured().hold),
     redis.call('HGET', STATE, 'secret'), redis.call('ZCARD', WORKERS), number_at(STATE, 'bytes', 0)}
 end
 
@@ -364,13 +347,12 @@ local function restore()
   local worker, holds, asked = ARGV[6], {}, {}
   for _, id in ipairs(cjson.decode(ARGV[7])) do holds[id] = true end
   for _, id in ipairs(cjson.decode(ARGV[8])) do asked[id] = true end
-  local held = redis.call('HGETALL', HELD)
-  for at = 1, #held, 2 do
-    if worker_of(held[at + 1]) == worker and not holds[held[at]] and not asked[held[at]] then
-      drop(held[at])
-    end
+  for id, value in pairs(hash_of(HELD)) do
+    if slot_of(value).worker == worker and not holds[id] and not asked[id] then drop(id) end
   end
-  for id in pairs(holds) do redis.call('HSETNX', HELD, id, holder(worker, now, 0, '')) end
+  for id in pairs(holds) do
+    if redis.call('HEXISTS', HELD, id) == 0 then hold(id, worker, now, 0, '') end
+  end
   grant()
   return {num_held(), num_waiting()}
 end
@@ -378,8 +360,8 @@ end
 -- ARGV from 6: ids. For each: its place (0 = it has a slot, -1 = unknown), and its expected wait.
 local function look()
   local places, etas, counts = {}, {}, by_band()
-  local left, typical = slots_left()
-  local _, served = served_by(hash_of(GIVES))
+  local left = slots_left()
+  local _, served = served_by()
   local heads = {[0] = {head_of(0)}, {head_of(1)}, {head_of(2)}}
   for at = 6, #ARGV do
     local place, eta_ms = -1, -1
@@ -387,7 +369,7 @@ local function look()
     if rank then
       local band = rank < counts[1] and 0 or rank < counts[1] + counts[2] and 1 or 2
       local gap = tonumber(redis.call('ZSCORE', LINE, ARGV[at])) - band * STEP - heads[band][2]
-      place, eta_ms = rank + 1, served[ARGV[at]] and 0 or (expected(rank, band, gap, counts, left, typical))
+      place, eta_ms = rank + 1, served[ARGV[at]] and 0 or (expected(rank, band, gap, counts, left))
     elseif redis.call('HEXISTS', HELD, ARGV[at]) == 1 then
       place = 0
     end

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
-from gateway.admission.queue_store import QueueStore, enter_terms
+from gateway.admission.queue_store import QueueStore, enter_terms, queue_key
 from gateway.admission.tickets import Place
 from gateway.admission.waiting import Claim
 from tests.fakes.redis_process import RedisProcess
@@ -40,6 +41,29 @@ async def test_a_reply_that_cannot_be_taken_in_holds_up_no_other(redis_process: 
             assert (await second)[0] == b"granted"
             third = await store.enter(terms("3"), lambda: False, broken)
         assert third[0] == b"granted"
+    finally:
+        sender.cancel()
+        await redis.aclose()
+
+
+@pytest.mark.parametrize("lost", [("by", "since:0"), ("by",), ("since:0",)])
+async def test_counts_that_are_not_those_of_the_slots_are_made_again(
+    redis_process: RedisProcess, lost: tuple[str, ...]
+) -> None:
+    """A script that knows nothing of them may have given slots: during a rollout, say."""
+    redis_process.command("FLUSHALL")
+    redis = Redis.from_url(redis_process.url, protocol=3)
+    store = QueueStore("fast", redis, "worker", limit=10)
+    sender = asyncio.create_task(store.send_entering())
+    held = queue_key("fast", "held")
+    try:
+        await store.beat("worker", b"secret")
+        for number in range(3):
+            assert (await store.enter(terms(str(number)), lambda: False, lambda _: None))[0] == b"granted"
+        assert await redis.delete(*(f"{held}:{part}" for part in lost)) == len(lost)
+        assert (await store.beat("worker", b"secret")).num_held == 3
+        assert await redis.zcard(f"{held}:since:0") == 3
+        assert await redis.hgetall(f"{held}:by") == {b"wworker": b"3", b"b0|a": b"3"}
     finally:
         sender.cancel()
         await redis.aclose()

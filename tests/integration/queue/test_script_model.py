@@ -7,7 +7,7 @@ comparison the test keeps a book of its own: every request has one end, no slot 
 from __future__ import annotations
 
 from bisect import insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -297,6 +297,7 @@ class Both(RuleBasedStateMachine):
     @invariant()
     def same_state(self) -> None:
         assert {name.decode() for name in self.redis.hkeys("q:held")} == {*self.model.held} == self.served
+        self.counts_are_those_of_the_slots()
         given = {name.decode(): value.decode() for name, value in self.redis.hgetall("q:gives").items()}
         kept = self.model.recalls.given.items()
         assert given == {name: f"{each.granted_ms}|{each.waiter}" for name, each in kept}
@@ -322,6 +323,19 @@ class Both(RuleBasedStateMachine):
         newcomers = [self.asks[name] for name in names if self.asks[name].before_ms < 0]
         assert len(newcomers) <= MAX_WAITING + self.num_moved
         assert sum(ask.size for ask in newcomers) <= MAX_BYTES + self.moved_bytes
+
+    def counts_are_those_of_the_slots(self) -> None:
+        since: dict[int, dict[bytes, float]] = {0: {}, 1: {}, 2: {}}
+        by: Counter[bytes] = Counter()
+        for name, value in self.redis.hgetall("q:held").items():
+            worker, began_ms, band, tenant = value.split(b"|")
+            since[int(band)][name] = float(began_ms)
+            by.update([b"w" + worker, b"b" + band + b"|" + tenant])
+        for band, names in since.items():
+            assert dict(self.redis.zrange(f"q:held:since:{band}", 0, -1, withscores=True)) == names
+        assert {name: int(number) for name, number in self.redis.hgetall("q:held:by").items()} == by
+        asked = {name.encode() for name, each in self.model.recalls.given.items() if each.waiter}
+        assert self.redis.smembers("q:held:asked") == asked
 
 
 def machine(redis: Redis, headroom_share: float) -> type[RuleBasedStateMachine]:

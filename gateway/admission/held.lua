@@ -1,0 +1,74 @@
+-- The slots that are taken, and what is counted of them, so that no request walks through them all. Stands between
+-- `call.lua` and `drain.lua`.
+--
+-- Beside `held`: held ':since:' band (sorted set: id -> since when, ms); held ':by' (hash of numbers: 'w' worker, 'b' band
+-- '|' tenant); held ':asked' (set: the slots that are asked back).
+
+local BY, ASKED = HELD .. ':by', HELD .. ':asked'
+
+local function num_held() return redis.call('HLEN', HELD) end
+
+local function since_key(band) return HELD .. ':since:' .. band end
+
+local function slot_of(value)
+  local worker, since, band, tenant = string.match(value, '^(.-)|(%d+)|(%d)|(.*)$')
+  return {worker = worker, since = tonumber(since), band = tonumber(band), tenant = tenant}
+end
+
+local function count_slot(slot, number)
+  for _, field in ipairs({'w' .. slot.worker, 'b' .. slot.band .. '|' .. slot.tenant}) do
+    if redis.call('HINCRBY', BY, field, number) <= 0 then redis.call('HDEL', BY, field) end
+  end
+end
+
+local function held_by(worker) return number_at(BY, 'w' .. worker, 0) end
+
+local function held_of(tenant)
+  local own = 0
+  for band = 0, 2 do own = own + number_at(BY, 'b' .. band .. '|' .. tenant, 0) end
+  return own
+end
+
+-- Calls what it is given with band, tenant and number of slots.
+local function each_holder(tell)
+  for field, number in pairs(hash_of(BY)) do
+    local band, tenant = string.match(field, '^b(%d)|(.*)$')
+    if band then tell(tonumber(band), tenant, tonumber(number)) end
+  end
+end
+
+-- The slot is free, or is to be another's. Returns whether it was taken.
+local function drop(id)
+  redis.call('HDEL', GIVES, id)
+  local value = redis.call('HGET', HELD, id)
+  if not value then return false end
+  local slot = slot_of(value)
+  redis.call('HDEL', HELD, id)
+  redis.call('SREM', ASKED, id)
+  redis.call('ZREM', since_key(slot.band), id)
+  count_slot(slot, -1)
+  return true
+end
+
+local function hold(id, worker, since, band, tenant)
+  drop(id)
+  redis.call('HSET', HELD, id, worker .. '|' .. whole(since) .. '|' .. band .. '|' .. tenant)
+  redis.call('ZADD', since_key(band), whole(since), id)
+  count_slot({worker = worker, band = band, tenant = tenant}, 1)
+end
+
+-- Count anew where the counts are not those of `held`: a script that knew nothing of them had a part in it.
+local function recount()
+  local counted = 0
+  for band = 0, 2 do counted = counted + redis.call('ZCARD', since_key(band)) end
+  if counted == num_held() and (counted == 0 or redis.call('EXISTS', BY) == 1) then return end
+  redis.call('DEL', BY, ASKED, since_key(0), since_key(1), since_key(2))
+  for id, value in pairs(hash_of(HELD)) do
+    local slot = slot_of(value)
+    redis.call('ZADD', since_key(slot.band), whole(slot.since), id)
+    count_slot(slot, 1)
+  end
+  for id, value in pairs(hash_of(GIVES)) do
+    if string.match(value, '|.') then redis.call('SADD', ASKED, id) end
+  end
+end
