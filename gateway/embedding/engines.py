@@ -7,7 +7,9 @@ where none is asked for: a CUDA GPU (f32); OpenVINO (bf16 where the processor ha
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +46,7 @@ def open_engine(
     if provider in ON_GPU:
         return _open_on_gpu(runtime, model, provider, precision, threads=threads, buckets=buckets)
     if provider == "auto" and CUDA in providers and precision != "bf16":
+        _load_cuda(runtime)
         engine = OnnxRuntimeEngine(runtime, model, CUDA, "f32", threads)
         if engine.device == "cuda":  # the provider may be installed on a machine without a GPU
             return engine
@@ -68,6 +71,7 @@ def _open_on_gpu(
             f"TIDEGATE_EMBED_PROVIDER={provider}: this ONNX Runtime has no {wanted}: install onnxruntime-gpu in place "
             "of onnxruntime-openvino."
         )
+    _load_cuda(runtime)
     kept = "f32" if precision == "auto" else precision
     engine = OnnxRuntimeEngine(runtime, model, wanted, kept, threads, buckets=buckets)
     if engine.device != "cuda":
@@ -174,6 +178,17 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
+def _load_cuda(runtime: Any) -> None:
+    """CUDA's libraries from where pip puts them: ONNX Runtime itself looks on the loader's path alone.
+
+    It prints those that it does not find; what comes of that is told by `device`.
+    """
+    load = getattr(runtime, "preload_dlls", None)  # from 1.21 on
+    if load is not None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            load()
 
 
 def _runtime() -> Any:

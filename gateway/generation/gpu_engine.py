@@ -87,6 +87,8 @@ class GpuEngine:
         except TidegateError:
             raise
         except RequestFailed as error:
+            if self._is_closed:  # vLLM aborts what still runs
+                raise UpstreamError("the engine is being closed.") from error
             raise UpstreamError("the engine failed on this request.", detail=str(error)) from error
         except Exception as error:
             if self._is_closed:

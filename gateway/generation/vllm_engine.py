@@ -99,7 +99,8 @@ class VllmBackend:
     async def pieces(
         self, number: int, prompt_ids: Sequence[int], params: GenerationParams, max_tokens: int
     ) -> AsyncGenerator[Piece, None]:
-        prompt = {"prompt_token_ids": list(prompt_ids)}
+        # With its type: else it is a raw prompt, which the library reads the longer way, and not for ever.
+        prompt = {"type": "token", "prompt_token_ids": list(prompt_ids)}
         try:
             sampling = self._sampling(params, max_tokens)
             outputs = self._llm.generate(prompt, sampling, str(number), priority=params.priority)
@@ -113,7 +114,7 @@ class VllmBackend:
         except Exception as error:
             if self._llm.errored:
                 raise
-            raise RequestFailed(str(error) or type(error).__name__) from error
+            raise RequestFailed(_reason(error)) from error
 
     def shut_down(self) -> None:
         self._llm.shutdown()
@@ -138,6 +139,12 @@ class VllmBackend:
         if isinstance(output.stop_reason, int):
             return output.stop_reason
         return self._end_ids[0] if self._end_ids else None
+
+
+def _reason(error: Exception) -> str:
+    """What it did not expect, the library puts behind an EngineGenerateError without a text."""
+    told = next((each for each in (error, error.__cause__) if each is not None and str(each)), error)
+    return str(told) or type(told).__name__
 
 
 def engine_arguments(folder: Path, tier: GenerateTier) -> dict[str, object]:

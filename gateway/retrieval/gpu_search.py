@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from typing import Any
 
 import faiss
@@ -12,6 +14,9 @@ import numpy.typing as npt
 from gateway.settings import SettingsError
 
 MAX_K = 2048  # that FAISS finds on a GPU at once
+RETRY_S = 60.0  # after a copy for which there was no room
+
+log = logging.getLogger(__name__)
 
 _faiss: Any = faiss
 Vectors = npt.NDArray[np.float32]
@@ -33,13 +38,26 @@ class GpuSearch:
             )
         self._resources = _faiss.StandardGpuResources()
         self._lock = threading.Lock()  # the resources' scratch memory is for one search at a time
+        self._full_until = 0.0
 
-    def copy_of(self, vectors: Vectors) -> GpuCopy:
-        """Shapes: [N, D]."""
-        flat = _faiss.IndexFlatIP(vectors.shape[1])
-        flat.add(vectors)
-        with self._lock:
-            return GpuCopy(_faiss.index_cpu_to_gpu(self._resources, 0, flat), self._lock)
+    @property
+    def has_room(self) -> bool:
+        """Whether a copy is worth trying: not right after one that did not fit."""
+        return time.monotonic() >= self._full_until
+
+    def copy_of(self, vectors: Vectors) -> GpuCopy | None:
+        """None where the GPU has no room for it: the graph that was built for them must not be lost. Shapes: [N, D]."""
+        try:
+            flat = _faiss.IndexFlatIP(vectors.shape[1])
+            flat.add(vectors)
+            with self._lock:
+                return GpuCopy(_faiss.index_cpu_to_gpu(self._resources, 0, flat), self._lock)
+        except (RuntimeError, MemoryError) as error:  # FAISS's own, and the processor's memory
+            log.warning(
+                "%d vectors are searched on the processor: no copy on the GPU: %s", len(vectors), error
+            )
+            self._full_until = time.monotonic() + RETRY_S
+            return None
 
 
 class GpuCopy:

@@ -308,4 +308,4 @@ def _new_row(chunk: ChunkRow, file: int, vector: Vectors) -> NewRow:
 
 
 def _is_due(table: Table, gpu: GpuSearch | None) -> bool:
-    return table.is_worn or (gpu is not None and table.is_off_gpu())
+    return table.is_worn or (gpu is not None and gpu.has_room and table.is_off_gpu())

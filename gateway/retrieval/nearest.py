@@ -6,6 +6,7 @@ exactly beside the graph.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ GRAPH_SHARE = 0.25  # of the graph's rows must be allowed, else it would wander 
 EF_SEARCH = 512
 GRAPH_LINKS = 24
 EF_CONSTRUCTION = 100
+
+log = logging.getLogger(__name__)
 
 _faiss: Any = faiss  # its stubs lack the half of what is used here
 
@@ -95,7 +98,7 @@ class VectorRows:
         return VectorRows(self.graph, later, count)
 
     def in_graph(self, num_threads: int, gpu: GpuSearch | None = None) -> VectorRows:
-        """All rows covered by a graph, with a copy on the GPU where there is one."""
+        """All rows covered by a graph, with a copy on the GPU where there is one that has room."""
         late = self.later[: self.count - self.num_in_graph]
         if self.graph is None:
             graph = new_graph(late, num_threads)
@@ -162,7 +165,10 @@ def _exact(vectors: Vectors, queries: Vectors, k: int, mask: Mask | None) -> Nea
 
 def _in_graph(graph: Graph, queries: Vectors, k: int, mask: Mask | None) -> Nearest:
     if mask is None and graph.on_gpu is not None and k <= MAX_K:
-        return Nearest(*graph.on_gpu.search(queries, min(k, len(graph.vectors))))
+        try:
+            return Nearest(*graph.on_gpu.search(queries, min(k, len(graph.vectors))))
+        except RuntimeError as error:  # as where an engine has taken the memory that a large batch needs
+            log.warning("a search is done on the processor instead of the GPU: %s", error)
     share = 1.0 if mask is None else float(np.count_nonzero(mask)) / len(mask)
     if share < GRAPH_SHARE:
         return _exact(graph.vectors, queries, k, mask)

@@ -1,7 +1,8 @@
 """vLLM as far as its asynchronous engine is used here, without a GPU: the published arguments alone, and its traps.
 
 Requests beyond the batch wait; 16 tokens are made unless it is told otherwise; outputs are everything so far unless
-deltas are asked for; leaving the generator aborts; an engine that died says so in `errored`.
+deltas are asked for; leaving the generator aborts; an engine that died says so in `errored`. What the real one makes of
+the adapter, tests/contract/test_real_vllm.py tells, where there is one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ END_ID = 2  # that the checkpoint's own configuration names
 
 class EngineDeadError(Exception):
     pass
+
+
+class EngineGenerateError(Exception):
+    """Without a text: what happened is its cause."""
 
 
 class RequestOutputKind(enum.Enum):
@@ -96,6 +101,7 @@ class AsyncLLM:
     async def generate(
         self, prompt: dict[str, Any], sampling_params: SamplingParams, request_id: str, *, priority: int = 0
     ) -> AsyncGenerator[Any, None]:
+        assert prompt["type"] == "token"  # as the real one has it; without, it takes the deprecated way
         params, ids = sampling_params, prompt["prompt_token_ids"]
         assert request_id not in self.running
         self._check()
@@ -115,19 +121,18 @@ class AsyncLLM:
             made: list[int] = []
             for token in random_tokens(ids, seed, params.max_tokens, VOCAB_SIZE):
                 await asyncio.sleep(0)
+                if self.is_down:  # what still runs is aborted, and the client ends after it
+                    yield _output([], "abort", None)
+                    return
                 self._check()
                 if made and made[-1] in self.poison:
-                    raise ValueError("this request cannot be served")
+                    raise EngineGenerateError from RuntimeError("this request cannot be served")
                 made.append(token)
                 is_stop = not params.ignore_eos and token in {END_ID, *(params.stop_token_ids or [])}
                 reason = "stop" if is_stop else "length" if len(made) == params.max_tokens else None
                 is_delta = params.output_kind is RequestOutputKind.DELTA
-                output = SimpleNamespace(
-                    token_ids=[token] if is_delta else list(made),
-                    finish_reason=reason,
-                    stop_reason=token if is_stop and token != END_ID else None,
-                )
-                yield SimpleNamespace(outputs=[output], finished=reason is not None)
+                stop = token if is_stop and token != END_ID else None
+                yield _output([token] if is_delta else list(made), reason, stop)
                 if reason:
                     return
         finally:
@@ -139,6 +144,11 @@ class AsyncLLM:
 
     def shutdown(self) -> None:
         self.is_down = True
+
+
+def _output(ids: list[int], reason: str | None, stop: int | None) -> SimpleNamespace:
+    output = SimpleNamespace(token_ids=ids, finish_reason=reason, stop_reason=stop)
+    return SimpleNamespace(outputs=[output], finished=reason is not None)
 
 
 def library() -> tuple[Library, type[AsyncLLM]]:

@@ -29,6 +29,13 @@ class GpuRuntime:
         self._works, self._installed = works, installed
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.shapes: list[tuple[int, int]] = []
+        self.has_cuda = True  # its libraries are on the loader's path
+        self.num_loads = 0
+
+    def preload_dlls(self) -> None:
+        print("Failed to load libcufft.so.12")  # as it does for each that it does not find
+        self.num_loads += 1
+        self.has_cuda = True
 
     def get_available_providers(self) -> list[str]:
         return list(self._installed)
@@ -39,7 +46,8 @@ class GpuRuntime:
         return self
 
     def get_providers(self) -> list[str]:
-        return [name for name, _ in self.asked if name in {self._works, CPU}]
+        works = {self._works, CPU} if self.has_cuda else {CPU}
+        return [name for name, _ in self.asked if name in works]
 
     def run(self, outputs: None, inputs: dict[str, Any]) -> Any:
         self.shapes.append(inputs["input_ids"].shape)
@@ -121,11 +129,23 @@ def test_what_is_asked_for_and_missing_is_said(
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize("provider", ["cuda", "auto"])
+def test_cudas_libraries_are_found_where_pip_puts_them(
+    provider: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = GpuRuntime(CUDA)
+    runtime.has_cuda = False
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)  # type: ignore[arg-type]
+    assert open_engine(Path("model.onnx"), "f32", 0, provider).device == "cuda"
+    assert capsys.readouterr().out == ""
+
+
 def test_a_gpu_is_left_alone_where_the_processor_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = GpuRuntime(OPENVINO)
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)  # type: ignore[arg-type]
     assert open_engine(Path("model.onnx"), "f32", 0, "cpu").device == "cpu"
     assert [name for name, _ in runtime.asked] == [OPENVINO, CPU]
+    assert not runtime.num_loads
 
 
 @pytest.mark.parametrize("text", ["", "16,x", "32,16", "0,16", "16,16"])

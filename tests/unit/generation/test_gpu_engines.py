@@ -116,8 +116,9 @@ async def test_a_request_that_fails_in_the_middle_harms_no_other(bench: Bench) -
     bench.llm.poison = {MADE[2]}
     other = GenerationParams(max_tokens=12, ignore_eos=True)
     beside = asyncio.create_task(collect(bench.engine, [9], other))
-    with pytest.raises(UpstreamError, match="on this request"):
+    with pytest.raises(UpstreamError, match="on this request") as caught:
         await tokens_of(bench)
+    assert "cannot be served" in caught.value.detail
     assert len(await beside) == 12
     assert not bench.engine.is_broken
 

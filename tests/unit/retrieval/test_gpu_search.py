@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
 import numpy as np
 import pytest
 
+from gateway.retrieval import gpu_search
 from gateway.retrieval import table as tables
-from gateway.retrieval.gpu_search import MAX_K, GpuSearch
+from gateway.retrieval.gpu_search import MAX_K, RETRY_S, GpuSearch
+from gateway.retrieval.index import _is_due
 from gateway.retrieval.nearest import VectorRows
 from gateway.retrieval.table import new_table
 from gateway.settings import SettingsError
@@ -91,6 +94,49 @@ def test_a_graph_without_its_copy_gets_one_and_is_not_built_anew(
     assert refitted.vectors.graph is not None
     assert made.vectors.graph is not None
     assert refitted.vectors.graph.index is made.vectors.graph.index
+
+
+def test_a_graph_stays_where_the_gpu_has_no_room_and_the_copy_is_tried_again_later(
+    gpu: GpuSearch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else it would be built anew every minute, for minutes."""
+
+    def full(*_: object) -> None:
+        raise RuntimeError("Error: 'err == cudaSuccess' failed: cudaMalloc error out of memory [2]")
+
+    now = [1000.0]
+    monkeypatch.setattr(gpu_search, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", full)
+    made = rows(500).in_graph(1, gpu)
+    assert made.graph is not None
+    assert made.graph.on_gpu is None
+    assert made.nearest(vectors(3, seed=1), 10, None).rows.shape == (3, 10)
+    assert "out of memory" in caplog.text
+    table = tables.replace(new_table(0, DIM), vectors=made)
+    assert table.is_off_gpu()
+    assert not _is_due(table, gpu)
+    now[0] += RETRY_S
+    assert _is_due(table, gpu)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", OnGpu)
+    later = made.in_graph(1, gpu)
+    assert later.graph is not None
+    assert later.graph.index is made.graph.index
+    assert later.graph.on_gpu is not None
+
+
+def test_a_search_that_the_gpu_cannot_do_is_done_on_the_processor(
+    gpu: GpuSearch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    placed = rows(500).in_graph(1, gpu)
+    queries = vectors(7, seed=1)
+
+    def full(*_: object) -> None:
+        raise RuntimeError("StandardGpuResources: alloc fail type TemporaryMemoryOverflow")
+
+    monkeypatch.setattr(seen[-1], "search", full)
+    expected = rows(500).nearest(queries, 10, None).rows
+    assert placed.nearest(queries, 10, None).rows.tolist() == expected.tolist()
+    assert "TemporaryMemoryOverflow" in caplog.text
 
 
 def test_a_faiss_without_gpus_is_said_with_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
