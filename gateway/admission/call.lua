@@ -1,12 +1,11 @@
--- What one call of the queue knows. `held.lua`, `drain.lua`, `recall.lua`, `pace.lua` and `queue.lua` go on from here: they
--- are one script.
+-- What one call of the queue knows. `held.lua`, `drain.lua`, `recall.lua`, `pace.lua`, `waiting.lua` and `queue.lua` go on
+-- from here: they are one script.
 --
 -- KEYS: held (hash: id -> worker '|' since when, ms '|' band '|' tenant), line (sorted set: id -> band * 2^50 + tag),
 -- entries (hash: id -> what is known of it), tenants (hash: 'f'|'p'|'d'|'w' band '|' tenant -> finish tag, promised tag,
 -- differences that moved nothing yet, tokens that wait), state (hash: 't<band>' virtual time, 'drain' the measures,
 -- 'bytes', 'secret'), workers (sorted set: worker -> last beat), seen (sorted set: tenant -> when it asked last), gives
 -- (hash: id of a slot whose answer can be broken off -> when it was granted, ms '|' whom it is asked back for, or nothing).
--- line ':' band '|' tenant is the set of a tenant's waiters.
 -- ARGV: operation, now_ms (0 = this server's clock), limit, mailboxes' prefix, headroom, then the operation's own.
 -- A worker's mailbox is a list: 'g' id = has a slot, 'd' id = its place was taken by somebody with a better right, 'r' id =
 -- its slot is asked back.
@@ -17,7 +16,6 @@ local operation, now, limit, mailboxes, headroom = ARGV[1], tonumber(ARGV[2]), t
 local STEP = 1125899906842624
 local DEAD_MS, MAILBOX_MS, IDLE_MS = 2000, 30000, 86400000
 local MAX_TENANTS = 100000
-local LEAST_MOVE, MOVE_OF_BACKLOG = 64, 1 / 64
 local RECENT_MS, OVER, LIGHT, LOOK_AHEAD = 30000, 1.25, 2, 32
 
 if now == 0 then

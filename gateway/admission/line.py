@@ -4,10 +4,9 @@ Bands go strictly one before the other. Inside a band tenants share by tokens: s
 has a finish tag, the band a virtual time that follows the start tags of what was let in. A newcomer starts at the later
 of the two, so an idle tenant gets no credit, and its tenant's finish tag moves on by what the request will cost.
 
-What a request costs is a guess until it ends. Then the tenant's tags move by the difference, those of its waiting
-requests too, all alike: among them the first to come stays the first to go. They move when the differences have come
-to a part of the tenant's backlog, so that a long line is not rewritten at every end. When one leaves the line, those of
-its tenant behind it move up. No newcomer meets a virtual time past its band's head, which those moves may bring back.
+What a request costs is a guess until it ends. Then the tenant's tags move by the difference, those of its waiters too,
+all alike: among them the first to come stays the first to go. They move when the differences are worth it (`gaps.py`),
+and so do those behind one that leaves. No newcomer meets a virtual time past its band's head, which may go back.
 
 Slots may be kept free for light tenants (headroom): one that holds clearly more than an equal part does not get the
 last ones while others have been here of late, so a light one finds a slot where it would wait for a heavy one's end.
@@ -19,20 +18,19 @@ only itself. `queue.lua` is the same maths inside Redis; a test holds the two to
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.admission.asks import BAND_STEP, BANDS, Ask, Entered, Entry, Moves, Status
 from gateway.admission.drain import NUM_BANDS, Drain, Left, Slot
+from gateway.admission.gaps import GAPS_OF_BACKLOG, Gaps, is_worth_a_move
 from gateway.admission.pace import Band, Expected, Paces
-from gateway.admission.recall import HEADS, LIGHT, OVER, Recalls, Wanting, victim
+from gateway.admission.recall import HEADS, LIGHT, OVER, Recalls, Wanting
 
 __all__ = ["BANDS", "Ask", "Entered", "FairLine", "Moves", "Status"]
 
 MAX_TENANTS = 100_000  # whose tags are remembered at most; then all begin again
 RECENT_MS = 30_000  # a tenant that asked within it counts among those who share the slots
-_LEAST_MOVE = 64  # tokens
-_MOVE_OF_BACKLOG = 1 / 64
 _LOOK_AHEAD = 32  # places from the head in which a light tenant is looked for
 
 
@@ -57,6 +55,7 @@ class FairLine:
     _time: list[int] = field(default_factory=lambda: [0] * len(BANDS))  # virtual, of each band
     _finish: dict[tuple[int, str], int] = field(default_factory=dict)
     _pending: dict[tuple[int, str], int] = field(default_factory=dict)  # differences that moved nothing yet
+    _gaps: Gaps = field(default_factory=Gaps)
     _backlog: dict[tuple[int, str], int] = field(default_factory=dict)  # tokens that wait, of each tenant
     _own: dict[tuple[int, str], set[str]] = field(default_factory=dict)  # who waits of each tenant
     _promised: dict[tuple[int, str], int] = field(default_factory=dict)  # the same for tickets that are out
@@ -124,27 +123,17 @@ class FairLine:
     def recall(self, now_ms: int) -> None:
         """Look again for slots to ask back, for the first in line."""
         for _, name in self._order[:HEADS]:
-            ask = self._entries[name].ask
-            slot = self._victim(Wanting(name, ask.band, ask.tenant), now_ms)
-            if slot:
+            wanting = self._wanting(name)
+            if wanting and (slot := self._victim(wanting, now_ms)):
                 self._ask_back(slot, name)
 
     def _victim(self, wanting: Wanting, now_ms: int) -> str | None:
-        if len(self.held) < self.limit or not self.recalls.can_ask(self.limit):
-            return None
-        first = map(self._wanting, (name for _, name in self._order[:_LOOK_AHEAD]))
-        held, gives, served = self.held, self.recalls.given, self._served()
-        return victim(
-            wanting, held=held, gives=gives, served=served, first=first, limit=self.limit, now_ms=now_ms
-        )
+        first = [name for _, name in self._order[:_LOOK_AHEAD]]
+        return self.recalls.victim(wanting, self.held, first, self._wanting, limit=self.limit, now_ms=now_ms)
 
-    def _served(self) -> dict[str, Wanting]:
-        given = self.recalls.given.items()
-        return {name: self._wanting(each.waiter) for name, each in given if each.waiter in self._entries}
-
-    def _wanting(self, name: str) -> Wanting:
-        ask = self._entries[name].ask
-        return Wanting(name, ask.band, ask.tenant)
+    def _wanting(self, name: str) -> Wanting | None:
+        entry = self._entries.get(name)
+        return None if entry is None else Wanting(name, entry.ask.band, entry.ask.tenant)
 
     def _ask_back(self, slot: str, waiter: str) -> None:
         self.recalls.ask_back(slot, waiter, self.limit)
@@ -202,7 +191,7 @@ class FairLine:
             worst = self._order[-1]
             if self._is_before(worst, score):
                 return "full"
-            self._remove(worst[1])
+            self.remove_all([worst[1]])
             self._displaced.append(worst[1])
         return None
 
@@ -227,7 +216,7 @@ class FairLine:
     def leave(self, name: str, now_ms: int) -> None:
         """Give up a place, or a slot that came in the same instant."""
         if name in self._entries:
-            self._remove(name)
+            self.remove_all([name])
         elif name in self.held:
             self._free(name, now_ms)
             self._grant(now_ms)
@@ -274,20 +263,20 @@ class FairLine:
         if key not in self._finish:
             return
         pending = self._pending.pop(key, 0) + difference
-        backlog = self._backlog.get(key, 0)
-        if backlog and abs(pending) < max(_LEAST_MOVE, backlog * _MOVE_OF_BACKLOG):
+        if is_worth_a_move(pending, self._backlog.get(key, 0)):
+            self._gaps.shift(key, pending, band * BAND_STEP)
+            self._move(key, pending, lambda _: pending)
+        else:
             self._pending[key] = pending
-            return
-        self._shift(key, pending, -1)
 
-    def _shift(self, key: tuple[int, str], difference: int, after: int) -> None:
-        """Move a tenant's finish tag, and those of its waiters beyond a score."""
-        self._finish[key] = max(0, self._finish[key] + difference)
-        mean = difference / max(1, self._num_of(key[0]))
+    def _move(self, key: tuple[int, str], finish: int, by: Callable[[int], int]) -> None:
+        """Move a tenant's finish tag, and those of its waiters as their score says."""
+        self._finish[key] = max(0, self._finish[key] + finish)
+        num = max(1, self._num_of(key[0]))
         for name in self._own.get(key, ()):
             entry = self._entries[name]
-            if entry.score > after:
-                self.paces.moved[key[0]] += mean
+            if difference := by(entry.score):
+                self.paces.moved[key[0]] += difference / num
                 del self._order[bisect_left(self._order, (entry.score, name))]
                 entry.score = max(key[0] * BAND_STEP, entry.score + difference)
                 insort(self._order, (entry.score, name))
@@ -296,7 +285,7 @@ class FairLine:
         """Empty the line. Nobody in it was served, so no tenant is charged."""
         for key, cost in self._backlog.items():
             if key in self._finish:
-                self._finish[key] = max(0, self._finish[key] - cost)
+                self._finish[key] = max(0, self._finish[key] - cost - self._gaps.close(key).total)
         for each in (self._entries, self._order, self._own, self._backlog):
             each.clear()
         self.num_bytes = 0
@@ -311,12 +300,22 @@ class FairLine:
         self._granted, self._displaced, self._recalled = [], [], []
         return moves
 
-    def _remove(self, name: str) -> None:
-        """Of one that was not served: its tenant is not charged, and those of it behind it move up."""
-        entry = self._take_out(name)
-        key = (entry.ask.band, entry.ask.tenant)
+    def remove_all(self, names: Iterable[str]) -> None:
+        """Of those that were not served: their tenants are not charged, and those of them behind them move up."""
+        keys = set()
+        for name in names:
+            entry = self._take_out(name)
+            key = (entry.ask.band, entry.ask.tenant)
+            self._gaps.add(key, entry.score, entry.ask.cost)
+            keys.add(key)
+        for key in keys:
+            if is_worth_a_move(self._gaps.total(key), self._backlog.get(key, 0), GAPS_OF_BACKLOG):
+                self._close_gaps(key)
+
+    def _close_gaps(self, key: tuple[int, str]) -> None:
+        gaps = self._gaps.close(key)
         if key in self._finish:
-            self._shift(key, -entry.ask.cost, entry.score)
+            self._move(key, -gaps.total, lambda score: -gaps.before(score))
 
     def _take_out(self, name: str) -> Entry:
         entry = self._entries.pop(name)
@@ -327,6 +326,7 @@ class FairLine:
         self._backlog[key] -= entry.ask.cost
         if not self._own[key]:
             del self._own[key], self._backlog[key]
+            self._close_gaps(key)
         return entry
 
     def _grant(self, now_ms: int) -> None:
@@ -339,7 +339,7 @@ class FairLine:
             for _, name in self._order[:_LOOK_AHEAD]:
                 ask = self._entries[name].ask
                 if ask.until_ms < now_ms:
-                    self._remove(name)  # its wait is over, and it knows that by itself
+                    self.remove_all([name])  # its wait is over, and it knows that by itself
                     break
                 if self.may_take(ask.tenant):
                     return name

@@ -1,87 +1,4 @@
--- The one line in front of a tier's slots: the maths of line.py, shared by all workers. Goes on where `pace.lua` ends.
-
-local function own_key(band, tenant) return LINE .. ':' .. band .. '|' .. tenant end
-
--- What a request really cost, less what was thought: moves the tenant's finish tag and its waiters, now or later.
-local function settle(band, tenant, difference)
-  local key = band .. '|' .. tenant
-  local finish = difference ~= 0 and redis.call('HGET', TENANTS, 'f' .. key)
-  if not finish then return end
-  local pending, backlog = number_at(TENANTS, 'd' .. key, 0) + difference, number_at(TENANTS, 'w' .. key, 0)
-  if backlog > 0 and math.abs(pending) < math.max(LEAST_MOVE, backlog * MOVE_OF_BACKLOG) then
-    redis.call('HSET', TENANTS, 'd' .. key, whole(pending))
-    return
-  end
-  redis.call('HDEL', TENANTS, 'd' .. key)
-  redis.call('HSET', TENANTS, 'f' .. key, whole(math.max(0, tonumber(finish) + pending)))
-  local own = redis.call('SMEMBERS', own_key(band, tenant))
-  for _, id in ipairs(own) do
-    local score = tonumber(redis.call('ZSCORE', LINE, id))
-    redis.call('ZADD', LINE, whole(math.max(band * STEP, score + pending)), id)
-  end
-  shifted(band, pending * #own)
-end
-
--- Returns the score it had.
-local function take_out(id, entry)
-  local score = tonumber(redis.call('ZSCORE', LINE, id))
-  redis.call('ZREM', LINE, id)
-  redis.call('SREM', own_key(entry.band, entry.tenant), id)
-  redis.call('HDEL', ENTRIES, id)
-  redis.call('HINCRBY', STATE, 'bytes', whole(0 - entry.size))
-  local waits = 'w' .. entry.band .. '|' .. entry.tenant
-  if redis.call('HINCRBY', TENANTS, waits, whole(0 - entry.cost)) <= 0 then redis.call('HDEL', TENANTS, waits) end
-  return score
-end
-
--- pairs_: list of {score, cost}. Returns the scores in order, and for each number of them the sum of the first costs.
-local function summed(pairs_)
-  table.sort(pairs_, function(one, other) return one[1] < other[1] end)
-  local scores, sums = {}, {[0] = 0}
-  for at, one in ipairs(pairs_) do
-    scores[at], sums[at] = one[1], sums[at - 1] + one[2]
-  end
-  return scores, sums
-end
-
--- How many of these, in order, are below a score.
-local function num_below(scores, score)
-  local low, high = 0, #scores
-  while low < high do
-    local middle = math.floor((low + high + 1) / 2)
-    if scores[middle] < score then low = middle else high = middle - 1 end
-  end
-  return low
-end
-
--- Take waiters out that were not served: their tenants are not charged, and those of them behind move up. gone: list of
--- {id, entry}; many at once cost one walk through their tenant's line.
-local function remove_all(gone)
-  local by_tenant = {}
-  for _, one in ipairs(gone) do
-    local id, entry = one[1], one[2]
-    local key = entry.band .. '|' .. entry.tenant
-    local of = by_tenant[key] or {band = entry.band, tenant = entry.tenant, cost = 0, scores = {}}
-    by_tenant[key], of.cost = of, of.cost + entry.cost
-    of.scores[#of.scores + 1] = {take_out(id, entry), entry.cost}
-  end
-  for key, of in pairs(by_tenant) do
-    local finish = redis.call('HGET', TENANTS, 'f' .. key)
-    if finish then
-      redis.call('HSET', TENANTS, 'f' .. key, whole(math.max(0, tonumber(finish) - of.cost)))
-      local all, scores, sums = 0, summed(of.scores)
-      for _, id in ipairs(redis.call('SMEMBERS', own_key(of.band, of.tenant))) do
-        local score = tonumber(redis.call('ZSCORE', LINE, id))
-        local less = sums[num_below(scores, score)]
-        if less > 0 then redis.call('ZADD', LINE, whole(math.max(of.band * STEP, score - less)), id) end
-        all = all - less
-      end
-      shifted(of.band, all)
-    end
-  end
-end
-
-local function remove(id, entry) remove_all({{id, entry}}) end
+-- The one line in front of a tier's slots: the maths of line.py, shared by all workers. Goes on where `waiting.lua` ends.
 
 -- gives: whether its answer can be broken off. before: how long it had a slot already, ms.
 local function let_in(id, worker, band, tenant, tag, gives, before)
@@ -106,17 +23,22 @@ local function may_take(tenant)
   return held_of(tenant) < math.max(LIGHT, OVER * limit / num_tenants)
 end
 
--- Everything of a dead worker comes back, in one walk.
+local BURY_AT_MOST, PASS_AT_MOST = 512, 1024
+local passed = 0 -- in this call, of the line's places that nobody waits in any more
+
+-- Everything of a dead worker comes back: its slots at once, its places so many at a time, each time it is met.
 local function bury(worker)
   for id, value in pairs(held_by(worker) > 0 and hash_of(HELD) or {}) do
     if slot_of(value).worker == worker then drop(id) end
   end
-  local waiting, gone = redis.call('HGETALL', ENTRIES), {}
-  for at = 1, #waiting, 2 do
-    local entry = cjson.decode(waiting[at + 1])
-    if entry.worker == worker then gone[#gone + 1] = {waiting[at], entry} end
+  local gone = {}
+  for _, id in ipairs(redis.call('SPOP', places_of(worker), BURY_AT_MOST)) do
+    local entry = entry_of(id)
+    if entry then gone[#gone + 1] = {id, entry} end
   end
+  passed = passed + #gone
   remove_all(gone)
+  if redis.call('EXISTS', places_of(worker)) == 1 then return end
   redis.call('ZREM', WORKERS, worker)
   redis.call('DEL', mailboxes .. worker)
 end
@@ -152,8 +74,11 @@ local function grant_one()
       return true
     elseif not is_alive(entry.worker) then
       bury(entry.worker)
+      passed = passed + 1
+      if entry_of(id) then remove(id, entry) end -- not the turn of this one, or the set of its worker's places is gone
       return true
     elseif entry.till < now then
+      passed = passed + 1
       remove(id, entry)
       return true
     elseif may_take(entry.tenant) then
@@ -165,7 +90,7 @@ local function grant_one()
 end
 
 local function grant()
-  while num_waiting() > 0 and num_held() < limit and grant_one() do end
+  while num_waiting() > 0 and num_held() < limit and passed < PASS_AT_MOST and grant_one() do end
 end
 
 local function newcomers_tag(band, tenant)
@@ -197,10 +122,8 @@ end
 
 -- The place of one whose answer was broken off: that of the first of its tenant, or a newcomer's.
 local function own_head(band, tenant, tag)
-  for _, id in ipairs(redis.call('SMEMBERS', own_key(band, tenant))) do
-    tag = math.min(tag, tonumber(redis.call('ZSCORE', LINE, id)) - band * STEP)
-  end
-  return tag
+  local first = redis.call('ZRANGE', own_key(band, tenant), 0, 0, 'WITHSCORES')
+  return first[1] and math.min(tag, tonumber(first[2]) - band * STEP) or tag
 end
 
 -- before: -1, or how long it had a slot until its answer was broken off (ms). Where it still has that slot, this gives it
@@ -281,12 +204,7 @@ local function enter()
   charge(band, tenant, cost)
   local entry = {tenant = tenant, band = band, cost = cost, size = size, till = now + wait_ms, worker = worker,
     gives = gives, before = before}
-  redis.call('ZADD', LINE, whole(score), id)
-  redis.call('SADD', own_key(band, tenant), id)
-  redis.call('PEXPIRE', own_key(band, tenant), IDLE_MS)
-  redis.call('HINCRBY', TENANTS, 'w' .. key, whole(cost))
-  redis.call('HSET', ENTRIES, id, cjson.encode(entry))
-  redis.call('HINCRBY', STATE, 'bytes', whole(size))
+  put_in(id, score, entry)
   if slot then ask_back(slot, id) end
   return {'waiting', position, tostring(eta_ms), whole(tag), num_held(), num_waiting()}
 end

@@ -27,7 +27,7 @@ log = logging.getLogger("tidegate.queue")
 
 SCRIPT = b"".join(
     (Path(__file__).parent / name).read_bytes()
-    for name in ("call.lua", "held.lua", "drain.lua", "recall.lua", "pace.lua", "queue.lua")
+    for name in ("call.lua", "held.lua", "drain.lua", "recall.lua", "pace.lua", "waiting.lua", "queue.lua")
 )
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()  # what EVALSHA calls it by
 CALL_S = 1.0  # longest wait of a request for Redis, once: then all go by their own part

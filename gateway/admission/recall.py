@@ -12,7 +12,7 @@ It is paid with credit: as much as answers have ended, so most of the work that 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -60,6 +60,24 @@ class Recalls:
 
     def can_ask(self, limit: int) -> bool:
         return bool(self.given) and self._credit_left(limit) >= PRICE
+
+    def victim(
+        self,
+        wanting: Wanting,
+        held: Mapping[str, Slot],
+        first: Iterable[str],
+        who: Callable[[str], Wanting | None],
+        *,
+        limit: int,
+        now_ms: int,
+    ) -> str | None:
+        """The slot to ask back for one that waits, if any. first: the first in line. who: of those that still wait."""
+        if len(held) < limit or not self.can_ask(limit):
+            return None
+        served = {name: waiter for name, each in self.given.items() if (waiter := who(each.waiter))}
+        ahead = [waiter for name in first if (waiter := who(name))]
+        given = self.given
+        return victim(wanting, held=held, gives=given, served=served, first=ahead, limit=limit, now_ms=now_ms)
 
     def ask_back(self, slot: str, waiter: str, limit: int) -> None:
         self.given[slot] = self.given[slot]._replace(waiter=waiter)

@@ -37,6 +37,7 @@ from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, Wa
 log = logging.getLogger("tidegate.queue")
 
 BEAT_EVERY_S = 0.5
+RETURN_AT_MOST = 1000  # slots and places in one call
 ODD_BEATS = 3  # in a row, before what this worker holds is told anew
 _encode = msgspec.json.Encoder().encode
 
@@ -254,6 +255,8 @@ class RedisQueue:
             return self._held.permit(name, claim, number)
         if said == "displaced":
             raise displaced(self.eta_s(self.num_waiting + 1))
+        if said == "away":  # only late, perhaps: then nobody waits in that place any more
+            self._held.abandon(Row(name, -1.0, claim.tenant, number, 0))
         raise _Lost  # gone, or the queue was: it may be back by now
 
     def _terms(self, band: int, until: float, deadline: float, claim: Claim, place: Place) -> list[Any]:
@@ -343,14 +346,17 @@ class RedisQueue:
                     await self._beat()
             except Away as away:
                 self._lose(away)
-                self._held.returned.clear()  # the store learns what is held when it is back
+                self._held.forget()
 
     async def _send_returned(self) -> None:
-        returned, self._held.returned = self._held.returned, []
-        if not returned:
-            return
-        inflight, num_waiting = await self._store.call("release", _encode(returned))
-        self._state.inflight, self._state.is_line = int(inflight), bool(num_waiting)
+        while rows := self._held.take_back(RETURN_AT_MOST):
+            try:
+                inflight, num_waiting = await self._store.call("release", _encode(rows))
+            except Away:
+                self._held.returned[:0] = rows
+                raise
+            self._held.is_back(rows)
+            self._state.inflight, self._state.is_line = int(inflight), bool(num_waiting)
 
     async def _beat(self) -> None:
         beat = await self._store.beat(self.worker, self._tickets.secret)

@@ -27,10 +27,11 @@ ANSWER_BYTES = 21_000  # of it in Redis, compressed
 QUEUE = "tidegate:queue:{fast}:"
 
 
-def policy(file: str) -> str:
+def when_full(file: str) -> dict[str, str]:
     """What a manifest's Redis does when it is full."""
-    (found,) = re.findall(r"--maxmemory-policy,? ([a-z-]+)", (K8S / file).read_text("utf-8"))
-    return str(found)
+    text = (K8S / file).read_text("utf-8")
+    names = ("maxmemory-policy", "maxmemory-samples")
+    return {name: re.findall(rf'--{name},? "?([a-z0-9-]+)', text)[0] for name in names}
 
 
 @pytest.fixture(params=["redis/redis.yaml", "redis-ha/start-redis.sh"])
@@ -38,7 +39,8 @@ async def redis(request: pytest.FixtureRequest, redis_process: RedisProcess) -> 
     redis_process.command("FLUSHALL")
     client = Redis.from_url(redis_process.url, protocol=3)
     used = (await client.info("memory"))["used_memory"]
-    await client.config_set("maxmemory-policy", policy(request.param))
+    for name, value in when_full(request.param).items():
+        await client.config_set(name, value)
     await client.config_set("maxmemory", used + ROOM)
     yield client
     redis_process.command("CONFIG", "SET", "maxmemory", "0")

@@ -6,8 +6,7 @@ comparison the test keeps a book of its own: every request has one end, no slot 
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import Counter, defaultdict
+from collections import Counter
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -24,7 +23,6 @@ from hypothesis.stateful import (
 from redis import Redis
 from redis.commands.core import Script
 
-from gateway.admission.asks import BAND_STEP
 from gateway.admission.line import Ask, Entered, FairLine
 from gateway.admission.queue_store import SCRIPT
 from tests.fakes.redis_process import RedisProcess
@@ -47,23 +45,7 @@ def bury(line: FairLine, gone: set[str]) -> None:
     for name in gone & {*line.held}:
         del line.held[name]
         line.recalls.drop(name)
-    by_tenant = defaultdict(list)
-    for name in gone & {*line.waiting_names()}:
-        entry = line._take_out(name)
-        by_tenant[entry.ask.band, entry.ask.tenant].append(entry)
-    for key, entries in by_tenant.items():
-        if key not in line._finish:
-            continue
-        line._finish[key] = max(0, line._finish[key] - sum(entry.ask.cost for entry in entries))
-        before = {
-            name: sum(each.ask.cost for each in entries if each.score < line._entries[name].score)
-            for name in line._own.get(key, ())
-        }
-        for name, cost in before.items():
-            entry = line._entries[name]
-            line._order.remove((entry.score, name))
-            entry.score = max(key[0] * BAND_STEP, entry.score - cost)
-            insort(line._order, (entry.score, name))
+    line.remove_all(sorted(gone & {*line.waiting_names()}))
 
 
 class Both(RuleBasedStateMachine):

@@ -190,6 +190,40 @@ async def test_newcomers_do_not_go_before_those_who_wait(
     assert order == ["old", "new", "newest"]
 
 
+async def test_what_goes_back_while_it_is_away_is_not_kept(
+    workers: Workers, redis_process: RedisProcess
+) -> None:
+    queue = await workers.start(limit=1)
+    redis_process.kill()
+    try:
+        await until(lambda: not queue.is_shared)
+        for _ in range(50):
+            (await take(queue)).release()
+        await until(lambda: not queue._held.returned)
+    finally:
+        redis_process.start()
+
+
+async def test_whoever_waited_while_it_was_late_stands_in_line_once(
+    workers: Workers, redis_process: RedisProcess
+) -> None:
+    queue = await workers.start(limit=1)
+    held = await take(queue)
+    tasks = [await waiting(queue, f"tenant{at}") for at in range(3)]
+    redis_process.freeze()
+    try:
+        await until(lambda: not queue.is_shared, within_s=CALL_S + 2)
+        await until(lambda: queue.num_waiting == 3)  # in the worker's own line
+    finally:
+        redis_process.thaw()
+    await until(lambda: queue.is_shared and queue.num_waiting == 3, within_s=10)
+    await until(lambda: number(redis_process, "ZCARD", LINE) == 3, within_s=5)
+    held.release()
+    for task in tasks:
+        (await asyncio.wait_for(task, 5)).release()
+    await is_empty(redis_process)
+
+
 async def test_nobody_who_waits_is_refused_when_lines_become_one(
     workers: Workers, redis_process: RedisProcess
 ) -> None:

@@ -164,3 +164,40 @@ async def test_who_must_leave_the_line_comes_back_to_its_place(workers: Workers)
     held.release()
     (await asyncio.wait_for(back, 5)).release()
     (await asyncio.wait_for(later, 5)).release()
+
+
+async def test_a_worker_that_dies_with_a_thousand_in_line_leaves_nobody_behind_them(
+    workers: Workers, redis_process: RedisProcess
+) -> None:
+    """They are taken out some hundreds at a time, so that no call takes long."""
+    dying, living = [await workers.start(limit=1, max_waiting=3000, max_bytes=10**6) for _ in range(2)]
+    held = await take(living)
+    gone = [asyncio.create_task(take(dying)) for _ in range(1300)]
+    await until(lambda: living.num_waiting == 1300, within_s=20)
+    told: list[int] = []
+    last = asyncio.create_task(take(living, told=told))
+    await until(lambda: told == [1301], within_s=5)
+    await workers.kill(dying)
+    await until(lambda: told[-1] == 1, within_s=15)
+    held.release()
+    (await asyncio.wait_for(last, 5)).release()
+    for task in gone:
+        task.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+
+
+async def test_places_whose_worker_is_not_known_any_more_hold_nobody_up(
+    workers: Workers, redis_process: RedisProcess
+) -> None:
+    dying, living = [await workers.start(limit=1) for _ in range(2)]
+    held = await take(living)
+    gone = [await waiting(dying) for _ in range(3)]
+    last = await waiting(living)
+    redis_process.command("DEL", "tidegate:queue:{fast}:line:of:" + dying.worker)
+    await workers.kill(dying)
+    await until(lambda: redis_process.command("ZCARD", "tidegate:queue:{fast}:workers") == b":1", within_s=10)
+    held.release()
+    (await asyncio.wait_for(last, 5)).release()
+    for task in gone:
+        task.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)

@@ -143,3 +143,26 @@ def test_thousands_whose_wait_is_over_are_passed_at_once() -> None:
     line.enter("last", Ask("last", 0, 10, 0, 10**9), 0)
     line.release("0000", 10, 5000)
     assert line.moves().granted == ["last"]
+
+
+def test_who_leaves_from_a_long_line_rewrites_it_once_for_many() -> None:
+    """Those behind move up by all that left before them, and by no more; those before stay."""
+    line = FairLine(1, 2000, 10**9)
+    for number in range(1001):
+        line.enter(f"{number:04d}", Ask("a", 0, 100, 0, 10**9), 0)
+    before = {name: tag for tag, name in line._order}
+    for number in range(500, 515):
+        line.leave(f"{number:04d}", 1)
+    assert {name: tag for tag, name in line._order}.items() <= before.items()
+    newcomer = line.enter("b", Ask("b", 0, 100, 0, 10**9), 1)
+    assert newcomer.position == 1, "whoever is of another tenant notices nothing"
+    for number in range(515, 570):
+        line.leave(f"{number:04d}", 1)
+    after = {name: tag for tag, name in line._order}
+    assert after["0499"] == before["0499"]
+    assert after["0600"] == before["0600"] - 5900, "59 make a sixteenth of the backlog"
+    for number in range(570, 1001):
+        line.leave(f"{number:04d}", 1)
+    for number in range(1, 500):
+        line.leave(f"{number:04d}", 1)
+    assert line.enter("last", Ask("a", 0, 100, 0, 10**9), 1).tag == 100, "nobody is charged for who left"
