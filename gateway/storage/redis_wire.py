@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 
 class RedisWire:
@@ -43,7 +43,8 @@ class RedisWire:
         try:
             await connection.send_packed_command(connection.pack_commands(calls), check_health=False)
             replies = [await _reply(connection) for _ in calls]
-            is_whole = True
+            # One that takes no writes was the master a moment ago: the next go finds the new one.
+            is_whole = not any(isinstance(reply, ReadOnlyError) for reply in replies)
             return replies
         finally:
             if not is_whole:

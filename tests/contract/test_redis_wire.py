@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from gateway.storage.redis_wire import RedisWire
 from tests.fakes.redis_process import RedisProcess
@@ -57,6 +57,21 @@ async def test_a_redis_that_was_started_again_is_found_again(
         await wire.send([("PING",)])
     redis_process.start()
     assert await wire.send([("PING",)]) == [b"PONG"]
+
+
+async def test_a_master_that_has_become_a_replica_is_not_asked_again(
+    redis: Redis, redis_process: RedisProcess
+) -> None:
+    wire = RedisWire(redis)
+    (first,) = await wire.send([("CLIENT", "ID")])
+    redis_process.command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        (refusal,) = await wire.send([("SET", "a", 1)])
+        assert isinstance(refusal, ReadOnlyError)
+    finally:
+        redis_process.command("REPLICAOF", "NO", "ONE")
+    (second,), (third,) = await wire.send([("CLIENT", "ID")]), await wire.send([("CLIENT", "ID")])
+    assert first != second == third
 
 
 async def test_replies_of_a_go_that_was_broken_off_are_nobodys(
