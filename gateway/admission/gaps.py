@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 LEAST_MOVE = 64  # tokens
-MOVE_OF_BACKLOG, GAPS_OF_BACKLOG = 1 / 64, 1 / 16
+MOVE_OF_BACKLOG, MOVE_OF_LONG = 1 / 64, 1 / 16
+LONG = 2000  # waiters of one tenant
 Key = tuple[int, str]  # band, tenant
 
 
-def is_worth_a_move(tokens: int, backlog: int, part: float = MOVE_OF_BACKLOG) -> bool:
-    """Whether a tenant's line of so many tokens is to be rewritten for a difference of its tags: of that part of it."""
+def is_worth_a_move(tokens: int, backlog: int, num_waiting: int) -> bool:
+    """Whether a tenant's line, of so many tokens and waiters, is to be rewritten for a difference of its tags."""
+    part = MOVE_OF_LONG if num_waiting > LONG else MOVE_OF_BACKLOG
     return not backlog or abs(tokens) >= max(LEAST_MOVE, backlog * part)
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from gateway.admission.asks import BAND_STEP, BANDS, Ask, Entered, Entry, Moves, Status
 from gateway.admission.drain import NUM_BANDS, Drain, Left, Slot
-from gateway.admission.gaps import GAPS_OF_BACKLOG, Gaps, is_worth_a_move
+from gateway.admission.gaps import Gaps, is_worth_a_move
 from gateway.admission.pace import Band, Expected, Paces
 from gateway.admission.recall import HEADS, LIGHT, OVER, Recalls, Wanting
 
@@ -185,7 +185,7 @@ class FairLine:
             return "too_long"
         if ask.size > self.max_bytes or self.max_waiting < 1:
             return "full"
-        # A line that has outgrown its bounds, with those who came from another one, grows no more: it is not cut.
+        # With those from another line it may have outgrown its bounds: then it grows no more, and is not cut.
         most, most_bytes = max(self.max_waiting, len(self._order)), max(self.max_bytes, self.num_bytes)
         while len(self._order) >= most or self.num_bytes + ask.size > most_bytes:
             worst = self._order[-1]
@@ -262,21 +262,19 @@ class FairLine:
         key = (band, tenant)
         if key not in self._finish:
             return
-        pending = self._pending.pop(key, 0) + difference
-        if is_worth_a_move(pending, self._backlog.get(key, 0)):
+        self._pending[key] = pending = self._pending.get(key, 0) + difference
+        if self._is_worth_a_move(key, pending):
+            del self._pending[key]
             self._gaps.shift(key, pending, band * BAND_STEP)
             self._move(key, pending, lambda _: pending)
-        else:
-            self._pending[key] = pending
 
     def _move(self, key: tuple[int, str], finish: int, by: Callable[[int], int]) -> None:
         """Move a tenant's finish tag, and those of its waiters as their score says."""
         self._finish[key] = max(0, self._finish[key] + finish)
-        num = max(1, self._num_of(key[0]))
         for name in self._own.get(key, ()):
             entry = self._entries[name]
             if difference := by(entry.score):
-                self.paces.moved[key[0]] += difference / num
+                self.paces.moved[key[0]] += difference / self._num_of(key[0])
                 del self._order[bisect_left(self._order, (entry.score, name))]
                 entry.score = max(key[0] * BAND_STEP, entry.score + difference)
                 insort(self._order, (entry.score, name))
@@ -284,8 +282,7 @@ class FairLine:
     def dissolve(self) -> None:
         """Empty the line. Nobody in it was served, so no tenant is charged."""
         for key, cost in self._backlog.items():
-            if key in self._finish:
-                self._finish[key] = max(0, self._finish[key] - cost - self._gaps.close(key).total)
+            self._finish[key] = max(0, self._finish.get(key, 0) - cost - self._gaps.close(key).total)
         for each in (self._entries, self._order, self._own, self._backlog):
             each.clear()
         self.num_bytes = 0
@@ -309,8 +306,11 @@ class FairLine:
             self._gaps.add(key, entry.score, entry.ask.cost)
             keys.add(key)
         for key in keys:
-            if is_worth_a_move(self._gaps.total(key), self._backlog.get(key, 0), GAPS_OF_BACKLOG):
+            if self._is_worth_a_move(key, self._gaps.total(key)):
                 self._close_gaps(key)
+
+    def _is_worth_a_move(self, key: tuple[int, str], tokens: int) -> bool:
+        return is_worth_a_move(tokens, self._backlog.get(key, 0), len(self._own.get(key, ())))
 
     def _close_gaps(self, key: tuple[int, str]) -> None:
         gaps = self._gaps.close(key)

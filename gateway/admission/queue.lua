@@ -155,7 +155,7 @@ local function enter()
   local tag = newcomers_tag(band, tenant)
   if ticket >= 0 then tag = math.min(tag, ticket) end -- a ticket never makes a place worse
   if before >= 0 then tag = own_head(band, tenant, tag) end
-  if may_take(tenant) then -- whoever waits may not, or had been let in
+  if passed < PASS_AT_MOST and may_take(tenant) then -- whoever waits may not, or had been let in
     charge(band, tenant, cost)
     let_in(id, worker, band, tenant, tag, gives, before)
     return {'granted', 0, '0', whole(tag), num_held(), num_waiting()}

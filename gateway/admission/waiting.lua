@@ -1,18 +1,21 @@
 -- Who waits, and how places move when somebody leaves or costs something else: line.py and gaps.py. Stands between
 -- `pace.lua` and `queue.lua`.
 --
--- Beside `line`: line ':' band '|' tenant (sorted set: those of a tenant, with the same scores); line ':of:' worker (set of
--- ids); line ':gaps:' band '|' tenant (list: score '|' cost of those who have left). In `tenants`: 'g' band '|' tenant, the
+-- Beside `line`: line ':own:' band '|' tenant (sorted set: those of a tenant, with the same scores); line ':of:' worker (set
+-- of ids); line ':gaps:' band '|' tenant (list: score '|' cost of those who have left). In `tenants`: 'g' band '|' tenant, the
 -- sum of those costs.
 
-local LEAST_MOVE, MOVE_OF_BACKLOG, GAPS_OF_BACKLOG = 64, 1 / 64, 1 / 16
+local LEAST_MOVE, MOVE_OF_BACKLOG, MOVE_OF_LONG, LONG = 64, 1 / 64, 1 / 16, 2000
 local MOVE_AT_ONCE = 500 -- places in one command
 
-local function own_key(band, tenant) return LINE .. ':' .. band .. '|' .. tenant end
+local function own_key(band, tenant) return LINE .. ':own:' .. band .. '|' .. tenant end
 local function gaps_key(band, tenant) return LINE .. ':gaps:' .. band .. '|' .. tenant end
 local function places_of(worker) return LINE .. ':of:' .. worker end
 
-local function is_worth_a_move(tokens, backlog, part)
+-- Whether a tenant's line is to be rewritten for a difference of its tags.
+local function is_worth_a_move(band, tenant, tokens)
+  local backlog = number_at(TENANTS, 'w' .. band .. '|' .. tenant, 0)
+  local part = redis.call('ZCARD', own_key(band, tenant)) > LONG and MOVE_OF_LONG or MOVE_OF_BACKLOG
   return backlog <= 0 or math.abs(tokens) >= math.max(LEAST_MOVE, backlog * part)
 end
 
@@ -86,7 +89,7 @@ local function settle(band, tenant, difference)
   if redis.call('HEXISTS', TENANTS, 'f' .. key) == 0 then return end
   local pending = number_at(TENANTS, 'd' .. key, 0) + difference
   if pending == 0 and difference == 0 then return end
-  if not is_worth_a_move(pending, number_at(TENANTS, 'w' .. key, 0), MOVE_OF_BACKLOG) then
+  if not is_worth_a_move(band, tenant, pending) then
     redis.call('HSET', TENANTS, 'd' .. key, whole(pending))
     return
   end
@@ -137,9 +140,7 @@ local function remove_all(gone)
     touched[key] = entry
   end
   for key, of in pairs(touched) do
-    if is_worth_a_move(number_at(TENANTS, 'g' .. key, 0), number_at(TENANTS, 'w' .. key, 0), GAPS_OF_BACKLOG) then
-      close_gaps(of.band, of.tenant)
-    end
+    if is_worth_a_move(of.band, of.tenant, number_at(TENANTS, 'g' .. key, 0)) then close_gaps(of.band, of.tenant) end
   end
 end
 

@@ -14,10 +14,10 @@ from gateway.admission.waiting import Claim
 from tests.fakes.redis_process import RedisProcess
 
 
-def terms(name: str) -> list[Any]:
+def terms(name: str, *, wait_ms: int = 1000, max_waiting: int = 10) -> list[Any]:
     claim = Claim(tenant="a", cost=1)
     of_claim = enter_terms(
-        claim, Place(-1, ""), band=0, wait_ms=1000, left_ms=1000, max_waiting=10, max_bytes=1000
+        claim, Place(-1, ""), band=0, wait_ms=wait_ms, left_ms=1000, max_waiting=max_waiting, max_bytes=1000
     )
     return [name, "worker", *of_claim]
 
@@ -64,6 +64,36 @@ async def test_counts_that_are_not_those_of_the_slots_are_made_again(
         assert (await store.beat("worker", b"secret")).num_held == 3
         assert await redis.zcard(f"{held}:since:0") == 3
         assert await redis.hgetall(f"{held}:by") == {b"wworker": b"3", b"b0|a": b"3"}
+    finally:
+        sender.cancel()
+        await redis.aclose()
+
+
+async def test_thousands_whose_wait_is_over_are_passed_in_several_calls_and_by_nobody_new(
+    redis_process: RedisProcess,
+) -> None:
+    redis_process.command("FLUSHALL")
+    redis = Redis.from_url(redis_process.url, protocol=3)
+    now_ms = 1_000_000
+    store = QueueStore("fast", redis, "worker", limit=1, now_ms=lambda: now_ms)
+    sender = asyncio.create_task(store.send_entering())
+
+    async def enter(name: str, wait_ms: int) -> bytes:
+        asked = terms(name, wait_ms=wait_ms, max_waiting=5000)
+        return bytes((await store.enter(asked, lambda: False, lambda _: None))[0])
+
+    try:
+        await store.beat("worker", b"secret")
+        assert await enter("00000", 10**6) == b"granted"
+        late = await asyncio.gather(*(enter(f"{number:05d}", 10) for number in range(1, 3001)))
+        assert {*late, await enter("living", 10**6)} == {b"waiting"}
+        now_ms += 1000
+        await store.call("release", '[["00000",500,"a",0,0]]')
+        assert await redis.hlen(queue_key("fast", "held")) == 0  # a call passes so many, and no more
+        assert await enter("new", 10**6) == b"waiting"
+        await store.beat("worker", b"secret")
+        assert await redis.hkeys(queue_key("fast", "held")) == [b"living"]
+        assert await redis.zrange(queue_key("fast", "line"), 0, -1) == [b"new"]
     finally:
         sender.cancel()
         await redis.aclose()

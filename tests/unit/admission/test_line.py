@@ -156,13 +156,26 @@ def test_who_leaves_from_a_long_line_rewrites_it_once_for_many() -> None:
     assert {name: tag for tag, name in line._order}.items() <= before.items()
     newcomer = line.enter("b", Ask("b", 0, 100, 0, 10**9), 1)
     assert newcomer.position == 1, "whoever is of another tenant notices nothing"
-    for number in range(515, 570):
+    for number in range(515, 530):
         line.leave(f"{number:04d}", 1)
     after = {name: tag for tag, name in line._order}
     assert after["0499"] == before["0499"]
-    assert after["0600"] == before["0600"] - 5900, "59 make a sixteenth of the backlog"
-    for number in range(570, 1001):
+    assert after["0600"] == before["0600"] - 1600, "sixteen make a sixty-fourth of the backlog"
+    for number in range(530, 1001):
         line.leave(f"{number:04d}", 1)
     for number in range(1, 500):
         line.leave(f"{number:04d}", 1)
     assert line.enter("last", Ask("a", 0, 100, 0, 10**9), 1).tag == 100, "nobody is charged for who left"
+
+
+def test_a_line_of_thousands_is_rewritten_for_a_sixteenth() -> None:
+    line = FairLine(1, 5000, 10**9)
+    for number in range(3001):
+        line.enter(f"{number:04d}", Ask("a", 0, 100, 0, 10**9), 0)
+    before = line.waiting_names()[-1], line._order[-1][0]
+    for number in range(1, 176):
+        line.leave(f"{number:04d}", 1)
+    assert (line.waiting_names()[-1], line._order[-1][0]) == before
+    for number in range(176, 200):
+        line.leave(f"{number:04d}", 1)
+    assert line._order[-1][0] == before[1] - 17_700
