@@ -57,5 +57,9 @@ class Entry:
     score: int
 
     @property
+    def key(self) -> tuple[int, str]:
+        return self.ask.band, self.ask.tenant
+
+    @property
     def tag(self) -> int:
         return self.score - self.ask.band * BAND_STEP

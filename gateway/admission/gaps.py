@@ -18,9 +18,8 @@ LONG = 2000  # waiters of one tenant
 Key = tuple[int, str]  # band, tenant
 
 
-def is_worth_a_move(tokens: int, backlog: int, num_waiting: int) -> bool:
-    """Whether a tenant's line, of so many tokens and waiters, is to be rewritten for a difference of its tags."""
-    part = MOVE_OF_LONG if num_waiting > LONG else MOVE_OF_BACKLOG
+def is_worth_a_move(tokens: int, backlog: int, part: float = MOVE_OF_BACKLOG) -> bool:
+    """Whether a tenant's line of so many tokens is to be rewritten for a difference of its tags: of that part of it."""
     return not backlog or abs(tokens) >= max(LEAST_MOVE, backlog * part)
 
 
@@ -33,8 +32,11 @@ class Gaps:
     def add(self, key: Key, score: int, cost: int) -> None:
         self._left.setdefault(key, []).append((score, cost))
 
-    def total(self, key: Key) -> int:
-        return sum(cost for _, cost in self._left.get(key, ()))
+    def are_many(self, key: Key, backlog: int, num_waiting: int) -> bool:
+        """Whether those behind them are to move up. backlog: tokens of the tenant's waiters."""
+        left = self._left.get(key, [])
+        part = MOVE_OF_LONG if num_waiting > LONG else MOVE_OF_BACKLOG
+        return len(left) > num_waiting or is_worth_a_move(sum(cost for _, cost in left), backlog, part)
 
     def shift(self, key: Key, difference: int, least: int) -> None:
         """The tenant's whole line has moved, to this score at the least."""

@@ -57,16 +57,19 @@ local function hold(id, worker, since, band, tenant)
   count_slot({worker = worker, band = band, tenant = tenant}, 1)
 end
 
+local function forget_counts() redis.call('DEL', BY, ASKED, since_key(0), since_key(1), since_key(2)) end
+
 -- Count anew where the counts are not those of `held`: a script that knew nothing of them had a part in it.
 local function recount()
   local counted = 0
   for band = 0, 2 do counted = counted + redis.call('ZCARD', since_key(band)) end
   if counted == num_held() and (counted == 0 or redis.call('EXISTS', BY) == 1) then return end
-  redis.call('DEL', BY, ASKED, since_key(0), since_key(1), since_key(2))
+  forget_counts()
   for id, value in pairs(hash_of(HELD)) do
     local slot = slot_of(value)
     redis.call('ZADD', since_key(slot.band), whole(slot.since), id)
     count_slot(slot, 1)
+    if not redis.call('ZSCORE', WORKERS, slot.worker) then drop(id) end -- a dead one's, that nobody would come for
   end
   for id, value in pairs(hash_of(GIVES)) do
     if string.match(value, '|.') then redis.call('SADD', ASKED, id) end

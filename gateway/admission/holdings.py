@@ -10,7 +10,7 @@ of its end before its beginning.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from gateway.admission.slots import SlotQueue
@@ -44,7 +44,6 @@ class Holdings:
         self.names: set[str] = set()
         self.permits: dict[str, Permit] = {}  # those whose slots may be asked back
         self.returned: list[Row] = []
-        self._abandoned: set[str] = set()  # of those, the places that the store would not miss
         self._early: dict[str, list[Row]] = {}  # what goes back after the reply, by name
 
     def permit(self, name: str, claim: Claim, band: int) -> Permit:
@@ -103,22 +102,10 @@ class Holdings:
         if was_held:
             self._on_free()
 
-    def abandon(self, row: Row) -> None:
-        """Of a place in the store's line, while the store is silent."""
-        self._abandoned.add(row.name)
-        self.leave(row)
-
     def take_back(self, number: int) -> list[Row]:
         """So many of what goes back, at most."""
         rows, self.returned = self.returned[:number], self.returned[number:]
         return rows
-
-    def is_back(self, rows: Iterable[Row]) -> None:
-        self._abandoned.difference_update(row.name for row in rows)
-
-    def forget(self) -> None:
-        """Nothing can be given back now. What is held the store hears later; which places were left it would not."""
-        self.returned = [row for row in self.returned if row.name in self._abandoned]
 
     def _put_back(self, row: Row) -> None:
         self.returned.append(row)

@@ -123,8 +123,9 @@ class FairLine:
     def recall(self, now_ms: int) -> None:
         """Look again for slots to ask back, for the first in line."""
         for _, name in self._order[:HEADS]:
-            wanting = self._wanting(name)
-            if wanting and (slot := self._victim(wanting, now_ms)):
+            ask = self._entries[name].ask
+            wanting = Wanting(name, ask.band, ask.tenant)
+            if ask.until_ms >= now_ms and (slot := self._victim(wanting, now_ms)):
                 self._ask_back(slot, name)
 
     def _victim(self, wanting: Wanting, now_ms: int) -> str | None:
@@ -263,7 +264,7 @@ class FairLine:
         if key not in self._finish:
             return
         self._pending[key] = pending = self._pending.get(key, 0) + difference
-        if self._is_worth_a_move(key, pending):
+        if is_worth_a_move(pending, self._backlog.get(key, 0)):
             del self._pending[key]
             self._gaps.shift(key, pending, band * BAND_STEP)
             self._move(key, pending, lambda _: pending)
@@ -298,19 +299,14 @@ class FairLine:
         return moves
 
     def remove_all(self, names: Iterable[str]) -> None:
-        """Of those that were not served: their tenants are not charged, and those of them behind them move up."""
-        keys = set()
-        for name in names:
-            entry = self._take_out(name)
-            key = (entry.ask.band, entry.ask.tenant)
-            self._gaps.add(key, entry.score, entry.ask.cost)
-            keys.add(key)
-        for key in keys:
-            if self._is_worth_a_move(key, self._gaps.total(key)):
+        """Of those that were not served: their tenants are not charged, and those of them behind them move up. But for
+        who came with a ticket: standing before its own tenant's others, it has pushed none of them back."""
+        left = [entry for entry in [self._take_out(name) for name in names] if entry.ask.tag < 0]
+        for entry in left:
+            self._gaps.add(entry.key, entry.score, entry.ask.cost)
+        for key in {entry.key for entry in left}:
+            if self._gaps.are_many(key, self._backlog.get(key, 0), len(self._own.get(key, ()))):
                 self._close_gaps(key)
-
-    def _is_worth_a_move(self, key: tuple[int, str], tokens: int) -> bool:
-        return is_worth_a_move(tokens, self._backlog.get(key, 0), len(self._own.get(key, ())))
 
     def _close_gaps(self, key: tuple[int, str]) -> None:
         gaps = self._gaps.close(key)
@@ -321,7 +317,7 @@ class FairLine:
         entry = self._entries.pop(name)
         del self._order[bisect_left(self._order, (entry.score, name))]
         self.num_bytes -= entry.ask.size
-        key = (entry.ask.band, entry.ask.tenant)
+        key = entry.key
         self._own[key].discard(name)
         self._backlog[key] -= entry.ask.cost
         if not self._own[key]:

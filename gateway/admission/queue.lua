@@ -32,6 +32,7 @@ local function bury(worker)
     if slot_of(value).worker == worker then drop(id) end
   end
   local gone = {}
+  if passed >= PASS_AT_MOST then return end
   for _, id in ipairs(redis.call('SPOP', places_of(worker), BURY_AT_MOST)) do
     local entry = entry_of(id)
     if entry then gone[#gone + 1] = {id, entry} end
@@ -70,6 +71,7 @@ local function grant_one()
   for _, id in ipairs(redis.call('ZRANGE', LINE, 0, LOOK_AHEAD - 1)) do
     local entry = entry_of(id)
     if not entry then
+      passed = passed + 1
       redis.call('ZREM', LINE, id)
       return true
     elseif not is_alive(entry.worker) then
@@ -113,6 +115,7 @@ local function rest()
     end
   end
   redis.call('DEL', TENANTS, GIVES)
+  forget_counts()
   redis.call('HSET', STATE, 'bytes', 0)
 end
 
@@ -144,15 +147,17 @@ local function enter()
   end
   see(tenant)
   grant()
-  if redis.call('HEXISTS', HELD, id) == 1 then return {'granted', 0, '0', '0', num_held(), num_waiting()} end
+  local key = band .. '|' .. tenant
+  local tag = newcomers_tag(band, tenant)
+  if redis.call('HEXISTS', HELD, id) == 1 then return {'granted', 0, '0', whole(tag), num_held(), num_waiting()} end
   local earlier = entry_of(id) -- the same call, sent again because its reply was lost
   if earlier then remove(id, earlier) end
   if ticket >= 0 then -- good for one place, not for one after the other
     local used = HELD .. ':ticket:' .. ticket_id
-    if redis.call('SET', used, '1', 'NX', 'PX', ARGV[18]) == false then ticket = -1 end
+    local is_new = redis.call('SET', used, id, 'NX', 'PX', ARGV[18])
+    if not is_new and redis.call('GET', used) ~= id then ticket = -1 end
   end
-  local key = band .. '|' .. tenant
-  local tag = newcomers_tag(band, tenant)
+  tag = newcomers_tag(band, tenant)
   if ticket >= 0 then tag = math.min(tag, ticket) end -- a ticket never makes a place worse
   if before >= 0 then tag = own_head(band, tenant, tag) end
   if passed < PASS_AT_MOST and may_take(tenant) then -- whoever waits may not, or had been let in
@@ -184,7 +189,7 @@ local function enter()
     while num_waiting() >= most or number_at(STATE, 'bytes', 0) + size > most_bytes do
       local worst = redis.call('ZRANGE', LINE, -1, -1, 'WITHSCORES')
       local entry = entry_of(worst[1])
-      if tonumber(worst[2]) <= score or (entry.before or -1) >= 0 then
+      if not entry or tonumber(worst[2]) <= score or (entry.before or -1) >= 0 then
         refusal = 'full'
         break
       end
@@ -203,7 +208,7 @@ local function enter()
   end
   charge(band, tenant, cost)
   local entry = {tenant = tenant, band = band, cost = cost, size = size, till = now + wait_ms, worker = worker,
-    gives = gives, before = before}
+    gives = gives, before = before, by_ticket = ticket >= 0}
   put_in(id, score, entry)
   if slot then ask_back(slot, id) end
   return {'waiting', position, tostring(eta_ms), whole(tag), num_held(), num_waiting()}
@@ -238,7 +243,8 @@ end
 local function recall()
   for _, id in ipairs(redis.call('ZRANGE', LINE, 0, HEADS - 1)) do
     local entry = entry_of(id)
-    local slot = entry and victim(id, entry.band, entry.tenant)
+    local is_waiting = entry and entry.till >= now and is_alive(entry.worker)
+    local slot = is_waiting and victim(id, entry.band, entry.tenant)
     if slot then ask_back(slot, id) end
   end
 end
@@ -246,11 +252,11 @@ end
 -- ARGV from 6: worker, a secret to take where there is none.
 local function beat()
   local worker = ARGV[6]
-  local is_known = redis.call('ZSCORE', WORKERS, worker) and 1 or 0
+  local is_known = is_alive(worker) and 1 or 0
   redis.call('ZADD', WORKERS, now, worker)
+  recount()
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now - DEAD_MS - 1)) do bury(dead) end
   redis.call('HSETNX', STATE, 'secret', ARGV[7])
-  recount()
   grant()
   measure()
   recall()
@@ -260,14 +266,21 @@ local function beat()
     redis.call('HGET', STATE, 'secret'), redis.call('ZCARD', WORKERS), number_at(STATE, 'bytes', 0)}
 end
 
--- ARGV from 6: worker, JSON list of the ids that it holds, JSON object of those that it still asks for.
+-- ARGV from 6: worker, JSON list of the ids that it holds, JSON list of those that it still asks for, and an id: what is newer
+-- it has asked for since.
 local function restore()
   local worker, holds, asked = ARGV[6], {}, {}
   for _, id in ipairs(cjson.decode(ARGV[7])) do holds[id] = true end
   for _, id in ipairs(cjson.decode(ARGV[8])) do asked[id] = true end
   for id, value in pairs(hash_of(HELD)) do
-    if slot_of(value).worker == worker and not holds[id] and not asked[id] then drop(id) end
+    if slot_of(value).worker == worker and id < ARGV[9] and not holds[id] and not asked[id] then drop(id) end
   end
+  local gone = {}
+  for _, id in ipairs(redis.call('SMEMBERS', places_of(worker))) do
+    local entry = id < ARGV[9] and not asked[id] and entry_of(id)
+    if entry then gone[#gone + 1] = {id, entry} end
+  end
+  remove_all(gone)
   for id in pairs(holds) do
     if redis.call('HEXISTS', HELD, id) == 0 then hold(id, worker, now, 0, '') end
   end

@@ -75,13 +75,14 @@ class State:
 @dataclass
 class Asked:
     """One request's `enter`. otherwise: asked while the store is silent, whether the request goes on without the reply;
-    then `later` hears that, or why there is none.
+    then `later` hears that, or why there is none. left: called with the reply to one whose request has been cancelled.
     """
 
     terms: Sequence[Any]
     otherwise: Callable[[], bool]
     later: Callable[[Any], object]
     reply: asyncio.Future[Any]
+    left: Callable[[], object]
     has_gone_on: bool = False
 
     def go_on(self) -> None:
@@ -94,6 +95,8 @@ class Asked:
         """reply: or the exception that came instead of one."""
         if self.has_gone_on:
             self.later(reply)
+        elif self.reply.cancelled():  # its end may have overtaken it on the way to the store
+            self.left()
         elif isinstance(reply, Exception):
             self.fail(reply)
         elif not self.reply.done():
@@ -179,12 +182,16 @@ class QueueStore:
         return Beat(bool(is_known), int(mine), bytes.fromhex(kept.decode()), state)
 
     async def enter(
-        self, terms: Sequence[Any], otherwise: Callable[[], bool], later: Callable[[Any], object]
+        self,
+        terms: Sequence[Any],
+        otherwise: Callable[[], bool],
+        later: Callable[[Any], object],
+        left: Callable[[], object] = lambda: None,
     ) -> Any:
         """The reply to `enter`, or None for one that goes on without (see Asked). Many that come at once share a trip.
         Raises: Away.
         """
-        asked = Asked(terms, otherwise, later, asyncio.get_running_loop().create_future())
+        asked = Asked(terms, otherwise, later, asyncio.get_running_loop().create_future(), left)
         self._asking.append(asked)
         self._to_ask.set()
         if self.is_silent:

@@ -2,7 +2,7 @@
 --
 -- In `state`, 'credit': ends of answers that may still be paid with.
 
-local MIN_HELD_MS, PRICE, HEADS = 250, 2, 4
+local MIN_HELD_MS, PRICE, HEADS, LOOK_BACK = 250, 2, 4, 256
 
 local function give_of(value)
   local granted, waiter = string.match(value, '^(%d+)|(.*)$')
@@ -38,7 +38,10 @@ local function shares_of(band, served)
   return total, good
 end
 
--- Of these tenants' slots in a band that may be asked back, the newest; nil where there is none.
+local looked_at = 0 -- in this call, of slots that might be asked back
+
+-- Of these tenants' slots in a band that may be asked back, the newest; nil where there is none among those that are
+-- looked at.
 local function newest_of(band, tenants)
   local at, ids = 0
   repeat
@@ -49,8 +52,8 @@ local function newest_of(band, tenants)
       local granted, waiter = give_of(gives[number] or '0||')
       if waiter == '' and granted <= now - MIN_HELD_MS and tenants[slot_of(held[number]).tenant] then return id end
     end
-    at = at + #ids
-  until #ids < LOOK_AHEAD
+    at, looked_at = at + #ids, looked_at + #ids
+  until #ids < LOOK_AHEAD or looked_at >= LOOK_BACK
 end
 
 -- The slot to ask back: of the worst band, then of the tenant with most slots. gives_way: says so of a band and a tenant.

@@ -206,7 +206,10 @@ class RedisQueue:
         place = self._tickets.read(
             claim.ticket, tier=self.name, band=number, tenant=claim.tenant, now_s=time.time()
         )
-        waiter = Waiter(asyncio.get_running_loop().create_future())
+        waiter, left = (
+            Waiter(asyncio.get_running_loop().create_future()),
+            Row(name, -1.0, claim.tenant, number, 0),
+        )
         self._waiters[name] = waiter  # before the call: what ends the wait may overtake the reply
         self._entering.add(name)
         try:
@@ -215,6 +218,7 @@ class RedisQueue:
                     [name, self.worker, *self._terms(number, until, deadline, claim, place)],
                     partial(self._take_own, name, number, claim),
                     partial(self._hear_later, name, band, claim),
+                    partial(self._held.leave, left),
                 )
             finally:
                 if not self._held.is_early(name):
@@ -241,7 +245,7 @@ class RedisQueue:
                 on_wait=on_wait,
             )
         except BaseException as error:
-            self._held.leave(Row(name, -1.0, claim.tenant, number, 0))
+            self._held.leave(left)
             if isinstance(error, TimeoutError):
                 raise waited_too_long(
                     by_deadline=deadline <= until,
@@ -255,8 +259,6 @@ class RedisQueue:
             return self._held.permit(name, claim, number)
         if said == "displaced":
             raise displaced(self.eta_s(self.num_waiting + 1))
-        if said == "away":  # only late, perhaps: then nobody waits in that place any more
-            self._held.abandon(Row(name, -1.0, claim.tenant, number, 0))
         raise _Lost  # gone, or the queue was: it may be back by now
 
     def _terms(self, band: int, until: float, deadline: float, claim: Claim, place: Place) -> list[Any]:
@@ -346,16 +348,15 @@ class RedisQueue:
                     await self._beat()
             except Away as away:
                 self._lose(away)
-                self._held.forget()
+                self._held.returned.clear()  # the store learns what is held and asked for when it is back
 
     async def _send_returned(self) -> None:
         while rows := self._held.take_back(RETURN_AT_MOST):
             try:
                 inflight, num_waiting = await self._store.call("release", _encode(rows))
-            except Away:
+            except BaseException:
                 self._held.returned[:0] = rows
                 raise
-            self._held.is_back(rows)
             self._state.inflight, self._state.is_line = int(inflight), bool(num_waiting)
 
     async def _beat(self) -> None:
@@ -376,7 +377,7 @@ class RedisQueue:
         """Tell the store what this worker holds and asks for."""
         self._must_tell = False
         held, asked = _encode(sorted(self._held.names)), _encode(list(self._waiters))
-        await self._store.call("restore", self.worker, held, asked)
+        await self._store.call("restore", self.worker, held, asked, self._next_name())
         self._num_odd = 0
 
     def _lose(self, why: Away) -> None:

@@ -12,10 +12,9 @@ local function own_key(band, tenant) return LINE .. ':own:' .. band .. '|' .. te
 local function gaps_key(band, tenant) return LINE .. ':gaps:' .. band .. '|' .. tenant end
 local function places_of(worker) return LINE .. ':of:' .. worker end
 
--- Whether a tenant's line is to be rewritten for a difference of its tags.
-local function is_worth_a_move(band, tenant, tokens)
+-- Whether a tenant's line is to be rewritten for a difference of its tags: of that part of its tokens.
+local function is_worth_a_move(band, tenant, tokens, part)
   local backlog = number_at(TENANTS, 'w' .. band .. '|' .. tenant, 0)
-  local part = redis.call('ZCARD', own_key(band, tenant)) > LONG and MOVE_OF_LONG or MOVE_OF_BACKLOG
   return backlog <= 0 or math.abs(tokens) >= math.max(LEAST_MOVE, backlog * part)
 end
 
@@ -46,7 +45,7 @@ local function move(band, tenant, finish, by)
   local own, new = redis.call('ZRANGE', own_key(band, tenant), 0, -1, 'WITHSCORES'), {}
   local function put()
     if #new == 0 then return end
-    redis.call('ZADD', LINE, unpack(new))
+    redis.call('ZADD', LINE, 'XX', unpack(new)) -- one that another script has taken out does not come back
     redis.call('ZADD', own_key(band, tenant), unpack(new))
     new = {}
   end
@@ -72,10 +71,23 @@ local function gaps_of(band, tenant)
   return gaps
 end
 
+local function add_gap(band, tenant, score, cost)
+  redis.call('RPUSH', gaps_key(band, tenant), whole(score) .. '|' .. whole(cost))
+  redis.call('PEXPIRE', gaps_key(band, tenant), IDLE_MS)
+end
+
+-- Whether there are so many gaps that those behind them are to move up.
+local function are_many_gaps(band, tenant)
+  local num_gaps, num_waiting_ = redis.call('LLEN', gaps_key(band, tenant)), redis.call('ZCARD', own_key(band, tenant))
+  local part = num_waiting_ > LONG and MOVE_OF_LONG or MOVE_OF_BACKLOG
+  local tokens = number_at(TENANTS, 'g' .. band .. '|' .. tenant, 0)
+  return num_gaps > num_waiting_ or is_worth_a_move(band, tenant, tokens, part)
+end
+
 -- Those who have left are nobody's any more: whoever stood behind them moves up.
 local function close_gaps(band, tenant)
   local key = band .. '|' .. tenant
-  if not redis.call('HGET', TENANTS, 'g' .. key) then return end
+  if redis.call('EXISTS', gaps_key(band, tenant)) == 0 then return end
   local scores, sums = summed(gaps_of(band, tenant))
   redis.call('DEL', gaps_key(band, tenant))
   redis.call('HDEL', TENANTS, 'g' .. key)
@@ -89,7 +101,7 @@ local function settle(band, tenant, difference)
   if redis.call('HEXISTS', TENANTS, 'f' .. key) == 0 then return end
   local pending = number_at(TENANTS, 'd' .. key, 0) + difference
   if pending == 0 and difference == 0 then return end
-  if not is_worth_a_move(band, tenant, pending) then
+  if not is_worth_a_move(band, tenant, pending, MOVE_OF_BACKLOG) then
     redis.call('HSET', TENANTS, 'd' .. key, whole(pending))
     return
   end
@@ -97,7 +109,7 @@ local function settle(band, tenant, difference)
   local gaps = gaps_of(band, tenant)
   if #gaps > 0 then redis.call('DEL', gaps_key(band, tenant)) end
   for _, gap in ipairs(gaps) do
-    redis.call('RPUSH', gaps_key(band, tenant), whole(math.max(band * STEP, gap[1] + pending)) .. '|' .. whole(gap[2]))
+    add_gap(band, tenant, math.max(band * STEP, gap[1] + pending), gap[2])
   end
   move(band, tenant, pending, function() return pending end)
 end
@@ -134,13 +146,14 @@ local function remove_all(gone)
   for _, one in ipairs(gone) do
     local entry = one[2]
     local key, score = entry.band .. '|' .. entry.tenant, take_out(one[1], entry)
-    redis.call('RPUSH', gaps_key(entry.band, entry.tenant), whole(score) .. '|' .. whole(entry.cost))
-    redis.call('PEXPIRE', gaps_key(entry.band, entry.tenant), IDLE_MS)
-    redis.call('HINCRBY', TENANTS, 'g' .. key, whole(entry.cost))
-    touched[key] = entry
+    if not entry.by_ticket then -- who stood before its own tenant's others has pushed none of them back
+      add_gap(entry.band, entry.tenant, score, entry.cost)
+      redis.call('HINCRBY', TENANTS, 'g' .. key, whole(entry.cost))
+      touched[key] = entry
+    end
   end
-  for key, of in pairs(touched) do
-    if is_worth_a_move(of.band, of.tenant, number_at(TENANTS, 'g' .. key, 0)) then close_gaps(of.band, of.tenant) end
+  for _, of in pairs(touched) do
+    if are_many_gaps(of.band, of.tenant) then close_gaps(of.band, of.tenant) end
   end
 end
 

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from gateway.settings import Settings
 
 TIMEOUT_S = 1.0
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 128  # three of them for each tier, always
 
 
 def redis_url(settings: Settings) -> str:

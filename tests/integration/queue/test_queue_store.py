@@ -12,6 +12,7 @@ from gateway.admission.queue_store import QueueStore, enter_terms, queue_key
 from gateway.admission.tickets import Place
 from gateway.admission.waiting import Claim
 from tests.fakes.redis_process import RedisProcess
+from tests.waiting import until
 
 
 def terms(name: str, *, wait_ms: int = 1000, max_waiting: int = 10) -> list[Any]:
@@ -95,5 +96,48 @@ async def test_thousands_whose_wait_is_over_are_passed_in_several_calls_and_by_n
         assert await redis.hkeys(queue_key("fast", "held")) == [b"living"]
         assert await redis.zrange(queue_key("fast", "line"), 0, -1) == [b"new"]
     finally:
+        sender.cancel()
+        await redis.aclose()
+
+
+async def test_slots_of_a_worker_that_nobody_knows_come_back(redis_process: RedisProcess) -> None:
+    """As a script leaves them that kept no counts, whose workers died with it."""
+    redis_process.command("FLUSHALL")
+    redis = Redis.from_url(redis_process.url, protocol=3)
+    store = QueueStore("fast", redis, "worker", limit=3)
+    try:
+        for number in range(3):
+            await redis.hset(queue_key("fast", "held"), f"old-{number}", "dead|1000|0|a")
+        await redis.zadd(queue_key("fast", "workers"), {"dead": 1000})
+        beat = await store.beat("worker", b"secret")
+        assert (beat.num_held, beat.state.inflight) == (0, 0)
+        assert not await redis.exists(queue_key("fast", "held"))
+    finally:
+        await redis.aclose()
+
+
+async def test_who_leaves_while_its_question_is_on_the_way_leaves_once_more_after_the_reply(
+    redis_process: RedisProcess,
+) -> None:
+    """Its end goes another way than its question, and may come first."""
+    redis_process.command("FLUSHALL")
+    redis = Redis.from_url(redis_process.url, protocol=3)
+    store = QueueStore("fast", redis, "worker", limit=1)
+    await store.beat("worker", b"secret")
+    sender = asyncio.create_task(store.send_entering())
+    left = asyncio.Event()
+    redis_process.freeze()
+    try:
+        asking = asyncio.create_task(store.enter(terms("1"), lambda: False, lambda _: None, left.set))
+        await until(lambda: store.is_silent)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert not left.is_set()
+        redis_process.thaw()
+        async with asyncio.timeout(5):
+            await left.wait()
+        assert await redis.hkeys(queue_key("fast", "held")) == [b"1"]  # which is why
+    finally:
+        redis_process.thaw()
         sender.cancel()
         await redis.aclose()

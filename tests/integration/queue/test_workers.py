@@ -172,6 +172,7 @@ async def test_a_worker_that_dies_with_a_thousand_in_line_leaves_nobody_behind_t
     """They are taken out some hundreds at a time, so that no call takes long."""
     dying, living = [await workers.start(limit=1, max_waiting=3000, max_bytes=10**6) for _ in range(2)]
     held = await take(living)
+    await until(lambda: dying.is_crowded)  # else, so busy, it would take a slot of its own part
     gone = [asyncio.create_task(take(dying)) for _ in range(1300)]
     await until(lambda: living.num_waiting == 1300, within_s=20)
     told: list[int] = []

@@ -179,3 +179,16 @@ def test_a_line_of_thousands_is_rewritten_for_a_sixteenth() -> None:
     for number in range(176, 200):
         line.leave(f"{number:04d}", 1)
     assert line._order[-1][0] == before[1] - 17_700
+
+
+def test_who_comes_with_a_ticket_and_leaves_moves_nobody_up() -> None:
+    """Its place was before its tenant's others, which it has not pushed back: else tickets would buy places."""
+    line = FairLine(1, 100, 10**9)
+    for number in range(4):
+        for tenant in "ox":
+            line.enter(f"{number}{tenant}", Ask(tenant, 0, 100, 0, 10**9), 0)
+    before = list(line.waiting_names())
+    for number in range(3):
+        line.enter(f"9{number}", Ask("x", 0, 1000, 0, 10**9, tag=0), 0)
+        line.leave(f"9{number}", 1)
+    assert list(line.waiting_names()) == before
