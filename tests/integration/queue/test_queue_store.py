@@ -15,8 +15,8 @@ from tests.fakes.redis_process import RedisProcess
 from tests.waiting import until
 
 
-def terms(name: str, *, wait_ms: int = 1000, max_waiting: int = 10) -> list[Any]:
-    claim = Claim(tenant="a", cost=1)
+def terms(name: str, *, wait_ms: int = 1000, max_waiting: int = 10, cost: int = 1) -> list[Any]:
+    claim = Claim(tenant="a", cost=cost)
     of_claim = enter_terms(
         claim, Place(-1, ""), band=0, wait_ms=wait_ms, left_ms=1000, max_waiting=max_waiting, max_bytes=1000
     )
@@ -139,5 +139,29 @@ async def test_who_leaves_while_its_question_is_on_the_way_leaves_once_more_afte
         assert await redis.hkeys(queue_key("fast", "held")) == [b"1"]  # which is why
     finally:
         redis_process.thaw()
+        sender.cancel()
+        await redis.aclose()
+
+
+async def test_gaps_move_with_the_line_that_they_are_in(redis_process: RedisProcess) -> None:
+    """One leaves, the whole line moves as an answer was cheaper than thought, then another one leaves."""
+    redis_process.command("FLUSHALL")
+    redis = Redis.from_url(redis_process.url, protocol=3)
+    store = QueueStore("fast", redis, "worker", limit=1)
+    await store.beat("worker", b"secret")
+    sender = asyncio.create_task(store.send_entering())
+    try:
+        for number in range(101):
+            asked = terms(f"{number:03d}", wait_ms=10**6, max_waiting=200, cost=100)
+            await store.enter(asked, lambda: False, lambda _: None)
+        await store.call("release", '[["050",-1,"a",0,0]]')
+        await store.call("release", '[["000",10,"a",0,-200]]')
+        await store.call("release", '[["051",-1,"a",0,0]]')
+        line = await redis.zrange(queue_key("fast", "line"), 0, -1, withscores=True)
+        tags = {int(name): tag for name, tag in line}
+        assert tags == {n: 100 * n - (200 if n < 50 else 400) for n in range(2, 101) if n not in {50, 51}}
+        own = await redis.zrange(queue_key("fast", "line") + ":own:0|a", 0, -1, withscores=True)
+        assert own == line
+    finally:
         sender.cancel()
         await redis.aclose()
