@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,6 +17,25 @@ from tests.fakes.redis_process import RedisProcess
 from tests.waiting import until
 
 
+@pytest.fixture
+async def redis(redis_process: RedisProcess) -> AsyncIterator[Redis]:
+    redis_process.command("FLUSHALL")
+    made = Redis.from_url(redis_process.url, protocol=3)
+    yield made
+    await made.aclose()
+
+
+@asynccontextmanager
+async def at_work(store: QueueStore) -> AsyncIterator[None]:
+    """It has its script, and sends what it is asked."""
+    await store.beat("worker", b"secret")
+    sender = asyncio.create_task(store.send_entering())
+    try:
+        yield
+    finally:
+        sender.cancel()
+
+
 def terms(name: str, *, wait_ms: int = 1000, max_waiting: int = 10, cost: int = 1) -> list[Any]:
     claim = Claim(tenant="a", cost=cost)
     of_claim = enter_terms(
@@ -23,11 +44,8 @@ def terms(name: str, *, wait_ms: int = 1000, max_waiting: int = 10, cost: int = 
     return [name, "worker", *of_claim]
 
 
-async def test_a_reply_that_cannot_be_taken_in_holds_up_no_other(redis_process: RedisProcess) -> None:
-    redis_process.command("FLUSHALL")
-    redis = Redis.from_url(redis_process.url, protocol=3)
+async def test_a_reply_that_cannot_be_taken_in_holds_up_no_other(redis: Redis) -> None:
     store = QueueStore("fast", redis, "worker", limit=10)
-    await store.beat("worker", b"secret")  # which brings the script
 
     def broken(_reply: Any) -> None:
         raise RuntimeError("not this one")
@@ -35,56 +53,41 @@ async def test_a_reply_that_cannot_be_taken_in_holds_up_no_other(redis_process: 
     store.is_silent = True  # the first goes on without its reply, which comes all the same
     first = asyncio.create_task(store.enter(terms("1"), lambda: True, broken))
     second = asyncio.create_task(store.enter(terms("2"), lambda: False, broken))
-    sender = asyncio.create_task(store.send_entering())
-    try:
+    async with at_work(store):
         async with asyncio.timeout(5):
             assert await first is None
             assert (await second)[0] == b"granted"
             third = await store.enter(terms("3"), lambda: False, broken)
         assert third[0] == b"granted"
-    finally:
-        sender.cancel()
-        await redis.aclose()
 
 
 @pytest.mark.parametrize("lost", [("by", "since:0"), ("by",), ("since:0",)])
 async def test_counts_that_are_not_those_of_the_slots_are_made_again(
-    redis_process: RedisProcess, lost: tuple[str, ...]
+    redis: Redis, lost: tuple[str, ...]
 ) -> None:
     """A script that knows nothing of them may have given slots: during a rollout, say."""
-    redis_process.command("FLUSHALL")
-    redis = Redis.from_url(redis_process.url, protocol=3)
     store = QueueStore("fast", redis, "worker", limit=10)
-    sender = asyncio.create_task(store.send_entering())
     held = queue_key("fast", "held")
-    try:
-        await store.beat("worker", b"secret")
+    async with at_work(store):
         for number in range(3):
             assert (await store.enter(terms(str(number)), lambda: False, lambda _: None))[0] == b"granted"
         assert await redis.delete(*(f"{held}:{part}" for part in lost)) == len(lost)
         assert (await store.beat("worker", b"secret")).num_held == 3
         assert await redis.zcard(f"{held}:since:0") == 3
         assert await redis.hgetall(f"{held}:by") == {b"wworker": b"3", b"b0|a": b"3"}
-    finally:
-        sender.cancel()
-        await redis.aclose()
 
 
 async def test_thousands_whose_wait_is_over_are_passed_in_several_calls_and_by_nobody_new(
-    redis_process: RedisProcess,
+    redis: Redis,
 ) -> None:
-    redis_process.command("FLUSHALL")
-    redis = Redis.from_url(redis_process.url, protocol=3)
     now_ms = 1_000_000
     store = QueueStore("fast", redis, "worker", limit=1, now_ms=lambda: now_ms)
-    sender = asyncio.create_task(store.send_entering())
 
     async def enter(name: str, wait_ms: int) -> bytes:
         asked = terms(name, wait_ms=wait_ms, max_waiting=5000)
         return bytes((await store.enter(asked, lambda: False, lambda _: None))[0])
 
-    try:
-        await store.beat("worker", b"secret")
+    async with at_work(store):
         assert await enter("00000", 10**6) == b"granted"
         late = await asyncio.gather(*(enter(f"{number:05d}", 10) for number in range(1, 3001)))
         assert {*late, await enter("living", 10**6)} == {b"waiting"}
@@ -95,62 +98,43 @@ async def test_thousands_whose_wait_is_over_are_passed_in_several_calls_and_by_n
         await store.beat("worker", b"secret")
         assert await redis.hkeys(queue_key("fast", "held")) == [b"living"]
         assert await redis.zrange(queue_key("fast", "line"), 0, -1) == [b"new"]
-    finally:
-        sender.cancel()
-        await redis.aclose()
 
 
-async def test_slots_of_a_worker_that_nobody_knows_come_back(redis_process: RedisProcess) -> None:
+async def test_slots_of_a_worker_that_nobody_knows_come_back(redis: Redis) -> None:
     """As a script leaves them that kept no counts, whose workers died with it."""
-    redis_process.command("FLUSHALL")
-    redis = Redis.from_url(redis_process.url, protocol=3)
     store = QueueStore("fast", redis, "worker", limit=3)
-    try:
-        for number in range(3):
-            await redis.hset(queue_key("fast", "held"), f"old-{number}", "dead|1000|0|a")
-        await redis.zadd(queue_key("fast", "workers"), {"dead": 1000})
-        beat = await store.beat("worker", b"secret")
-        assert (beat.num_held, beat.state.inflight) == (0, 0)
-        assert not await redis.exists(queue_key("fast", "held"))
-    finally:
-        await redis.aclose()
+    for number in range(3):
+        await redis.hset(queue_key("fast", "held"), f"old-{number}", "dead|1000|0|a")
+    await redis.zadd(queue_key("fast", "workers"), {"dead": 1000})
+    beat = await store.beat("worker", b"secret")
+    assert (beat.num_held, beat.state.inflight) == (0, 0)
+    assert not await redis.exists(queue_key("fast", "held"))
 
 
 async def test_who_leaves_while_its_question_is_on_the_way_leaves_once_more_after_the_reply(
-    redis_process: RedisProcess,
+    redis: Redis, redis_process: RedisProcess
 ) -> None:
     """Its end goes another way than its question, and may come first."""
-    redis_process.command("FLUSHALL")
-    redis = Redis.from_url(redis_process.url, protocol=3)
     store = QueueStore("fast", redis, "worker", limit=1)
-    await store.beat("worker", b"secret")
-    sender = asyncio.create_task(store.send_entering())
     left = asyncio.Event()
-    redis_process.freeze()
-    try:
+    async with at_work(store):
+        redis_process.freeze()
         asking = asyncio.create_task(store.enter(terms("1"), lambda: False, lambda _: None, left.set))
         await until(lambda: store.is_silent)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        assert not left.is_set()
+        was_told = left.is_set()
         redis_process.thaw()
+        assert not was_told
         async with asyncio.timeout(5):
             await left.wait()
         assert await redis.hkeys(queue_key("fast", "held")) == [b"1"]  # which is why
-    finally:
-        redis_process.thaw()
-        sender.cancel()
-        await redis.aclose()
 
 
-async def test_gaps_move_with_the_line_that_they_are_in(redis_process: RedisProcess) -> None:
+async def test_gaps_move_with_the_line_that_they_are_in(redis: Redis) -> None:
     """One leaves, the whole line moves as an answer was cheaper than thought, then another one leaves."""
-    redis_process.command("FLUSHALL")
-    redis = Redis.from_url(redis_process.url, protocol=3)
     store = QueueStore("fast", redis, "worker", limit=1)
-    await store.beat("worker", b"secret")
-    sender = asyncio.create_task(store.send_entering())
-    try:
+    async with at_work(store):
         for number in range(101):
             asked = terms(f"{number:03d}", wait_ms=10**6, max_waiting=200, cost=100)
             await store.enter(asked, lambda: False, lambda _: None)
@@ -162,6 +146,3 @@ async def test_gaps_move_with_the_line_that_they_are_in(redis_process: RedisProc
         assert tags == {n: 100 * n - (200 if n < 50 else 400) for n in range(2, 101) if n not in {50, 51}}
         own = await redis.zrange(queue_key("fast", "line") + ":own:0|a", 0, -1, withscores=True)
         assert own == line
-    finally:
-        sender.cancel()
-        await redis.aclose()
