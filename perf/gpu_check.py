@@ -9,7 +9,6 @@ No serving library is needed; none of its speed is shown.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +21,7 @@ import torch
 from onnx import numpy_helper
 
 from gateway.checkpoint import gpu_memory
+from perf.parts import measure_parts
 
 ROWS = 32
 LENGTHS = (16, 32, 64, 128, 256, 512)
@@ -259,11 +259,11 @@ def main() -> None:
     parser.add_argument("--only", choices=("rates", "embedder", "language_model"), help="one part alone")
     given = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
-    found: dict[str, Any] = {"torch": torch.__version__, "device": given.device}
+    facts: dict[str, Any] = {"torch": torch.__version__, "device": given.device}
     if given.device == "cuda":
         free, total = torch.cuda.mem_get_info()
-        found |= {"gpu": torch.cuda.get_device_name(), "context_bytes": total - free, "total_bytes": total}
-        found["capability"] = torch.cuda.get_device_capability()
+        facts |= {"gpu": torch.cuda.get_device_name(), "context_bytes": total - free, "total_bytes": total}
+        facts["capability"] = torch.cuda.get_device_capability()
     parts: dict[str, Callable[[], Any]] = {
         "embedder": lambda: embedder(given.model, given.cases, given.device),
         "language_model": lambda: (
@@ -274,15 +274,8 @@ def main() -> None:
     }
     if given.device == "cuda":
         parts = {"rates": lambda: rates(given.device), **parts}
-    for name, part in ((name, part) for name, part in parts.items() if given.only in {None, name}):
-        started = time.perf_counter()
-        try:
-            found[name] = part()
-        except Exception as error:  # noqa: BLE001 - the other parts' figures still stand
-            found[name] = {"error": f"{type(error).__name__}: {error}"[:2000]}
-        found[f"{name}_took_s"] = time.perf_counter() - started
-        given.out.write_text(json.dumps(found, indent=1))
-    print(json.dumps(found, indent=1))
+    chosen = {name: part for name, part in parts.items() if given.only in {None, name}}
+    measure_parts(chosen, given.out, **facts)
 
 
 if __name__ == "__main__":

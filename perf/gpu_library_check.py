@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import statistics
 import subprocess
 import time
@@ -22,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from perf.parts import measure_parts
 
 Vectors = npt.NDArray[np.float32]
 DIM = 384
@@ -276,16 +277,7 @@ def main() -> None:
         "embedder": lambda: embedder(given.model, given.provider),
         "generation": lambda: generation(given.checkpoint),
     }
-    found: dict[str, Any] = {}
-    for name in given.parts:
-        started = time.perf_counter()
-        try:
-            found[name] = parts[name]()
-        except Exception as error:  # noqa: BLE001 - the other parts' figures still stand
-            found[name] = {"error": f"{type(error).__name__}: {error}"[:2000]}
-        found[f"{name}_took_s"] = time.perf_counter() - started
-        given.out.write_text(json.dumps(found, indent=1))
-    print(json.dumps(found, indent=1))
+    measure_parts({name: parts[name] for name in given.parts}, given.out)
 
 
 if __name__ == "__main__":
