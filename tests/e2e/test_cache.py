@@ -45,9 +45,9 @@ def upload(
     return str(file_id)
 
 
-def all_ingested(client: httpx.Client, store: str) -> None:
+def all_ingested(client: httpx.Client, store: str, headers: dict[str, str] | None = None) -> None:
     def is_done() -> bool:
-        counts = client.get(f"/v1/vector_stores/{store}").json()["file_counts"]
+        counts = client.get(f"/v1/vector_stores/{store}", headers=headers).json()["file_counts"]
         return bool(counts["completed"] == counts["total"])
 
     wait_for(is_done, 60, "all files are ingested")
@@ -222,6 +222,7 @@ def test_a_revoked_right_gets_no_hit(service: Service) -> None:
         own = {"authorization": f"Bearer {key}"}
         store = client.post("/v1/vector_stores", json={"name": "own"}, headers=own).json()["id"]
         upload(client, store, "own.md", "# Own\n\nThe beacon of harbour Own is 25 metres tall.\n", own)
+        all_ingested(client, store, own)  # what is remembered before holds for the store as it was then
 
         def is_met() -> bool:
             return verdict(asked_with(client, key, QUESTION, store).json()) == "exact"
