@@ -7,6 +7,7 @@
 
 local LEAST_MOVE, MOVE_OF_BACKLOG, MOVE_OF_LONG, LONG = 64, 1 / 64, 1 / 16, 2000
 local MOVE_AT_ONCE = 500 -- places in one command
+local GHOSTS_AT_MOST = 512 -- in one call
 
 local function own_key(band, tenant) return LINE .. ':own:' .. band .. '|' .. tenant end
 local function gaps_key(band, tenant) return LINE .. ':gaps:' .. band .. '|' .. tenant end
@@ -125,9 +126,21 @@ local function put_in(id, score, entry)
   redis.call('HINCRBY', STATE, 'bytes', whole(entry.size))
 end
 
--- Returns the score it had.
+-- Whether nobody of a tenant waits. Takes those off its head whom a script that knows no `own` has taken out of the line.
+local function is_own_empty(band, tenant)
+  local own = own_key(band, tenant)
+  for _ = 1, GHOSTS_AT_MOST do
+    local first = redis.call('ZRANGE', own, 0, 0)[1]
+    if not first then return true end
+    if redis.call('ZSCORE', LINE, first) then return false end
+    redis.call('ZREM', own, first)
+  end
+  return false
+end
+
+-- Returns the score it had. Of one that such a script has taken out, leaving its entry, that is its band's first.
 local function take_out(id, entry)
-  local score = tonumber(redis.call('ZSCORE', LINE, id))
+  local score = tonumber(redis.call('ZSCORE', LINE, id) or entry.band * STEP)
   redis.call('ZREM', LINE, id)
   redis.call('ZREM', own_key(entry.band, entry.tenant), id)
   redis.call('SREM', places_of(entry.worker), id)
@@ -135,7 +148,7 @@ local function take_out(id, entry)
   redis.call('HINCRBY', STATE, 'bytes', whole(0 - entry.size))
   local waits = 'w' .. entry.band .. '|' .. entry.tenant
   if redis.call('HINCRBY', TENANTS, waits, whole(0 - entry.cost)) <= 0 then redis.call('HDEL', TENANTS, waits) end
-  if redis.call('EXISTS', own_key(entry.band, entry.tenant)) == 0 then close_gaps(entry.band, entry.tenant) end
+  if is_own_empty(entry.band, entry.tenant) then close_gaps(entry.band, entry.tenant) end
   return score
 end
 

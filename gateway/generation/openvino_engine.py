@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -218,6 +219,10 @@ def _load(folder: Path, tier: GenerateTier) -> tuple[Any, Any]:
     properties: dict[str, object] = {"INFERENCE_NUM_THREADS": tier.num_threads} if tier.num_threads else {}
     if tier.weights == "f32":  # by default the runtime computes in bf16 and keeps keys and values in 8 bits
         properties |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+    elif tier.weights == "bf16" and 1 in (tier.num_threads, len(os.sched_getaffinity(0))):
+        # With AMX the runtime divides layers of such weights by pairs of threads, and half of one ends the process
+        # (2026.4.1; openvino issue 33300).
+        properties["INFERENCE_PRECISION_HINT"] = "f32"
     pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
     return openvino_genai, pipeline
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -206,6 +209,28 @@ async def test_every_kind_of_weights_is_converted_once_and_runs(
     await engine.close()
     assert len(made) == NUM_TOKENS
     assert prepare_checkpoint(tier, tiny.models_dir, "/nothing/here", print) == folder
+
+
+ON_ONE_CORE = """
+import json, os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from pathlib import Path
+from gateway.generation.openvino_engine import OpenVinoEngine
+from gateway.tier_config import GenerateTier
+OpenVinoEngine(Path(sys.argv[1]), GenerateTier(**json.loads(sys.argv[2])), {2})
+"""
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+async def test_bf16_on_one_core_does_not_end_the_process(
+    tiny_checkpoints: dict[str, TinyCheckpoint], num_threads: int
+) -> None:
+    tiny = tiny_checkpoints["qwen2"]
+    tier = tiny.tier(weights="bf16", num_threads=num_threads)
+    folder = prepare_checkpoint(tier, tiny.models_dir, "", print)
+    argv = [sys.executable, "-c", ON_ONE_CORE, str(folder), json.dumps(msgspec.structs.asdict(tier))]
+    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 async def test_a_conversion_that_was_cut_off_is_made_anew(

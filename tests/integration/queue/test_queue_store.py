@@ -146,3 +146,25 @@ async def test_gaps_move_with_the_line_that_they_are_in(redis: Redis) -> None:
         assert tags == {n: 100 * n - (200 if n < 50 else 400) for n in range(2, 101) if n not in {50, 51}}
         own = await redis.zrange(queue_key("fast", "line") + ":own:0|a", 0, -1, withscores=True)
         assert own == line
+
+
+async def test_a_script_that_keeps_no_lines_of_tenants_may_have_a_part_in_them(redis: Redis) -> None:
+    """As before they came: it takes who waits out of the line, with its entry or without, and of nothing else."""
+    store = QueueStore("fast", redis, "worker", limit=1)
+    line = queue_key("fast", "line")
+    async with at_work(store):
+        for name in "0123456":
+            asked = terms(name, wait_ms=10**6, cost=100)
+            await store.enter(asked, lambda: False, lambda _: None)
+        assert await redis.zrem(line, "1", "2") == 2
+        assert await redis.hdel(queue_key("fast", "entries"), "1") == 1
+        await store.call("release", '[["3",-1,"a",0,0]]')
+        assert await redis.zrange(f"{line}:own:0|a", 0, -1) == [b"4", b"5", b"6"]
+        await store.call("release", '[["2",-1,"a",0,0]]')
+        assert await redis.zrange(line, 0, -1) == [b"4", b"5", b"6"]
+        assert sorted(await redis.hkeys(queue_key("fast", "entries"))) == [b"4", b"5", b"6"]
+        await store.call("release", '[["0",10,"a",0,0],["4",-1,"a",0,0]]')
+        assert await redis.hkeys(queue_key("fast", "held")) == [b"5"]
+        await store.call("release", '[["5",10,"a",0,0],["6",10,"a",0,0]]')
+        left = [key async for key in redis.scan_iter(f"{line}*")]
+        assert left == [f"{line}:of:worker".encode()]  # which goes with the worker
