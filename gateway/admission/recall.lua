@@ -79,9 +79,22 @@ local function best_of(total, gives_way)
   end
 end
 
+-- Whether it is plain without a look at every tenant that nobody has to give way: no slot is of a worse band, and whoever
+-- has most has not clearly more than the smallest share that there may be.
+local function is_even(band)
+  local asked = redis.call('SCARD', ASKED)
+  local most, num_sharing = asked, 1 + asked + LOOK_AHEAD
+  for its_band = 0, 2 do
+    local slots, tenants, its_most = held_in(its_band)
+    if its_band > band and slots > 0 then return false end
+    most, num_sharing = most + its_most, num_sharing + tenants
+  end
+  return most <= math.max(LIGHT, OVER * limit / num_sharing)
+end
+
 -- The slot to ask back for one of this band and tenant; nil where nobody has to give way.
 local function victim(id, band, tenant)
-  if num_held() < limit or redis.call('HLEN', GIVES) == 0 or credit() < PRICE then return nil end
+  if num_held() < limit or redis.call('HLEN', GIVES) == 0 or credit() < PRICE or is_even(band) then return nil end
   local served, waiters = served_by()
   if waiters[id] then return nil end
   local total, good = shares_of(band, served)

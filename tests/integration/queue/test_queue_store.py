@@ -61,7 +61,7 @@ async def test_a_reply_that_cannot_be_taken_in_holds_up_no_other(redis: Redis) -
         assert third[0] == b"granted"
 
 
-@pytest.mark.parametrize("lost", [("by", "since:0"), ("by",), ("since:0",)])
+@pytest.mark.parametrize("lost", [("by", "since:0", "of:0"), ("by",), ("since:0",), ("of:0",)])
 async def test_counts_that_are_not_those_of_the_slots_are_made_again(
     redis: Redis, lost: tuple[str, ...]
 ) -> None:
@@ -74,7 +74,8 @@ async def test_counts_that_are_not_those_of_the_slots_are_made_again(
         assert await redis.delete(*(f"{held}:{part}" for part in lost)) == len(lost)
         assert (await store.beat("worker", b"secret")).num_held == 3
         assert await redis.zcard(f"{held}:since:0") == 3
-        assert await redis.hgetall(f"{held}:by") == {b"wworker": b"3", b"b0|a": b"3"}
+        assert await redis.hgetall(f"{held}:by") == {b"worker": b"3"}
+        assert await redis.zrange(f"{held}:of:0", 0, -1, withscores=True) == [[b"a", 3.0]]
 
 
 async def test_thousands_whose_wait_is_over_are_passed_in_several_calls_and_by_nobody_new(

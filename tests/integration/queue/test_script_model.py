@@ -308,14 +308,17 @@ class Both(RuleBasedStateMachine):
 
     def counts_are_those_of_the_slots(self) -> None:
         since: dict[int, dict[bytes, float]] = {0: {}, 1: {}, 2: {}}
-        by: Counter[bytes] = Counter()
+        by_worker: Counter[bytes] = Counter()
+        by_tenant: dict[int, Counter[bytes]] = {0: Counter(), 1: Counter(), 2: Counter()}
         for name, value in self.redis.hgetall("q:held").items():
             worker, began_ms, band, tenant = value.split(b"|")
             since[int(band)][name] = float(began_ms)
-            by.update([b"w" + worker, b"b" + band + b"|" + tenant])
+            by_worker[worker] += 1
+            by_tenant[int(band)][tenant] += 1
         for band, names in since.items():
             assert dict(self.redis.zrange(f"q:held:since:{band}", 0, -1, withscores=True)) == names
-        assert {name: int(number) for name, number in self.redis.hgetall("q:held:by").items()} == by
+            assert dict(self.redis.zrange(f"q:held:of:{band}", 0, -1, withscores=True)) == by_tenant[band]
+        assert {name: int(number) for name, number in self.redis.hgetall("q:held:by").items()} == by_worker
         asked = {name.encode() for name, each in self.model.recalls.given.items() if each.waiter}
         assert self.redis.smembers("q:held:asked") == asked
 
