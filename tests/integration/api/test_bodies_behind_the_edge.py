@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import select
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ async def endless_http1(gateway: Gateway, edge: Edge, method: str, path: str, ki
                 while True:
                     client.sendall(framed(PIECE))
                     sent[0] += len(PIECE)
+                    if not told.num_sent and select.select([client], [], [], 0)[0]:
+                        told.num_sent = sent[0]  # seen here at once, where the reader's turn may come late
 
         def read() -> bytes:
             """Raises: TimeoutError when the connection does not end."""
