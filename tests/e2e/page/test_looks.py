@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.e2e.page.chat import (
     Chat,
     Wire,
@@ -30,6 +32,28 @@ async def test_nothing_scrolls_sideways_on_a_phone(chat: Chat, wire: Wire) -> No
     await chat.page.locator(".source").first.tap()
     await expect(chat.page.locator("#source mark")).to_be_visible()
     assert await chat.page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+IN_THE_BAR = """
+() => [...document.querySelectorAll(".bar :is(.brand, .picker, button)")].map((each) => {
+  const { left, right } = each.getBoundingClientRect();
+  return [left, right];
+})
+"""
+
+
+@pytest.mark.parametrize("width", [700, 960, 1280, 1920])
+async def test_what_stands_in_the_bar_stands_side_by_side_and_inside_it(chat: Chat, width: int) -> None:
+    await chat.page.set_viewport_size({"width": width, "height": 800})
+    await expect(chat.page.locator("#collection option")).not_to_have_count(1)  # as wide as it gets
+    parts = await chat.page.evaluate(IN_THE_BAR)
+    edges = [edge for part in parts for edge in part]
+    assert len(parts) == 6
+    assert edges == sorted(edges)
+    assert edges[0] >= 0
+    assert edges[-1] <= width
+    assert min(right - left for left, right in parts) >= 40
+    assert await chat.page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 async def test_the_theme_follows_the_system_until_chosen_and_is_remembered(chat: Chat) -> None:
