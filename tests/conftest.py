@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from tests.fakes.postgres import Postgres, PostgresMissing, running_postgres
 from tests.fakes.redis_process import RedisProcess, running_redis
@@ -35,6 +36,15 @@ def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisPro
     """One Redis for the tests of a module."""
     with running_redis(tmp_path_factory.mktemp("redis")) as process:
         yield process
+
+
+@pytest.fixture
+async def redis(redis_process: RedisProcess) -> AsyncIterator[Redis]:
+    """A client of the module's Redis, emptied."""
+    redis_process.command("FLUSHALL")
+    made = Redis.from_url(redis_process.url, protocol=3)
+    yield made
+    await made.aclose()
 
 
 @pytest.fixture

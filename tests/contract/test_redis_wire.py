@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
@@ -12,14 +11,6 @@ from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from gateway.storage.redis_wire import RedisWire
 from tests.fakes.redis_process import RedisProcess
-
-
-@pytest.fixture
-async def redis(redis_process: RedisProcess) -> AsyncIterator[Redis]:
-    redis_process.command("FLUSHALL")
-    made = Redis.from_url(redis_process.url, protocol=3)
-    yield made
-    await made.aclose()
 
 
 async def test_calls_of_one_go_are_answered_in_order_over_one_connection(redis: Redis) -> None:

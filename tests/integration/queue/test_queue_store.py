@@ -17,14 +17,6 @@ from tests.fakes.redis_process import RedisProcess
 from tests.waiting import until
 
 
-@pytest.fixture
-async def redis(redis_process: RedisProcess) -> AsyncIterator[Redis]:
-    redis_process.command("FLUSHALL")
-    made = Redis.from_url(redis_process.url, protocol=3)
-    yield made
-    await made.aclose()
-
-
 @asynccontextmanager
 async def at_work(store: QueueStore) -> AsyncIterator[None]:
     """It has its script, and sends what it is asked."""
