@@ -28,7 +28,8 @@ EDITIONS = {"fast": Edition("1"), "deep": Edition("1"), "writer": Edition("w", 0
 
 
 class MemoryBench:
-    """One worker's pipeline. `changed` is what ingest does: the corpus has another epoch."""
+    """One worker's pipeline. `changed` is what ingest does: the corpus has another epoch. Nothing is left to luck:
+    without a `chance` of the test's own no hit is checked and lives have no spread."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class MemoryBench:
         num_slots: int = 2,
         thresholds: Thresholds | None = None,
         version_met: Callable[[str, int], Met] = one_version,
+        chance: Callable[[], float] = lambda: 0.5,
         **options: Any,
     ) -> None:
         self.database = Database(f"sqlite:///{folder / 'tidegate.db'}")
@@ -52,6 +54,7 @@ class MemoryBench:
             thresholds or Thresholds(0.005),
             self.metrics,
             editions=EDITIONS,
+            chance=chance,
             **options,
         )
         self.tiers = [
