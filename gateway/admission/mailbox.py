@@ -17,9 +17,8 @@ class Mailbox:
 
     async def read(self) -> None:
         """Until cancelled."""
-        while True:
-            for letter in await self._store.mail():
-                self._take(letter)
+        async for letter in self._store.letters():
+            self._take(letter)
 
     def _take(self, letter: str) -> None:
         kind, name = letter[0], letter[1:]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,8 +132,8 @@ class QueueStore:
         self.limit = limit  # slots, by this worker's knowledge
         self._headroom_share = headroom_share
         self._redis: Any = redis
-        # A slot is asked for and given back by every request, and neither waits for the other.
-        self._to_enter, self._to_serve = RedisWire(redis), RedisWire(redis)
+        # A slot is asked for and given back by every request, and neither waits for the other, nor for the mail.
+        self._to_enter, self._to_serve, self._to_hear = (RedisWire(redis) for _ in range(3))
         self._now_ms = now_ms
         parts = ("held", "line", "entries", "tenants", "state", "workers", "seen", "gives")
         self._keys = [queue_key(tier, part) for part in parts]
@@ -240,18 +240,24 @@ class QueueStore:
         self.is_silent = True
         self.let_go()
 
-    async def mail(self) -> list[str]:
-        """What has come for this worker, after a wait; nothing when there was nothing, or no store."""
-        try:
-            async with asyncio.timeout(MAIL_CALL_S):
-                first = await self._redis.blpop([self._mailbox], timeout=MAIL_BLOCK_S)
-                if first is None:
-                    return []
-                letters = [first[1], *(await self._redis.lpop(self._mailbox, MAIL_AT_MOST) or [])]
-        except (RedisError, OSError, TimeoutError):
-            await asyncio.sleep(PAUSE_S)
-            return []
-        return [letter.decode() for letter in letters]
+    async def letters(self) -> AsyncIterator[str]:
+        """What comes for this worker, until cancelled; nothing while there is no store."""
+        while True:
+            try:
+                first = await self._hear("BLPOP", self._mailbox, MAIL_BLOCK_S)
+                if first is not None:
+                    yield first[1].decode()  # whom it is for does not wait for the trip that looks for more
+                    for letter in await self._hear("LPOP", self._mailbox, MAIL_AT_MOST) or []:
+                        yield letter.decode()
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(PAUSE_S)
+
+    async def _hear(self, *call: Any) -> Any:
+        async with asyncio.timeout(MAIL_CALL_S):
+            (reply,) = await self._to_hear.send([call])
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
 
     def _head(self, operation: str) -> tuple[Any, ...]:
         headroom = int(self.limit * self._headroom_share)
