@@ -2,7 +2,7 @@
 --
 -- In `state`, 'credit': ends of answers that may still be paid with.
 
-local MIN_HELD_MS, PRICE, HEADS, LOOK_BACK = 250, 2, 4, 256
+local MIN_HELD_MS, PRICE, HEADS, LOOK_BACK = 100, 2, 4, 256
 
 local function give_of(value)
   local granted, waiter = string.match(value, '^(%d+)|(.*)$')
@@ -92,28 +92,43 @@ local function is_even(band)
   return most <= math.max(LIGHT, OVER * limit / num_sharing)
 end
 
+-- The max-min fair share: what those have who want more, where nobody has more than is wanted. wants: slots by tenant.
+-- Also returns the equal share.
+local function shares_in(wants)
+  local met, left, num = {}, limit, 0
+  for _ in pairs(wants) do num = num + 1 end
+  local equal = limit / num
+  repeat
+    local share, is_settled = left / num, true
+    for tenant, wanted in pairs(wants) do
+      if not met[tenant] and wanted <= share then
+        met[tenant], left, num, is_settled = true, left - wanted, num - 1, false
+      end
+    end
+  until is_settled or num == 0
+  return num > 0 and left / num or math.huge, equal
+end
+
 -- The slot to ask back for one of this band and tenant; nil where nobody has to give way.
 local function victim(id, band, tenant)
   if num_held() < limit or redis.call('HLEN', GIVES) == 0 or credit() < PRICE or is_even(band) then return nil end
   local served, waiters = served_by()
   if waiters[id] then return nil end
   local total, good = shares_of(band, served)
-  local sharing, num_sharing = {}, 0
-  local function shares(name)
-    if not sharing[name] then sharing[name], num_sharing = true, num_sharing + 1 end
+  local mine, wants = good[tenant] or 0, {}
+  local function add(name, number)
+    if number > 0 then wants[name] = (wants[name] or 0) + number end
   end
-  shares(tenant)
-  for name, number in pairs(good) do
-    if number > 0 then shares(name) end
-  end
-  if (good[tenant] or 0) >= limit / num_sharing then return nil end -- more who share make the share no larger
+  for name, number in pairs(good) do add(name, number) end
+  add(tenant, 1)
+  if mine >= shares_in(wants) then return nil end -- what others want makes the share no larger
   for _, first in ipairs(redis.call('ZRANGE', LINE, 0, LOOK_AHEAD - 1)) do
-    local entry = entry_of(first)
-    if entry and entry.band <= band then shares(entry.tenant) end
+    local entry = first ~= id and not waiters[first] and entry_of(first)
+    if entry and entry.band <= band then add(entry.tenant, 1) end
   end
-  local share = limit / num_sharing
-  if (good[tenant] or 0) >= share then return nil end
-  local heavy = math.max(LIGHT, OVER * share)
+  local fair, equal = shares_in(wants)
+  if mine >= fair then return nil end
+  local heavy = math.max(LIGHT, OVER * equal, mine + 1)
   return best_of(total, function(its_band, its_tenant)
     return its_band > band or (its_band == band and its_tenant ~= tenant and (good[its_tenant] or 0) > heavy)
   end)

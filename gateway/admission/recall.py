@@ -2,7 +2,7 @@
 
 A slot lasts as long as its answer, so where all are taken, whoever has a right to one waits for an end. Some answers
 can be broken off and gone on with later, at the price of reading their prompt again. One of those gives way when a
-tenant that holds less than an equal share waits, and it is of a worse band, or of the same one and a tenant that holds
+tenant that holds less than its fair share waits, and it is of a worse band, or of the same one and a tenant that holds
 clearly more. The worst band gives way first, then the tenant with most slots, then who was let in last and so loses
 least.
 
@@ -11,6 +11,7 @@ It is paid with credit: as much as answers have ended, so most of the work that 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from gateway.admission.drain import Slot
 
-MIN_HELD_MS = 250  # a slot is not asked back before: its prompt is just being read
+MIN_HELD_MS = 100  # a slot is not asked back before: one that is just given has done nothing yet
 PRICE = 2  # of one that is asked back, in ends of answers
 HEADS = 4  # of the line, for whom is looked again at every beat
 OVER = 1.25  # times an equal part of the slots: beyond it a tenant is a heavy one
@@ -120,11 +121,14 @@ def victim(
         total[owner.tenant] += 1
         if owner.band <= wanting.band:
             good[owner.tenant] += 1
-    sharing = {wanting.tenant, *good, *(each.tenant for each in first if each.band <= wanting.band)}
-    share = limit / len(sharing)
-    if good[wanting.tenant] >= share:
+    others = {wanting.name, *(each.name for each in served.values())}
+    waiting = [each.tenant for each in first if each.band <= wanting.band and each.name not in others]
+    wants = good + Counter([wanting.tenant, *waiting])
+    mine = good[wanting.tenant]
+    if mine >= fair_share(wants, limit):
         return None
-    heavy = {tenant for tenant, number in good.items() if number > max(LIGHT, OVER * share)}
+    most = max(LIGHT, OVER * limit / len(wants), mine + 1)  # that makes nobody a heavy one
+    heavy = {tenant for tenant, number in good.items() if number > most}
     best = None
     for name, given in gives.items():
         slot = held[name]
@@ -136,3 +140,19 @@ def victim(
         key = (slot.band, total[slot.tenant], slot.since_ms, name)
         best = key if best is None else max(best, key)
     return None if best is None else best[-1]
+
+
+def fair_share(wants: Mapping[str, int], limit: int) -> float:
+    """The max-min fair share: what those have who want more, where nobody has more than is wanted.
+
+    wants: slots by tenant. Infinite where there are enough for all.
+    """
+    left, unmet = limit, dict(wants)
+    while unmet:
+        share = left / len(unmet)
+        met = [tenant for tenant, wanted in unmet.items() if wanted <= share]
+        if not met:
+            return share
+        for tenant in met:
+            left -= unmet.pop(tenant)
+    return math.inf

@@ -16,7 +16,7 @@ from gateway.admission.waiting import Permit, Slot
 from gateway.pipeline.handover import diverged
 from gateway.types import Delta, Inquiry
 
-MAX_TIMES = 2  # that one answer is broken off: each costs it a wait, and the engine its prompt
+MAX_TIMES = 3  # that one answer is broken off: each costs it a wait, and the engine its prompt
 
 
 class _AskedBack(Exception):

@@ -124,6 +124,26 @@ async def test_nobody_gives_way_to_its_equal(make: Make) -> None:
     await asyncio.gather(one.leave(), other.leave(), third.leave())
 
 
+async def test_what_small_tenants_leave_is_for_all_who_want_more(make: Make) -> None:
+    """Twelve slots of seven tenants: five want one each, so the other two have three and a half."""
+    queue = await make(limit=12)
+    flood = await crowd(queue, 5)
+    small = [Streams(queue, f"small-{number}") for number in range(5)]
+    for each in small:
+        await each.start("0")
+    busy = Streams(queue, "busy")
+    await busy.start("0", "1")
+    await flood.start("5")  # which waits
+    await busy.start("2")  # it has an equal part already, and what the small ones leave of theirs
+    await until(lambda: busy.num_running == 3)
+    assert flood.num_broken == 1
+    await busy.start("3")
+    await asyncio.sleep(0.7)  # a beat looks once more
+    assert (busy.num_running, flood.num_broken) == (3, 1), "its part is used up"
+    assert not any(each.num_broken for each in small)
+    await asyncio.gather(*(each.leave() for each in (flood, busy, *small)))
+
+
 async def test_what_cannot_go_on_and_what_has_just_begun_stay(make: Make) -> None:
     queue = await make(limit=4)
     flood = await crowd(queue, 4, gives=False)

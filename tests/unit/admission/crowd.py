@@ -20,7 +20,7 @@ LOOK_EVERY_MS = 500
 HOLD_MS = PREFILL_MS + 64 * GAP_MS  # of an answer of 64 tokens
 GOODPUT = SLOTS / HOLD_MS  # such answers for each millisecond, at most
 PATIENCE_MS = 60_000
-AT_MOST = 2  # times that one answer is broken off
+AT_MOST = 3  # times that one answer is broken off
 
 
 @dataclass(frozen=True)
