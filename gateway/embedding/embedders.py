@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -30,23 +29,16 @@ class Wish(NamedTuple):
     embedder: str = DEFAULT_EMBEDDER
 
 
-def query_threads(settings: Settings) -> int:
-    """Threads that embed questions: half of the cores where nothing is said. A run over all of them takes them from the
-    parts that stream answers meanwhile, and waits itself for whichever core is taken (docs/capacity.md).
-    """
-    return settings.embed_threads or max(1, len(os.sched_getaffinity(0)) // 2)
-
-
 class Embedders:
-    """threads: of each model; 0 = all cores. Raises, when made: EmbedderUnavailable, SettingsError."""
+    """Raises, when made: EmbedderUnavailable, SettingsError."""
 
-    def __init__(self, settings: Settings, log: Callable[[str], None], threads: int = 0) -> None:
+    def __init__(self, settings: Settings, log: Callable[[str], None]) -> None:
         self._models: dict[str, SentenceEmbedder] = {}
         for name, folder in prepare_embedders(settings, log).items():
             model = SentenceEmbedder(
                 folder,
                 precision=settings.embed_precision,
-                threads=threads,
+                threads=settings.embed_threads,
                 provider=settings.embed_provider,
                 buckets=bucket_lengths(settings.embed_buckets),
             )

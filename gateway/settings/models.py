@@ -31,10 +31,7 @@ class ModelSettings:
         "(Hugging Face form). A name stands for one model for ever; see docs/embedders.md.",
     )
     embed_threads: int = setting(
-        0,
-        "Threads of the embedding runtime; 0 = half of the cores for questions, all for passages, which give way.",
-        minimum=0,
-        maximum=1024,
+        0, "Threads of the embedding runtime; 0 = all cores.", minimum=0, maximum=1024
     )
 
     checkpoint: str = setting(

@@ -40,11 +40,19 @@ def judge(status: int, body: bytes, expected: str | None) -> Verdict:
         if status in REFUSALS or code in EVICTED:
             return Verdict(outcome="evicted" if code in EVICTED else "rejected", code=code or str(status))
         return Verdict(outcome="failed", code=code or str(status))
-    verdict = _stream(body)
-    if verdict.outcome == "completed":
-        problem = _problem(body, expected)
-        if problem:
-            verdict.outcome, verdict.code = "failed", problem
+    try:
+        verdict = _stream(body)
+        problem = _problem(body, expected) if verdict.outcome == "completed" else ""
+    except (
+        msgspec.MsgspecError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # whatever a peer may send
+        return Verdict(outcome="failed", code="malformed")
+    if problem:
+        verdict.outcome, verdict.code = "failed", problem
     return verdict
 
 

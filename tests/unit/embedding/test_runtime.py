@@ -8,12 +8,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from gateway.embedding.embedders import query_threads
 from gateway.embedding.engines import CPU, CUDA, OPENVINO, OnnxRuntimeEngine, open_engine
 from gateway.embedding.export import MODEL_FILE, EmbedderUnavailable
 from gateway.embedding.runtime import RUN_OVERHEAD_TOKENS, SentenceEmbedder, split
 from gateway.embedding.tokens import pad
-from gateway.settings import load_settings
 
 from .reference import ReferenceEmbedder
 
@@ -199,10 +197,3 @@ def test_every_row_runs_once_and_little_of_it_is_padding() -> None:
         assert sorted(row for run in runs for row in run) == list(range(size))
         padded = sum(max(lengths[row] for row in run) * len(run) for run in runs)
         assert padded - sum(lengths) <= RUN_OVERHEAD_TOKENS * len(runs) + 0.1 * sum(lengths)
-
-
-@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (3, 1), (8, 4)])
-def test_a_question_takes_half_of_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, threads: int) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-    assert query_threads(load_settings({})) == threads
-    assert query_threads(load_settings({}, embed_threads=3)) == 3

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import triton_python_backend_utils as pb_utils
 
-from gateway.embedding.embedders import Embedders, Wish, query_threads
+from gateway.embedding.embedders import Embedders, Wish
 from gateway.settings import load_settings
 
 
 class TritonPythonModel:
-    threads = staticmethod(query_threads)
-
     def initialize(self, args):
-        settings = load_settings()
-        self._embedders = Embedders(settings, pb_utils.Logger.log_info, self.threads(settings))
+        self._embedders = Embedders(load_settings(), pb_utils.Logger.log_info)
 
     def execute(self, requests):
         responses, wishes = [None] * len(requests), {}

@@ -25,11 +25,6 @@ def _load():
 
 
 class TritonPythonModel(_load().TritonPythonModel):
-    @staticmethod
-    def threads(settings):
-        """All cores where nothing is said: what gives way takes them from nobody."""
-        return settings.embed_threads
-
     def initialize(self, args):
         # This thread runs all requests. Those that come of it have its priority: the loader and the runtime's. The
         # stub's other threads keep telling Triton that it lives.
