@@ -1,4 +1,5 @@
-"""Receipts and usage: soon into Redis (so that any worker can show them), in batches into SQL (the truth).
+"""Receipts and usage: soon into Redis (so that any worker can show them), in batches into SQL (the truth). What nobody is
+billed for goes into SQL alone: in a flood those are nearly all, and few of them are ever asked for.
 
 `record` never blocks and never raises. While SQL is away entries wait in memory up to MAX_WAITING; what does not
 fit is counted as dropped, never silently lost.
@@ -61,8 +62,6 @@ class Recorder:
         if len(self._waiting) >= MAX_WAITING:
             self._metrics.dropped_records.inc()
             return
-        if passages is None:  # hits are many, and in SQL a moment later
-            self._unpublished.append((key, body))
         entry = ledger.LedgerEntry(
             receipt_id=receipt.id,
             tenant_id=tenant.tenant_id,
@@ -76,7 +75,10 @@ class Recorder:
             passages=passages,
         )
         self._waiting.append(entry)
-        if ledger.is_billed(entry) or len(self._waiting) >= BATCH:
+        is_billed = ledger.is_billed(entry)
+        if is_billed and passages is None:  # hits and refusals are many, and in SQL a moment later
+            self._unpublished.append((key, body))
+        if is_billed or len(self._waiting) >= BATCH:
             self._in_hurry.set()
         self._arrived.set()
 
@@ -90,7 +92,7 @@ class Recorder:
             body, passages = self._recent[key]
             return body if passages is None else ledger.with_passages(body, passages.json)
         found = await self._look_up(tenant_id, receipt_id)
-        for wait_s in (2 * FLUSH_EVERY_S, UNBILLED_EVERY_S):
+        for wait_s in (2 * FLUSH_EVERY_S, UNBILLED_EVERY_S + 2 * FLUSH_EVERY_S):
             if found is None:
                 await asyncio.sleep(wait_s)
                 found = await self._look_up(tenant_id, receipt_id)

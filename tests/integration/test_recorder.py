@@ -88,6 +88,19 @@ async def test_what_is_billed_waits_for_no_refusals(database: CountingDatabase, 
     assert await recorder.find("acme", "refused") is not None
 
 
+async def test_another_worker_shows_a_refusal_that_only_sql_knows(
+    database: CountingDatabase, redis: Redis
+) -> None:
+    one, other = (Recorder(database, redis, Metrics()) for _ in range(2))
+    task = asyncio.create_task(one.run())
+    one.record(TENANT, receipt("refused", Outcome.REJECTED))
+    assert await other.find("acme", "refused") is not None  # asked for at once
+    one.record(TENANT, receipt("answered", Outcome.COMPLETED))
+    assert await other.find("acme", "answered") is not None
+    assert await redis.keys("tidegate:receipt:*") == [b"tidegate:receipt:acme:answered"]
+    task.cancel()
+
+
 async def test_flushes_at_once_write_each_entry_once(database: CountingDatabase, recorder: Recorder) -> None:
     for number in range(NUM_REFUSED):
         recorder.record(TENANT, receipt(f"answered-{number}", Outcome.COMPLETED))
