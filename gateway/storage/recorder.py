@@ -1,6 +1,6 @@
-"""Receipts and usage: soon into Redis (so that any worker can show them), in batches into SQL (the truth). What nobody is
-billed for goes into SQL alone: in a flood those are nearly all, and few of them are ever asked for.
+"""Receipts and usage: soon into Redis (so that any worker can show them), in batches into SQL (the truth).
 
+What nobody is billed for goes into SQL alone: in a flood those are nearly all, and few of them are ever asked for.
 `record` never blocks and never raises. While SQL is away entries wait in memory up to MAX_WAITING; what does not
 fit is counted as dropped, never silently lost.
 """
