@@ -12,6 +12,7 @@ from perf.streams import texts
 EVICTED = ("queue_ttl", "displaced", "deadline_exceeded", "client_gone")
 REFUSALS = (429, 503)
 DONE = b"data: [DONE]"
+UNREADABLE = (msgspec.MsgspecError, AttributeError, KeyError, TypeError, ValueError)  # whatever a peer may send
 KEEPALIVE = re.compile(rb"^:", re.MULTILINE)
 _DATA = re.compile(rb"^data: ?(\{.*\})\r?$", re.MULTILINE)
 _ID = re.compile(rb"^id: \S+\.(\d+)\r?$", re.MULTILINE)
@@ -43,13 +44,7 @@ def judge(status: int, body: bytes, expected: str | None) -> Verdict:
     try:
         verdict = _stream(body)
         problem = _problem(body, expected) if verdict.outcome == "completed" else ""
-    except (
-        msgspec.MsgspecError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ):  # whatever a peer may send
+    except UNREADABLE:
         return Verdict(outcome="failed", code="malformed")
     if problem:
         verdict.outcome, verdict.code = "failed", problem
