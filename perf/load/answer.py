@@ -12,7 +12,8 @@ from perf.streams import texts
 EVICTED = ("queue_ttl", "displaced", "deadline_exceeded", "client_gone")
 REFUSALS = (429, 503)
 DONE = b"data: [DONE]"
-UNREADABLE = (msgspec.MsgspecError, AttributeError, KeyError, TypeError, ValueError)  # whatever a peer may send
+# Raised by whatever a peer may send.
+UNREADABLE = (msgspec.MsgspecError, AttributeError, KeyError, TypeError, ValueError)
 KEEPALIVE = re.compile(rb"^:", re.MULTILINE)
 _DATA = re.compile(rb"^data: ?(\{.*\})\r?$", re.MULTILINE)
 _ID = re.compile(rb"^id: \S+\.(\d+)\r?$", re.MULTILINE)
