@@ -14,6 +14,8 @@ from tests.fakes.workers import TEXTS, Worker
 from tests.integration.flights.readers import LIMIT_S, WHOLE, reading, started
 from tests.waiting import until
 
+pytestmark = pytest.mark.usefixtures("patient")
+
 
 async def test_five_hundred_cold_questions_over_two_workers_are_one_piece_of_work(pair: list[Worker]) -> None:
     for each in pair:
@@ -35,23 +37,24 @@ async def test_who_comes_late_elsewhere_gets_the_replay_and_then_what_comes(pair
     late = ListeningSink()
     early, leading = await reading(first)
     await until(lambda: len(early.text) > 40, "some of it was sent")
-    joined = await second.into(late)
-    made = await leading
+    following = asyncio.create_task(second.into(late))
+    await late.started.wait()
+    assert not leading.done()
+    joined, made = await following, await leading
     assert (early.text, late.text) == (WHOLE, WHOLE)
     assert (joined.cache, joined.outcome, made.cache) == ("joined", "cached", "miss")
     assert joined.passages == made.passages
     assert 0 < joined.usage.completion_tokens < made.usage.completion_tokens
-    assert joined.ttft_ms < 300
     assert (joined.embed_ms, joined.search_ms) == (-1, -1)
 
 
 async def test_the_answer_that_was_just_made_is_found_in_its_place(pair: list[Worker]) -> None:
     """There is no moment between the end of the work and the cache's knowing of it."""
-    for number in range(40):
+    for number in range(20):
         question = f"Question {number}?"
         await pair[0].ask(question)
         assert (await pair[1].ask(question)).cache in {"joined", "exact"}
-    assert (pair[0].answerer.started, pair[1].answerer.started) == (40, 0)
+    assert (pair[0].answerer.started, pair[1].answerer.started) == (20, 0)
 
 
 async def test_other_tenants_and_other_bands_share_nothing(pair: list[Worker]) -> None:
