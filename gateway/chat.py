@@ -175,6 +175,7 @@ class ChatPipeline:
         recall = None if self.memory is None else await traced.lookup(self.memory.recall(request, route))
         detour = Detour(self._router, self._metrics, request, sink, receipt)
         if recall is None or not recall.needs_no_slot:
+            self._router.check(request, route, receipt)
             chosen, route = route, self._taking(request, route, detour)
             recall = recall if route is chosen else None  # what another tier answers is another answer
         held = await self._reserve(request, route)
@@ -226,7 +227,10 @@ class ChatPipeline:
                 await its.sink.stage(its.receipt.stage)
             with self._searching(its.route, slot):
                 route, evidence = await self._gather(its)
-            is_better, its = route is not its.route, its._replace(route=route)
+            is_better = route is not its.route
+            if is_better:
+                detour.back_to(its.route.tier.name)
+            its = its._replace(route=route)
             if (
                 self.memory is not None
                 and recall is not None

@@ -104,7 +104,7 @@ class UpstreamClient:
         except aiohttp.ConnectionTimeoutError as error:  # is a TimeoutError too
             raise away(self._tier.name, f"no connection within {self._tier.connect_s:g} s") from error
         except TimeoutError:
-            raise too_late(self._tier.name, "no answer") from None
+            raise too_late(self._tier.name, "no answer", is_own=patience.is_own) from None
         except aiohttp.ClientHttpProxyError as error:
             raise away(self._tier.name, f"the proxy answered {error.status}") from error
         except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
@@ -150,7 +150,7 @@ class UpstreamClient:
             async with patience.waiting():
                 return await response.content.readany()
         except TimeoutError:
-            raise too_late(self._tier.name, "no token") from None
+            raise too_late(self._tier.name, "no token", is_own=patience.is_own) from None
         except aiohttp.ClientPayloadError as error:
             if isinstance(error.__cause__, ConnectionError):
                 raise away(self._tier.name, _named(error)) from error
@@ -162,13 +162,14 @@ class UpstreamClient:
 class _Patience:
     """How long the server may still let us wait: for the first token, then for each next one, within the request's.
 
-    A comment in the stream is no token.
+    A comment in the stream is no token. is_own: the request's time bounds the wait that was begun last.
     """
 
     def __init__(self, tier: UpstreamTier, timeout_s: float) -> None:
         self._left_s, self._next_s = tier.first_token_s, tier.between_tokens_s
         self._end = time.monotonic() + timeout_s
         self._began = 0.0
+        self.is_own = False
         self._timer: asyncio.Timeout
 
     def renew(self) -> None:
@@ -179,7 +180,9 @@ class _Patience:
 
     async def __aenter__(self) -> None:
         self._began = time.monotonic()
-        self._timer = asyncio.timeout(max(0.0, min(self._left_s, self._end - self._began)))
+        own_s = self._end - self._began
+        self.is_own = own_s < self._left_s
+        self._timer = asyncio.timeout(max(0.0, min(self._left_s, own_s)))
         await self._timer.__aenter__()
 
     async def __aexit__(self, *raised: object) -> None:

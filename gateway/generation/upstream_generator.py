@@ -29,7 +29,7 @@ from gateway.generation.extractive import NO_ANSWER
 from gateway.generation.prompt import Format, Message, Prompt, PromptBuilder
 from gateway.generation.token_estimate import EstimatedFormat
 from gateway.generation.upstream_client import UpstreamClient
-from gateway.generation.upstream_wire import Chunk, Counts, malformed
+from gateway.generation.upstream_wire import Chunk, Counts, OutOfTime, malformed
 from gateway.tier_config import UpstreamTier
 from gateway.types import Citation, Delta, Inquiry, Passage, Sampling
 
@@ -243,8 +243,9 @@ class _Said:
 
 
 def _is_its_fault(error: TidegateError) -> bool:
-    """Whether the server shows that it does not work. A server that is full works; a bad request is ours."""
-    if isinstance(error, UpstreamOverloaded):
+    """Whether the server shows that it does not work. A server that is full works; a bad request is ours, and a caller
+    that gives an answer a tenth of a second shows nothing of the server."""
+    if isinstance(error, UpstreamOverloaded | OutOfTime):
         return False
     return isinstance(error, UpstreamUnavailable | UpstreamTimeout | UpstreamProtocolError)
 

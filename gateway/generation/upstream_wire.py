@@ -162,8 +162,16 @@ def away(tier: str, detail: str) -> UpstreamUnavailable:
     return UpstreamUnavailable(f"The tier {tier!r} is not available.", detail=f"upstream: {detail}")
 
 
-def too_late(tier: str, detail: str) -> UpstreamTimeout:
-    return UpstreamTimeout(f"The tier {tier!r} did not answer in time.", detail=f"upstream: {detail}")
+class OutOfTime(UpstreamTimeout):
+    """The request's own time was over before the server's: nothing is known of the server."""
+
+    code = "request_timeout"
+
+
+def too_late(tier: str, detail: str, *, is_own: bool = False) -> UpstreamTimeout:
+    """is_own: the request had no more time, which may be its caller's choice."""
+    kind = OutOfTime if is_own else UpstreamTimeout
+    return kind(f"The tier {tier!r} did not answer in time.", detail=f"upstream: {detail}")
 
 
 def refusal(tier: str, status: int, headers: Mapping[str, str], body: bytes) -> TidegateError:

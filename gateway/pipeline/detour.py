@@ -19,11 +19,16 @@ class Detour:
         self._router, self._metrics = router, metrics
         self._request, self._sink, self._receipt = request, sink, receipt
         self._left: list[str] | None = None
+        self._before = ""
         self._first: TidegateError
 
     @property
     def is_taken(self) -> bool:
         return self._left is not None
+
+    def back_to(self, tier: str) -> None:
+        """After its chain: the tier that found too little, and would have said so. A better one took its place."""
+        self._before = tier
 
     def after(self, route: Route, error: TidegateError) -> Route:
         """The next tier, written down with its cause.
@@ -31,11 +36,11 @@ class Detour:
         Raises: the error, where text was sent already or another tier would not help; where the chain has ended, that
         of the tier that was asked first.
         """
-        cause = cause_of(error)
+        cause = cause_of(error, is_extra=bool(self._before))
         if cause is None or self._receipt.ttft_ms >= 0 or _is_begun(self._request):
             raise error  # whoever has the beginning of an answer has it of this tier
         if self._left is None:
-            self._left, self._first = list(route.tier.fallback), error
+            self._left, self._first = [*route.tier.fallback, *filter(None, [self._before])], error
         while self._left:
             instead = self._router.instead(self._request, self._left.pop(0))
             if instead is not None:

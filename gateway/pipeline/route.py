@@ -24,6 +24,7 @@ from gateway.tiering.tiers import AUTO, Tier, TierBook
 from gateway.types import Passage, Receipt, Sampling, Scope, Tenant
 
 MIN_PASSAGES = 2  # that `fewer_passages` leaves
+SHORT_WAIT_S = 1.0  # in whose line so much is waited, nobody minds
 
 
 @dataclass
@@ -112,8 +113,7 @@ class Router:
     def choose(self, request: ChatRequest, receipt: Receipt) -> Route:
         """The tier by name or by `auto`, then what the ladder takes away.
 
-        Raises: NotFound (no such tier, or not for this tenant), InvalidRequest (a tier that cannot do what is asked),
-        Rejected (the ladder's last step).
+        Raises: NotFound (no such tier, or not for this tenant), InvalidRequest (a tier that cannot do what is asked).
         """
         self._tiers.check(request.model, request.tenant)
         if request.sampling.json_schema:
@@ -140,7 +140,7 @@ class Router:
         """The tier and the steps by which the answer was begun. Raises: NotFound, when the tier is there no more."""
         receipt.tier = earlier.left.tier
         receipt.tier_reason = f"goes on with {earlier.stream_id}"
-        steps = [Step(name) for name in earlier.left.steps]
+        steps = [Step(name) for name in earlier.left.steps if name != Step.REFUSE]  # it was let in
         self._metrics.tier_choices.labels(receipt.tier, "handed_over").inc()
         return Route(self._tiers.tiers[receipt.tier], steps=steps)
 
@@ -179,30 +179,39 @@ class Router:
         """Take the pace of an answer that was given."""
         self._pace.learn(receipt.tier, max(0.0, receipt.total_ms - max(receipt.queue_ms, 0.0)) / 1000)
 
+    def check(self, request: ChatRequest, route: Route, receipt: Receipt) -> None:
+        """Apart from `choose`: what is remembered is given in any case. Raises: Rejected (the ladder's last step)."""
+        if Step.REFUSE not in route.steps:
+            return
+        name, band = route.tier.name, request.priority
+        receipt.degraded = [Step.REFUSE.value]
+        self._metrics.degraded.labels(Step.REFUSE.value, name).inc()
+        raise Rejected(
+            f"The service takes no {band} requests right now; try again later.",
+            code="overloaded",
+            retry_after_s=max(1.0, self._eta_s(name, band)),
+        )
+
     def _step_down(self, request: ChatRequest, route: Route, receipt: Receipt) -> str | None:
-        """Put the steps in force onto the route. The reason where they moved it to another tier."""
+        """Put the steps in force onto the route. The reason where they moved it to another tier, by whose line it goes
+        from there on."""
         tenant, band = request.tenant, request.priority
         route.steps = self._ladders.steps(route.tier.name, band, tenant.floor)
-        if Step.REFUSE in route.steps:
-            receipt.tier = route.tier.name
-            disclose(receipt, Step.REFUSE)
-            self._metrics.degraded.labels(Step.REFUSE.value, route.tier.name).inc()
-            raise Rejected(
-                f"The service takes no {band} requests right now; try again later.",
-                code="overloaded",
-                retry_after_s=max(1.0, self._eta_s(route.tier.name, band)),
-            )
         is_written = request.sampling.json_schema or request.without_documents  # what quotes does neither
         step = None if is_written else self._moves(route)
         smaller = self._tiers.cheapest_quoting(tenant) if step else None
         if step is None or smaller is None or smaller == route.tier:
             return None
-        if Step.REFUSE in self._ladders.steps(smaller.name, band, tenant.floor):
-            return None  # nobody is sent from a long line to one that takes nobody
+        steps = self._ladders.steps(smaller.name, band, tenant.floor)
+        if Step.REFUSE in steps or self._is_longer(smaller.name, route.tier.name, band):
+            return None  # nobody is sent to a longer line, or to one that takes nobody
         receipt.tier_reason += f"; {route.tier.name} is under load ({step.value})"
         disclose(receipt, step)
-        route.tier = smaller
+        route.tier, route.steps = smaller, steps
         return "ladder"
+
+    def _is_longer(self, other: str, tier: str, band: str) -> bool:
+        return self._eta_s(other, band) > max(SHORT_WAIT_S, self._eta_s(tier, band))
 
     @staticmethod
     def _moves(route: Route) -> Step | None:

@@ -56,7 +56,9 @@ class SharedNote:
         version = _Version(max(int(time.time() * 1000), self._mine.written + 1), body)
         try:
             async with asyncio.timeout(WRITE_LIMIT_S):
-                self._hear(await self._keep(version))
+                while (kept := self._heard(await self._keep(version))) > version.written:
+                    # One by a clock that is ahead of ours, which was not heard of here.
+                    version = _Version(kept + 1, body)
         except (RedisError, OSError, TimeoutError) as error:
             raise UpstreamUnavailable(
                 "The change could not be shared with the other workers, as Redis does not answer. What was in force "
@@ -81,11 +83,16 @@ class SharedNote:
         return kept
 
     def _hear(self, note: bytes | str) -> None:
+        self._heard(note)
+
+    def _heard(self, note: bytes | str) -> int:
+        """When it was written; 0 = it is none of ours."""
         try:
             version = _decode(note)
         except msgspec.DecodeError as error:
             log.warning("%s holds what is no note of ours: %s", self._name, error)
-            return
+            return 0
         if version.written > self._mine.written:
             self._mine = version
             self._take(version.body)
+        return version.written

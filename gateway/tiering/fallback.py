@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.errors import (
     CircuitOpen,
     EngineFull,
+    Evicted,
     Rejected,
     TidegateError,
     UpstreamError,
@@ -26,14 +27,19 @@ CAUSES = {
 _OWN_LIMIT = "request_timeout"  # the request's time is over: no other tier could use it
 
 
-def cause_of(error: TidegateError) -> str | None:
-    """None = the error is the caller's to know: its own fault, its own limits, or the end of its time."""
+def cause_of(error: TidegateError, *, is_extra: bool = False) -> str | None:
+    """None = the error is the caller's to know: its own fault, its own limits, or the end of its time.
+
+    is_extra: the tier was more than was chosen at first, so whatever keeps it from taking this one is a want of room.
+    """
     match error:
         case CircuitOpen():
             return "circuit_open"
         case UpstreamOverloaded() | EngineFull():
             return "overloaded"
         case Rejected(code="capacity"):
+            return "overloaded"
+        case Rejected() | Evicted() if is_extra:
             return "overloaded"
         case UpstreamUnavailable():
             return "unavailable"

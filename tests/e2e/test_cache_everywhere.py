@@ -134,3 +134,32 @@ def test_a_purge_is_obeyed_by_every_worker(
             assert verdict(ask(worker, question_about(number), place)) == "exact"
     assert verdict(ask(foreign, question_about(0), theirs)) == "exact"
     foreign.close()
+
+
+def test_an_order_for_the_ladder_holds_in_every_worker(service: Service, workers: list[httpx.Client]) -> None:
+    _, key = a_key(service, "ops", is_admin=True)
+    question = {
+        "model": "fast",
+        "messages": [{"role": "user", "content": "What is it?"}],
+        "tidegate": {"cache": "off"},
+    }
+
+    def order(worker: httpx.Client, *pinned: str) -> None:
+        told = worker.put(
+            "/admin/ladder", json={"pinned": pinned}, headers={"authorization": f"Bearer {key}"}
+        )
+        assert (told.status_code, told.json()["pinned"]) == (200, [*pinned])
+
+    def all_say(status: int) -> None:
+        for worker in workers:
+
+            def says(client: httpx.Client = worker) -> bool:
+                return client.post("/v1/chat/completions", json=question).status_code == status
+
+            wait_for(says, 10, f"{worker.base_url} answers {status}")
+
+    for worker in workers:
+        order(worker, "refuse")
+        all_say(503)
+        order(worker)
+        all_say(200)

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 
 from gateway.admission.slots import SlotQueue
+from gateway.chat import ChatPipeline
 from gateway.errors import NotFound, Rejected, UpstreamUnavailable
 from gateway.pipeline.pressure import PressureWatch
 from gateway.ports import Retrieved
 from gateway.tiering.ladder import Orders, Step
 from gateway.tiering.ladders import Ladders, Line
 from gateway.tiering.pressure import Reading
-from gateway.tiering.tiers import Tier, builtin_tiers
+from gateway.tiering.tiers import Tier, TierBook, builtin_tiers
 from gateway.types import Sampling, Scope, Tenant
 from tests.fakes.engines import ScriptedRetriever, passage
+from tests.fakes.pipelines import TiersBench
 from tests.unit.test_chat import Bench
 
 WRITES = Tier("small", "Writes.", 8, 2, context_tokens=4096)
@@ -168,6 +170,51 @@ async def test_a_second_look_that_fails_leaves_the_first_one_to_answer(error: Ex
     receipt = await bench.run(model="auto", question="Who conquered Peru?")
     assert (receipt.outcome, receipt.tier, bench.retriever.started) == ("completed", "fast", 2)
     assert "looks again" not in receipt.tier_reason
+
+
+class FillsAtSecond(ScriptedRetriever):
+    """While it looks for the second time, somebody else takes the slots of the tier that is to answer."""
+
+    queue: SlotQueue
+
+    async def retrieve(self, text: str, scope: Scope, *, timeout_s: float, **known: Any) -> Retrieved:
+        found = await super().retrieve(text, scope, timeout_s=timeout_s, **known)
+        while self.started > 1 and not self.queue.is_crowded:
+            await self.queue.acquire(band="interactive", deadline=time.monotonic() + 9)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("max_waiting", "deadline_s", "why"),
+    [(0, 9.0, "deep has no room (overloaded)"), (9, 1.5, "deep has no room (overloaded)")],
+    ids=["full", "not-in-time"],
+)
+async def test_a_better_tier_that_has_no_room_leaves_the_first_one_to_answer(
+    max_waiting: int, deadline_s: float, why: str
+) -> None:
+    bench = TiersBench(builtin_tiers(2, 2))
+    retriever = FillsAtSecond(passages=THIN)
+    retriever.queue = SlotQueue(1, max_waiting=max_waiting, ttl_s=9, clock=lambda: now[0])
+    now = [0.0]
+    permit = await retriever.queue.acquire(band="batch", deadline=9.0)
+    now[0] = 3.0
+    permit.release()  # whoever waits does so for 3 s
+    bench.queues["deep"] = retriever.queue
+    bench.pipeline = ChatPipeline(
+        retriever=retriever,
+        answerers=bench.answerers,
+        tiers=TierBook(builtin_tiers(2, 2)),
+        queues=bench.queues,
+        record=bench,
+        metrics=bench.metrics,
+        clock=lambda: now[0],
+    )
+    receipt = await bench.run(
+        "auto", question="Who conquered Peru?", received=now[0], deadline=now[0] + deadline_s
+    )
+    assert (bench.sink.text, receipt.tier, receipt.outcome) == ("by fast", "fast", "completed")
+    assert receipt.tier_reason.endswith(f"so deep looks again; {why}, so fast answers")
+    assert (bench.queues["fast"].inflight, len(bench.records)) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,20 @@ async def test_two_that_write_at_once_end_up_with_the_same(start: Start) -> None
         await until(lambda worker=worker: last(worker), b"settled")  # type: ignore[misc]
 
 
+async def test_a_writer_whose_clock_is_behind_is_obeyed(
+    start: Start, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, name = await start(), "note:behind"
+    one.task.cancel()
+    ahead, behind = SharedNote(redis, name, one.heard.append), SharedNote(redis, name, one.heard.append)
+    await ahead.write(b"first")
+    monkeypatch.setattr("gateway.storage.shared_note.time.time", lambda: 1.0)
+    await behind.write(b"second")  # it has not heard of the first
+    late = Worker(redis, name)
+    await until(lambda: last(late), b"second")
+    late.task.cancel()
+
+
 async def test_a_redis_that_lost_it_gets_it_back(start: Start, redis: Any) -> None:
     one = await start()
     await one.note.write(b"a")

@@ -109,6 +109,25 @@ async def test_each_wait_has_its_end(
     await stand.client.close()
 
 
+async def test_a_callers_own_short_time_says_nothing_of_the_server(
+    fake: FakeOpenAi, standing: Callable[..., Stand]
+) -> None:
+    fake.delay_s = 60
+    stand = standing()
+    for _ in range(4):  # three failures open the circuit
+        with pytest.raises(UpstreamTimeout) as raised:
+            await stand.write(timeout_s=0.05)
+    assert raised.value.code == "request_timeout"
+    assert (stand.generator.state(), stand.results) == ("closed", ["request_timeout"] * 4)
+    await stand.client.close()
+    stand = standing(first_token_s=0.05)
+    for _ in range(3):
+        with pytest.raises(UpstreamTimeout) as raised:
+            await stand.write()
+    assert (stand.generator.state(), raised.value.code) == ("open", "upstream_timeout")
+    await stand.client.close()
+
+
 async def test_a_slow_answer_is_no_timeout_while_it_moves_nor_while_we_are_slow(
     fake: FakeOpenAi, standing: Callable[..., Stand]
 ) -> None:

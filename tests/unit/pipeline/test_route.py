@@ -23,11 +23,16 @@ NAMES = [tier.name for tier in ALL]
 QUESTIONS = ["What is it?", "Compare it and that", "Summarise it"]
 
 
-def router(ladders: Ladders, auto: tuple[str, ...] = (), budget: float = 1.0) -> Router:
+def router(
+    ladders: Ladders,
+    auto: tuple[str, ...] = (),
+    budget: float = 1.0,
+    queues: dict[str, SlotQueue] | None = None,
+) -> Router:
     queue = SlotQueue(2, max_waiting=0, ttl_s=1, clock=lambda: 0.0)
     return Router(
         tiers=TierBook(ALL, auto),
-        queues=dict.fromkeys(NAMES, queue),
+        queues=queues or dict.fromkeys(NAMES, queue),
         ladders=ladders,
         metrics=Metrics(),
         clock=lambda: 0.0,
@@ -86,8 +91,10 @@ def test_rights_floor_and_orders_hold(
     asked, receipt = request(model, question, band, tiers=tuple(sorted(allowed)), floor=floor), blank()
     may = [*allowed] or NAMES
     worst = in_force(len(STEPS), ladders.orders, floor)
+    routing = router(ladders)
     try:
-        route = router(ladders).choose(asked, receipt)
+        route = routing.choose(asked, receipt)
+        routing.check(asked, route, receipt)
     except NotFound:
         assert model not in {AUTO, *may}
         return
@@ -145,3 +152,50 @@ def test_a_pace_that_was_learned_counts_against_the_deadline() -> None:
     route = choosing.choose(request(AUTO, QUESTIONS[1]), receipt)
     assert route.tier.name == "fast"
     assert receipt.tier_reason.endswith("deep would take 90.0 s of the 60.0 s left")
+
+
+@pytest.mark.parametrize(
+    ("waits", "model", "band", "tier", "degraded"),
+    [
+        ({"deep": 25.0}, AUTO, "batch", "fast", ["smaller_tier"]),
+        ({"small": 25.0}, "small", "batch", "fast", ["extractive_only"]),
+        ({"deep": 25.0, "fast": 30.0}, AUTO, "batch", None, ["refuse"]),
+        ({"deep": 25.0}, "deep", "batch", None, ["refuse"]),
+        ({"deep": 5.5, "fast": 19.0}, AUTO, "standard", "deep", []),
+        ({"deep": 5.5, "fast": 5.0}, AUTO, "standard", "fast", ["smaller_tier"]),
+        ({"deep": 5.5, "fast": 0.0}, AUTO, "standard", "fast", ["smaller_tier"]),
+    ],
+    ids=[
+        "idle-instead-of-refused",
+        "quoted-instead-of-refused",
+        "both-refuse",
+        "by-name",
+        "longer",
+        "shorter",
+        "idle",
+    ],
+)
+async def test_pressure_sends_nobody_to_a_longer_line_and_refuses_nobody_for_whom_a_smaller_tier_is_free(
+    waits: dict[str, float], model: str, band: str, tier: str | None, degraded: list[str]
+) -> None:
+    ladders, now = Ladders(NAMES), [0.0]
+    queues = {name: SlotQueue(1, max_waiting=99, ttl_s=99, clock=lambda: now[0]) for name in NAMES}
+    for name, wait_s in waits.items():  # one slot that is held for that long, and taken
+        now[0], permit = 0.0, await queues[name].acquire(band="batch", deadline=999.0)
+        now[0] = wait_s
+        permit.release()
+        if wait_s:
+            await queues[name].acquire(band="batch", deadline=999.0)
+    for tick in range(40):
+        readings = {Line(name, band): Reading(wait_s) for name, wait_s in waits.items()}
+        ladders.observe(readings, tick / 4)
+    routing, receipt = router(ladders, queues=queues), blank()
+    asked = request(model, QUESTIONS[1], band)
+    route = routing.choose(asked, receipt)
+    if tier is None:
+        with pytest.raises(Rejected):
+            routing.check(asked, route, receipt)
+    else:
+        routing.check(asked, route, receipt)
+        assert route.tier.name == tier
+    assert receipt.degraded == degraded

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.errors import Rejected
 from gateway.pipeline.remember import LABEL
 from gateway.tiering.ladder import Orders, Step
 from tests.fakes.engines import PASSAGES, passage
@@ -39,6 +40,18 @@ async def test_an_answer_made_in_calm_is_given_whole_under_pressure(bench: Memor
     press(bench, Step.FEWER_PASSAGES, Step.SHORTER_ANSWERS)
     receipt = await bench.into(pressed, ASKED, model="writer")
     assert (receipt.cache, receipt.degraded, pressed.text) == ("exact", [], calm.text)
+    assert bench.answerer.started == 1
+
+
+async def test_what_is_remembered_is_given_to_those_who_would_be_refused(bench: MemoryBench) -> None:
+    await bench.ask(ASKED, model="writer")
+    press(bench, Step.REFUSE)
+    receipt = await bench.ask(ASKED, model="writer")
+    assert (receipt.cache, receipt.degraded) == ("exact", [])
+    with pytest.raises(Rejected) as refused:
+        await bench.ask(OPPOSITE, model="writer")
+    assert refused.value.code == "overloaded"
+    assert (bench.records[-1].outcome, bench.records[-1].degraded) == ("rejected", ["refuse"])
     assert bench.answerer.started == 1
 
 
