@@ -16,6 +16,7 @@ TELL_EVERY_S = 1.0
 TELL_LATEST_S = 10.0
 TELL_SHARE = 0.1  # of the wait that is left
 NEWS_SHARE = 0.1  # of an expected wait, by which it differs
+UNTOLD_S = 0.1  # a wait of less is over before anybody could read of it
 OnWait = Callable[[int, float], object]  # position (1-based), expected wait in seconds
 
 
@@ -211,19 +212,23 @@ async def stand(
 ) -> str:
     """Wait for what the future says, telling the place now and then. Raises: TimeoutError at `until`.
 
+    Who is expected to wait for less than UNTOLD_S hears of it only where it takes longer.
     In a line that stands still it is looked at ever more seldom, and told every TELL_LATEST_S: thousands who hear every
     second that nothing has changed would keep a worker from those for whom something has.
     """
     told, told_at, pause_s = (0, 0.0), -math.inf, 0.0
+    may_be_short = True
     while not future.done():
         place, now = where(), clock()
-        if _is_news(told, place) or now - told_at >= TELL_LATEST_S:
+        if may_be_short and place[1] < UNTOLD_S:
+            pause_s = UNTOLD_S
+        elif _is_news(told, place) or now - told_at >= TELL_LATEST_S:
             if on_wait is not None:
                 on_wait(*place)
             told, told_at, pause_s = place, now, told_again_s(place[1])
         else:
             pause_s = min(2 * pause_s, told_at + TELL_LATEST_S - now)
-        left_s = until - now
+        may_be_short, left_s = False, until - now
         if left_s <= 0:
             raise TimeoutError
         await asyncio.wait((future,), timeout=min(left_s, pause_s))

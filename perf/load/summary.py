@@ -20,7 +20,6 @@ RECOVERY_WINDOW_S = 1.0
 RECOVERY_STEP_S = 0.1
 RECOVERY_SLACK = 0.05
 ETA_WITHIN = 0.25
-ETA_SLACK_S = 0.1  # nobody notices less
 
 FORMULAS = {
     "offered": "requests the schedule wanted sent in the window / its length, whatever became of them",
@@ -35,7 +34,7 @@ FORMULAS = {
     "Jain": "(sum x)^2 / (n sum x^2) over tenants, x = tokens served / the tenant's max-min fair part of all served",
     "recovery": "from the end of the surge to the first moment after which, in every second, the share of good "
     "requests is within 5 points of the share before it",
-    "ETA": "share of waiters whose wait by the receipt is within 25 %, or 0.1 s, of the first ETA they were told",
+    "ETA": "share of waiters whose wait by the receipt is within 25 % of the first ETA they were told",
 }
 
 
@@ -146,7 +145,7 @@ def _eta_within(rows: list[LoadRow]) -> dict[str, float]:
     told = [(row.eta_s, row.queue_s) for row in rows if row.eta_s > 0 and row.queue_s > 0 and row.is_complete]
     if not told:
         return {}
-    near = sum(abs(eta - queue) <= max(ETA_SLACK_S, ETA_WITHIN * queue) for eta, queue in told)
+    near = sum(abs(eta - queue) <= ETA_WITHIN * queue for eta, queue in told)
     return {"share": round(near / len(told), 4), "waiters": len(told)}
 
 

@@ -61,3 +61,18 @@ async def test_what_changes_is_told_within_a_second_while_it_moves(monkeypatch: 
 async def test_another_wait_at_the_same_place_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told = await Line({0: (3, 4.0), 2.5: (3, 8.0)}).play(monkeypatch, 9.0)
     assert [(position, eta_s) for _, position, eta_s in told] == [(3, 4.0), (3, 8.0)]
+
+
+async def test_a_wait_that_nobody_would_notice_is_told_only_where_it_takes_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert await Line({0: (1, 0.05)}).play(monkeypatch, 0.15) == [(0.1, 1, 0.05)]
+    monkeypatch.undo()
+    line, served = Line({0: (1, 0.05)}), asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(served.set_result, "granted")
+    said = await stand(served, until=9.0, clock=lambda: 0.0, where=line.where, on_wait=line.hear)
+    assert (said, line.told) == ("granted", [])
+
+
+async def test_a_wait_that_is_noticed_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await Line({0: (1, 0.1)}).play(monkeypatch, 0.05) == [(0.0, 1, 0.1)]
