@@ -214,10 +214,21 @@ async def test_without_a_ready_worker_the_refusal_is_ours(edge: Edge, client: ht
     assert answer.json()["error"]["code"] == "upstream_unavailable"
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files"])
-async def test_a_body_above_the_largest_upload_never_reaches_a_worker(edge: Edge, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/files"),
+        ("POST", "/health/ready"),
+        ("GET", "/health/ready"),
+        ("POST", "/health/x"),
+    ],
+)
+async def test_a_body_above_the_largest_upload_never_reaches_a_worker(
+    edge: Edge, method: str, path: str
+) -> None:
     body = b"0" * (edge.settings.max_file_bytes + 2 * 2**20)
-    answer = await asyncio.to_thread(httpx.post, edge.base_url + path, content=body)
+    answer = await asyncio.to_thread(httpx.request, method, edge.base_url + path, content=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
     assert edge.num_requests() == 0
 
