@@ -27,6 +27,7 @@ MIB = 2**20
 # Where a collector asks for a key, it stands in these.
 COLLECTOR_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 FILLS_PER_S = 10  # of the token bucket at the edge
+OWN_FILES = 512  # of an Envoy, at least: listeners, logs, health and its checks, HTTP/2 to workers and Triton
 BURST_S = 2  # as much of the edge's rate may come at once
 
 
@@ -104,11 +105,31 @@ LOCAL_REPLIES = (
 )
 
 
-def max_connections() -> int:
-    """Downstream connections Envoy may hold: each can need one more descriptor upstream."""
+def max_open_files() -> int:
+    """Files that a child of ours may have open."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = 1_000_000 if hard == resource.RLIM_INFINITY else hard
-    return max(64, (limit - 512) // 2)
+    return 1_000_000 if hard == resource.RLIM_INFINITY else hard
+
+
+@dataclass(frozen=True)
+class FileShares:
+    """How one Envoy process divides its open files. Without one for a connection to a worker it would crash."""
+
+    connections: int  # of clients
+    streams: int  # that workers have over HTTP/1.1 at once, each on a connection of its own
+    idle: int  # connections to workers beyond those
+
+    @classmethod
+    def of(cls, open_files: int, connections: int = 0) -> FileShares:
+        """connections: as many as are wanted, 0 = half of what there is. What clients do not get, streams do.
+
+        An HTTP/1.1 client has one stream, so there are never fewer streams than connections; of HTTP/2 any number of
+        streams may come on one.
+        """
+        own, idle = max(OWN_FILES, open_files // 64), max(64, open_files // 64)
+        room = max(128, open_files - own - idle)
+        connections = min(connections or room, room // 2)
+        return cls(connections, room - connections, idle)
 
 
 def edge_rate(settings: Settings) -> dict[str, float] | None:
@@ -164,10 +185,13 @@ def triton_groups(settings: Settings) -> list[dict[str, object]]:
     return groups
 
 
-def render_envoy(settings: Settings, assets: Assets, index: int = 0, role: Role = "both") -> str:
+def render_envoy(
+    settings: Settings, assets: Assets, index: int = 0, role: Role = "both", open_files: int = 0
+) -> str:
     """Envoy's bootstrap as YAML. index: which of the processes; the first one has the balancer over Triton too.
 
     role: what one in a container of its own does; it logs to standard output and tells its metrics.
+    open_files: how many it may have; 0 = as many as we.
     """
     environment = jinja2.Environment(  # noqa: S701 - this is YAML, and every text goes through tojson
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
@@ -204,7 +228,7 @@ def render_envoy(settings: Settings, assets: Assets, index: int = 0, role: Role 
         slow_reader_s=f"{settings.slow_reader_s:g}",
         edge_rate=edge_rate(settings),
         max_calls=max_calls(settings),
-        max_connections=min(settings.edge_connections or max_connections(), max_connections()),
+        files=FileShares.of(open_files or max_open_files(), settings.edge_connections),
         max_heap_bytes=settings.edge_heap_mb * MIB,
         max_upload_bytes=settings.max_file_bytes + MIB,
         local_replies=LOCAL_REPLIES,

@@ -210,12 +210,35 @@ def test_the_breaker_towards_triton_is_far_above_the_slots(tmp_path: Path) -> No
     assert render.max_calls(many) == 2 * (4000 + many.deep_slots * 4 + many.retrieval_slots * 8)
 
 
-def test_connections_never_exceed_what_files_allow(tmp_path: Path) -> None:
-    def cap(**explicit: object) -> int:
-        _, config = prepared(tmp_path / str(explicit), **explicit)
-        monitors = yaml.safe_load(config.read_text())["overload_manager"]["resource_monitors"]
-        return int(monitors[0]["typed_config"]["max_active_downstream_connections"])
+@pytest.mark.parametrize("open_files", [1024, 4096, 20_000, 1_048_576])
+@pytest.mark.parametrize("connections", [0, 100, 10**9])
+def test_what_connections_and_streams_may_take_never_exceeds_the_open_files(
+    open_files: int, connections: int
+) -> None:
+    shares = render.FileShares.of(open_files, connections)
+    own = open_files - shares.connections - shares.streams - shares.idle
+    assert own >= max(render.OWN_FILES, open_files // 64)
+    assert shares.streams >= shares.connections, "every client of HTTP/1.1 gets his connection to a worker"
+    assert shares.idle >= open_files // 64
 
-    assert cap() == render.max_connections()
-    assert cap(edge_connections=100) == 100
-    assert cap(edge_connections=10**9) == render.max_connections()
+
+def test_envoy_keeps_to_its_open_files(tmp_path: Path) -> None:
+    def caps(edge_connections: int) -> tuple[int, dict[str, object]]:
+        _, config = prepared(tmp_path / str(edge_connections), edge_connections=edge_connections)
+        parsed = yaml.safe_load(config.read_text())
+        monitor = parsed["overload_manager"]["resource_monitors"][0]["typed_config"]
+        gateway = parsed["static_resources"]["clusters"][0]
+        assert gateway["name"] == "gateway"
+        return int(monitor["max_active_downstream_connections"]), gateway["circuit_breakers"]["thresholds"][0]
+
+    for wanted in (0, 100, 10**9):
+        shares = render.FileShares.of(render.max_open_files(), wanted)
+        assert caps(wanted) == (
+            shares.connections,
+            {
+                "max_connections": shares.streams + shares.idle,
+                "max_pending_requests": shares.streams,
+                "max_requests": shares.streams,
+                "max_retries": 1000,
+            },
+        )

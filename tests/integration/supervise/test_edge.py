@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 import socket
 import subprocess
 import time
@@ -34,8 +35,8 @@ except BinaryMissing as problem:
 class Worker:
     """A scripted gateway worker.
 
-    behave: answer, break (close after the request), hang, cut (close after the first piece of a stream), pump (a
-    stream without end, as fast as it is taken).
+    behave: answer, hold (answer when it is let go), break (close after the request), hang, cut (close after the first
+    piece of a stream), pump (a stream without end, as fast as it is taken).
     """
 
     def __init__(self, port: int) -> None:
@@ -46,6 +47,7 @@ class Worker:
         self.num_broken_off = 0
         self.num_pumped = 0  # bytes
         self.health_headers = ""
+        self.let_go = asyncio.Event()
         self._server: asyncio.Server
 
     async def start(self) -> None:
@@ -77,6 +79,8 @@ class Worker:
                 if self.behave in {"cut", "pump"}:
                     await self._stream(writer)
                     break
+                if self.behave == "hold":
+                    await self.let_go.wait()
                 await self._send(writer, "200 OK", json.dumps({"port": self.port}).encode())
         writer.close()
 
@@ -98,9 +102,12 @@ class Worker:
 
 
 class Edge:
-    def __init__(self, settings: Settings, workers: list[Worker]) -> None:
+    def __init__(
+        self, settings: Settings, workers: list[Worker], processes: list[subprocess.Popen[bytes]]
+    ) -> None:
         self.settings = settings
         self.workers = workers
+        self.processes = processes
         self.base_url = f"http://127.0.0.1:{settings.port}"
 
     def num_requests(self) -> int:
@@ -127,9 +134,12 @@ async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
 
 @contextlib.asynccontextmanager
 async def running_edge(
-    folder: Path, change: Callable[[str], str] = lambda config: config, **explicit: object
+    folder: Path,
+    change: Callable[[str], str] = lambda config: config,
+    open_files: int = 0,
+    **explicit: object,
 ) -> AsyncIterator[Edge]:
-    """change: what else a test wants in the configuration. explicit: settings."""
+    """change: what else a test wants in the configuration. open_files: of each Envoy. explicit: settings."""
     port = port_with_room(300)
     settings = load_settings({}, var=folder, port=port, gateway_workers=2, **explicit)
     workers = [Worker(settings.worker_port(index)) for index in (0, 1)]
@@ -140,14 +150,17 @@ async def running_edge(
     processes = []
     for index, name in enumerate(render.envoy_names(settings)):
         config = settings.run_dir / f"{name}.yaml"
-        config.write_text(change(render.render_envoy(settings, find_assets(), index)))
+        rendered = render.render_envoy(settings, find_assets(), index, open_files=open_files)
+        config.write_text(change(rendered))
         with (folder / f"{name}.log").open("wb") as log:
             command = render.envoy_command(settings, config)
             processes.append(subprocess.Popen(command, stdout=log, stderr=log))  # noqa: ASYNC220 - returns at once
+        if open_files:
+            resource.prlimit(processes[-1].pid, resource.RLIMIT_NOFILE, (open_files, open_files))
     try:
         for index in range(settings.edge_processes):
             await both_healthy(settings.edge_admin_port(index))
-        yield Edge(settings, workers)
+        yield Edge(settings, workers, processes)
     finally:
         for process in processes:
             process.terminate()
@@ -214,10 +227,21 @@ async def test_without_a_ready_worker_the_refusal_is_ours(edge: Edge, client: ht
     assert answer.json()["error"]["code"] == "upstream_unavailable"
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files"])
-async def test_a_body_above_the_largest_upload_never_reaches_a_worker(edge: Edge, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/files"),
+        ("POST", "/health/ready"),
+        ("GET", "/health/ready"),
+        ("POST", "/health/x"),
+    ],
+)
+async def test_a_body_above_the_largest_upload_never_reaches_a_worker(
+    edge: Edge, method: str, path: str
+) -> None:
     body = b"0" * (edge.settings.max_file_bytes + 2 * 2**20)
-    answer = await asyncio.to_thread(httpx.post, edge.base_url + path, content=body)
+    answer = await asyncio.to_thread(httpx.request, method, edge.base_url + path, content=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
     assert edge.num_requests() == 0
 

@@ -84,6 +84,23 @@ async def test_whoever_watches_the_service_sees_it_through_a_flood(tmp_path: Pat
         assert {answer.status_code for answer in answers} == {200}
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/health/ready"), ("POST", "/health/x"), ("GET", "/health/x")]
+)
+async def test_what_only_looks_like_a_look_at_health_meets_the_wall(
+    tmp_path: Path, method: str, path: str
+) -> None:
+    async with (
+        running_edge(tmp_path, edge_requests_per_s=1) as edge,
+        httpx.AsyncClient(base_url=edge.base_url) as client,
+    ):
+        answers = [await client.request(method, path) for _ in range(30)]
+        refused = [answer.json()["error"]["code"] for answer in answers if answer.status_code == 503]
+        assert refused
+        assert set(refused) == {"overloaded"}
+        assert edge.num_requests() <= 30 - len(refused), "what is refused costs the gateway nothing"
+
+
 async def test_without_a_rate_there_is_no_wall(tmp_path: Path) -> None:
     async with (
         running_edge(tmp_path, edge_requests_per_s=0) as edge,
