@@ -69,7 +69,7 @@ def test_the_controller_moves_the_queue() -> None:
     assert queue.limit == slots.limit.slots
 
 
-@pytest.mark.parametrize("num_slots", [1, 2, 3])
+@pytest.mark.parametrize("num_slots", [2, 3])
 def test_an_engine_of_few_slots_is_calm_with_one_in_use(num_slots: int) -> None:
     queue = SlotQueue(num_slots, max_waiting=4, ttl_s=9, clock=time.monotonic)
     slots = AdaptiveSlots(queue)
