@@ -67,13 +67,19 @@ class TidegateError(Exception):
         return 1.0 if self.status in {429, 503} else None
 
     def body(self) -> dict[str, object]:
-        """The OpenAI error object, the same over HTTP, SSE and (as detail) gRPC."""
+        """The OpenAI error object, the same over HTTP, SSE and (as details) gRPC.
+
+        An open stream has no Retry-After any more, so the delay stands here too.
+        """
         body: dict[str, object] = {
             "message": self.message,
             "type": self.type,
             "param": self.param,
             "code": self.code,
         }
+        delay_s = self.delay_s()
+        if delay_s is not None:
+            body["retry_after_s"] = round(delay_s, 3)
         if self.ticket:
             body["ticket"] = self.ticket
         if self.last_event_id:

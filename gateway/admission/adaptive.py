@@ -12,7 +12,7 @@ from gateway.admission.waiting import Queue
 
 LATE_S = 0.25  # beyond the expected time to the first token, from which the engine counts as crowded
 BACK_OFF = 0.9
-IDLE_SHARE = 0.25  # of the slots in use at most, for a measurement of the idle engine
+IDLE_SHARE = 0.25  # of the slots in use at most, for a measurement of the idle engine; one always may be
 FULL_SHARE = 0.8  # of the slots in use at least, for more of them to be any use
 _NEWEST_SHARE = 0.1
 
@@ -73,7 +73,7 @@ class AdaptiveSlots:
     def observe(self, ttft_s: float, num_tokens: int) -> None:
         """ttft_s: from the slot to the first token. num_tokens: of the prompt."""
         used = self._queue.inflight
-        if used <= IDLE_SHARE * self.limit.slots:
+        if used <= max(1, IDLE_SHARE * self.limit.slots):
             self._prefill.learn(ttft_s, num_tokens)
         self.limit.observe(self._prefill.late_s(ttft_s, num_tokens), used=used)
         self._enforce()

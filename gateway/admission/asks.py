@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 BANDS = ("interactive", "standard", "batch")
 BAND_STEP = 2**50  # tags are tokens; three bands of them fit the 53 bits of a sorted set's score
 
-Status = Literal["granted", "waiting", "full", "too_long", "infeasible"]
+# full: no place is left; large: none of that size is.
+Status = Literal["granted", "waiting", "full", "large", "too_long", "infeasible"]
 
 
 class Ask(NamedTuple):
@@ -44,10 +45,11 @@ class Entered(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """Whose wait has ended: with a slot, or as somebody else took the place. recalled: slots that are asked back."""
+    """Whose wait has ended: with a slot, or as somebody else took the place, with the tag that it had. recalled: slots
+    that are asked back."""
 
     granted: list[str]
-    displaced: list[str]
+    displaced: dict[str, int]
     recalled: list[str]
 
 

@@ -1,6 +1,7 @@
 """How many tokens a request will take, guessed before its passages are known. Pure numbers; settled by the real ones.
 
-A tier that writes has a prompt budget: its context less the answer's part. A tier that quotes counts the word pieces of
+A tier that writes sets up to half of its context aside for the answer, and the prompt has the rest. The answer may be
+as long as the request says, or the tier's setting where it says nothing. A tier that quotes counts the word pieces of
 what it read and of what it quotes. Both read about so many passages of about so many characters.
 """
 
@@ -10,8 +11,8 @@ from typing import NamedTuple
 
 CHARS_PER_TOKEN = 4
 QUOTE_TOKENS = 200  # of an answer made of quotes
-ANSWER_TOKENS = 512  # of a written one whose request says nothing
 INSTRUCTION_TOKENS = 120  # what every prompt of a tier that writes begins with
+ANSWER_SHARE = 0.5  # of the context that an answer sets aside at most, as generation.prompt has it
 
 
 class Estimate(NamedTuple):
@@ -42,12 +43,14 @@ def estimated_tokens(
     chunk_chars: int,
     context_tokens: int,
     max_tokens: int | None,
+    tier_max_tokens: int,
 ) -> Estimate:
-    """At least one token. context_tokens: 0 = the tier quotes."""
+    """At least one token. context_tokens: 0 = the tier quotes. max_tokens: of the request; None = the tier's own."""
     passages = num_passages * chunk_chars // CHARS_PER_TOKEN
     question = question_chars // CHARS_PER_TOKEN
     if not context_tokens:
         return Estimate(question + passages, max(1, min(max_tokens or QUOTE_TOKENS, QUOTE_TOKENS)))
-    answer = min(max_tokens or ANSWER_TOKENS, context_tokens)
+    answer = min(max_tokens or tier_max_tokens, context_tokens)
     prompt = INSTRUCTION_TOKENS + question + history_chars // CHARS_PER_TOKEN + passages
-    return Estimate(max(0, min(prompt, context_tokens - answer)), max(1, answer))
+    prompt = min(prompt, context_tokens - min(answer, int(context_tokens * ANSWER_SHARE)))
+    return Estimate(prompt, max(1, min(answer, context_tokens - prompt)))

@@ -24,13 +24,13 @@ from dataclasses import dataclass, field
 from gateway.admission.asks import BAND_STEP, BANDS, Ask, Entered, Entry, Moves, Status
 from gateway.admission.drain import NUM_BANDS, Drain, Left, Slot
 from gateway.admission.gaps import Gaps, is_worth_a_move
+from gateway.admission.headroom import Headroom
 from gateway.admission.pace import Band, Expected, Paces
-from gateway.admission.recall import HEADS, LIGHT, OVER, Recalls, Wanting
+from gateway.admission.recall import HEADS, Recalls, Wanting
 
 __all__ = ["BANDS", "Ask", "Entered", "FairLine", "Moves", "Status"]
 
 MAX_TENANTS = 100_000  # whose tags are remembered at most; then all begin again
-RECENT_MS = 30_000  # a tenant that asked within it counts among those who share the slots
 _LOOK_AHEAD = 32  # places from the head in which a light tenant is looked for
 
 
@@ -60,17 +60,15 @@ class FairLine:
     _own: dict[tuple[int, str], set[str]] = field(default_factory=dict)  # who waits of each tenant
     _promised: dict[tuple[int, str], int] = field(default_factory=dict)  # the same for tickets that are out
     _granted: list[str] = field(default_factory=list)
-    _displaced: list[str] = field(default_factory=list)
+    _displaced: dict[str, int] = field(default_factory=dict)
     _recalled: list[str] = field(default_factory=list)
-    _seen: dict[str, int] = field(default_factory=dict)  # when each tenant asked last
 
-    @property
-    def headroom(self) -> int:
-        return int(self.limit * self.headroom_share)
+    def __post_init__(self) -> None:
+        self.headroom = Headroom(self.headroom_share)
 
     def enter(self, name: str, ask: Ask, now_ms: int) -> Entered:
         """A slot, a place in line, or a refusal. Collect `moves` after it."""
-        self._see(ask.tenant, now_ms)
+        self.headroom.see(ask.tenant, self.limit, now_ms)
         self._grant(now_ms)
         key = (ask.band, ask.tenant)
         tag = self._newcomers_tag(key)
@@ -140,18 +138,10 @@ class FairLine:
         self.recalls.ask_back(slot, waiter, self.limit)
         self._recalled.append(slot)
 
-    def _see(self, tenant: str, now_ms: int) -> None:
-        if self.headroom:
-            self._seen[tenant] = now_ms
-            self._seen = {name: at for name, at in self._seen.items() if at >= now_ms - RECENT_MS}
-
     def may_take(self, tenant: str) -> bool:
         """Whether a slot is free for one of this tenant."""
         free = self.limit - len(self.held)
-        if free > self.headroom or free <= 0 or len(self._seen) < 2:
-            return free > 0
-        own = sum(slot.tenant == tenant for slot in self.held.values())
-        return own < max(LIGHT, OVER * self.limit / len(self._seen))
+        return self.headroom.leaves(tenant, self.held.values(), free, self.limit)
 
     def is_closed(self, band: int, tenant: str) -> bool:
         """Whether a newcomer without a ticket would find the line full."""
@@ -185,16 +175,30 @@ class FairLine:
         if sure_ms >= 0 and now_ms + sure_ms > ask.until_ms:
             return "too_long"
         if ask.size > self.max_bytes or self.max_waiting < 1:
-            return "full"
+            return "full" if self.max_waiting < 1 else "large"
         # With those from another line it may have outgrown its bounds: then it grows no more, and is not cut.
         most, most_bytes = max(self.max_waiting, len(self._order)), max(self.max_bytes, self.num_bytes)
         while len(self._order) >= most or self.num_bytes + ask.size > most_bytes:
             worst = self._order[-1]
             if self._is_before(worst, score):
-                return "full"
-            self.remove_all([worst[1]])
-            self._displaced.append(worst[1])
+                return "full" if len(self._order) >= most else "large"
+            self._displace(worst[1])
         return None
+
+    def _displace(self, name: str) -> None:
+        """Its place goes to one with a better right; with a ticket it may come back to it."""
+        entry = self._entries[name]
+        self._displaced[name] = entry.tag
+        self.remove_all([name])
+        self._promised[entry.key] = max(self._promised.get(entry.key, 0), entry.tag + entry.ask.cost)
+
+    def tag(self, name: str) -> int:
+        """Of one who waits."""
+        return self._entries[name].tag
+
+    def follow(self, band: int, tag: int) -> None:
+        """Another line has come so far: tickets of the two are to mean the same places."""
+        self._time[band] = max(self._time[band], tag)
 
     def promise(self, key: tuple[int, str], cost: int, tag: int = 0) -> int:
         """The tag of a ticket for one that is refused: behind those of the same tenant that are out already."""
@@ -295,7 +299,7 @@ class FairLine:
     def moves(self) -> Moves:
         """What happened to those in line since the last call."""
         moves = Moves(self._granted, self._displaced, self._recalled)
-        self._granted, self._displaced, self._recalled = [], [], []
+        self._granted, self._displaced, self._recalled = [], {}, []
         return moves
 
     def remove_all(self, names: Iterable[str]) -> None:

@@ -36,18 +36,18 @@ class Places:
             for at in range(0, len(names) if self._is_here() else 0, LOOK_AT_MOST):
                 part = names[at : at + LOOK_AT_MOST]
                 try:
-                    places, etas_ms = await self._store.look(part)
+                    places, etas_ms, tags = await self._store.look(part)
                 except Away:
                     break
-                for name, place, eta_ms in zip(part, places, etas_ms, strict=True):
-                    self._tell(name, int(place), float(eta_ms))
+                for name, place, eta_ms, tag in zip(part, places, etas_ms, tags, strict=True):
+                    self._tell(name, int(place), float(eta_ms), int(tag))
 
-    def _tell(self, name: str, position: int, eta_ms: float) -> None:
+    def _tell(self, name: str, position: int, eta_ms: float, tag: int) -> None:
         waiter = self.waiters.get(name)
         if waiter is None or waiter.future.done():
             return
         if position > 0:
-            waiter.position, waiter.missed = position, 0
+            waiter.position, waiter.tag, waiter.missed = position, tag, 0
             waiter.eta_s = seconds(eta_ms)
             return
         waiter.missed += 1

@@ -123,6 +123,11 @@ local function stay()
   for _, key in ipairs({STATE, TENANTS, WORKERS, GIVES}) do redis.call('PEXPIRE', key, IDLE_MS) end
 end
 
+-- Tickets for those of a tenant who are refused from now on keep places behind this one.
+local function promise(key, tag, cost)
+  redis.call('HSET', TENANTS, 'p' .. key, whole(math.max(number_at(TENANTS, 'p' .. key, 0), tag + cost)))
+end
+
 -- The place of one whose answer was broken off: that of the first of its tenant, or a newcomer's.
 local function own_head(band, tenant, tag)
   local first = redis.call('ZRANGE', own_key(band, tenant), 0, 0, 'WITHSCORES')
@@ -183,24 +188,25 @@ local function enter()
   elseif sure_ms >= 0 and sure_ms > wait_ms then
     refusal = 'too_long'
   elseif size > max_bytes or max_waiting < 1 then
-    refusal = 'full'
+    refusal = max_waiting < 1 and 'full' or 'large'
   else
     local most, most_bytes = math.max(max_waiting, num_waiting()), math.max(max_bytes, number_at(STATE, 'bytes', 0))
     while num_waiting() >= most or number_at(STATE, 'bytes', 0) + size > most_bytes do
       local worst = redis.call('ZRANGE', LINE, -1, -1, 'WITHSCORES')
       local entry = entry_of(worst[1])
       if not entry or tonumber(worst[2]) <= score or (entry.before or -1) >= 0 then
-        refusal = 'full'
+        refusal = num_waiting() >= most and 'full' or 'large'
         break
       end
       remove(worst[1], entry)
+      promise(entry.band .. '|' .. entry.tenant, tonumber(worst[2]) - entry.band * STEP, entry.cost) -- it may come back
       mail(entry.worker, 'd' .. worst[1])
     end
   end
   if refusal then
     if ticket < 0 then
       tag = math.max(tag, number_at(TENANTS, 'p' .. key, 0))
-      redis.call('HSET', TENANTS, 'p' .. key, whole(tag + cost))
+      promise(key, tag, cost)
     else
       redis.call('DEL', HELD .. ':ticket:' .. ticket_id) -- it comes again with the place that it has
     end
@@ -288,25 +294,25 @@ local function restore()
   return {num_held(), num_waiting()}
 end
 
--- ARGV from 6: ids. For each: its place (0 = it has a slot, -1 = unknown), and its expected wait.
+-- ARGV from 6: ids. For each: its place (0 = it has a slot, -1 = unknown), its expected wait, and its tag (-1 = none).
 local function look()
-  local places, etas, counts = {}, {}, by_band()
+  local places, etas, tags, counts = {}, {}, {}, by_band()
   local left = slots_left()
   local _, served = served_by()
   local heads = {[0] = {head_of(0)}, {head_of(1)}, {head_of(2)}}
   for at = 6, #ARGV do
-    local place, eta_ms = -1, -1
+    local place, eta_ms, tag = -1, -1, -1
     local rank = redis.call('ZRANK', LINE, ARGV[at])
     if rank then
       local band = rank < counts[1] and 0 or rank < counts[1] + counts[2] and 1 or 2
-      local gap = tonumber(redis.call('ZSCORE', LINE, ARGV[at])) - band * STEP - heads[band][2]
-      place, eta_ms = rank + 1, served[ARGV[at]] and 0 or (expected(rank, band, gap, counts, left))
+      tag = tonumber(redis.call('ZSCORE', LINE, ARGV[at])) - band * STEP
+      place, eta_ms = rank + 1, served[ARGV[at]] and 0 or (expected(rank, band, tag - heads[band][2], counts, left))
     elseif redis.call('HEXISTS', HELD, ARGV[at]) == 1 then
       place = 0
     end
-    places[at - 5], etas[at - 5] = place, tostring(eta_ms)
+    places[at - 5], etas[at - 5], tags[at - 5] = place, tostring(eta_ms), whole(tag)
   end
-  return {num_held(), num_waiting(), places, etas}
+  return {num_held(), num_waiting(), places, etas, tags}
 end
 
 local operations = {enter = enter, release = release, beat = beat, restore = restore, look = look}

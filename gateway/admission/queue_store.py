@@ -158,8 +158,8 @@ class QueueStore:
 
         return await self._within(run)
 
-    async def look(self, names: Sequence[str]) -> tuple[Sequence[Any], Sequence[Any]]:
-        """The place of each, and its expected wait (ms). Raises: Away."""
+    async def look(self, names: Sequence[str]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+        """The place of each, its expected wait (ms), and its tag. Raises: Away."""
         head = self._head("look")
 
         async def run() -> Any:
@@ -168,8 +168,8 @@ class QueueStore:
             except RedisConnectionError:  # of a pooled connection that had ended unseen
                 return await self._redis.evalsha(*head, *names)
 
-        _, _, places, etas_ms = await self._within(run)
-        return places, etas_ms
+        _, _, places, etas_ms, tags = await self._within(run)
+        return places, etas_ms, tags
 
     async def beat(self, worker: str, secret: bytes) -> Beat:
         """Say that the worker lives. secret: taken where the store has none. Raises: Away."""

@@ -31,7 +31,7 @@ from gateway.admission.places import Places
 from gateway.admission.queue_store import Away, QueueStore, State, enter_terms
 from gateway.admission.refusals import RecentRefusals, displaced, refused, waited_too_long
 from gateway.admission.slots import SlotQueue, milliseconds, seconds
-from gateway.admission.tickets import Place, Tickets
+from gateway.admission.tickets import NO_PLACE, Place, Tickets
 from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, Waiter, stand
 
 log = logging.getLogger("tidegate.queue")
@@ -50,6 +50,7 @@ class RedisQueue:
     """limit: slots of all replicas together; headroom_share: the part that a heavy tenant leaves free.
 
     share: how many workers divide them while Redis is away, at the least. now_ms: another clock than the server's.
+    unix_s: by which tickets end, for all workers.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class RedisQueue:
         worker: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: 0,
+        unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.name, self.ttl_s = name, ttl_s
         self.worker = worker or secrets.token_hex(6)
@@ -73,7 +75,7 @@ class RedisQueue:
             name, redis, self.worker, limit=limit, headroom_share=headroom_share, now_ms=now_ms
         )
         self._max_waiting, self._max_bytes, self._clock = max_waiting, max_bytes, clock
-        self._tickets = Tickets(secrets.token_bytes(16))
+        self._tickets = Tickets(name, clock=unix_s)
         self._own = SlotQueue(
             max(1, limit // share),
             ttl_s=ttl_s,
@@ -143,13 +145,13 @@ class RedisQueue:
 
     def check(self, band: str = "interactive", claim: Claim = NO_CLAIM) -> None:
         """Refuse what was refused to the same tenant a moment ago, without asking. Raises: Rejected."""
-        if claim.ticket:
-            return
         if not self._is_here:
             self._own.check(band, claim)
-            return
-        if self.is_crowded:
-            self._refused.check(claim.tenant, band)
+        elif self.is_crowded and self._place(band, claim) == NO_PLACE:
+            self._refused.check(claim.tenant, band, claim.size)
+
+    def _place(self, band: str, claim: Claim) -> Place:
+        return self._tickets.read(claim.ticket, BANDS.index(band), claim.tenant)
 
     async def acquire(
         self, *, band: str, deadline: float, on_wait: OnWait | None = None, claim: Claim = NO_CLAIM
@@ -203,13 +205,9 @@ class RedisQueue:
         self, band: str, until: float, deadline: float, on_wait: OnWait | None, claim: Claim
     ) -> Permit:
         name, number = self._name_of(claim.back), BANDS.index(band)
-        place = self._tickets.read(
-            claim.ticket, tier=self.name, band=number, tenant=claim.tenant, now_s=time.time()
-        )
-        waiter, left = (
-            Waiter(asyncio.get_running_loop().create_future()),
-            Row(name, -1.0, claim.tenant, number, 0),
-        )
+        place, ticket = self._place(band, claim), partial(self._tickets.issue, number, claim.tenant)
+        waiter = Waiter(asyncio.get_running_loop().create_future())
+        left = Row(name, -1.0, claim.tenant, number, 0)
         self._waiters[name] = waiter  # before the call: what ends the wait may overtake the reply
         self._entering.add(name)
         try:
@@ -226,17 +224,15 @@ class RedisQueue:
             if reply is None:
                 return self._held.permit(name, claim, number)
             status, eta_s = reply[0].decode(), seconds(float(reply[2]))
+            waiter.position, waiter.eta_s, waiter.tag = int(reply[1]), eta_s, int(reply[3])
             self._state.inflight, self._state.is_line = int(reply[4]), bool(reply[5])
-            if status == "granted":
-                self._tell_place(band, claim, reply)
-                return self._held.permit(name, claim, number)
-            if status != "waiting":
-                ticket = self._ticket(band, claim, place.kept(int(reply[3])))
-                if status != "infeasible" and not claim.ticket:
-                    self._refused.note(claim.tenant, band, status, eta_s)
-                raise refused(status, eta_s, ticket)
+            if status not in {"granted", "waiting"}:
+                if status != "infeasible" and place == NO_PLACE:
+                    self._refused.note(claim.tenant, band, status, eta_s, claim.size)
+                raise refused(status, eta_s, ticket(place.kept(waiter.tag)))
             self._tell_place(band, claim, reply)
-            waiter.position, waiter.eta_s = int(reply[1]), eta_s
+            if status == "granted":
+                return self._permit(name, claim, number, waiter)
             said = await stand(
                 waiter.future,
                 until=until,
@@ -250,16 +246,21 @@ class RedisQueue:
                 raise waited_too_long(
                     by_deadline=deadline <= until,
                     ttl_s=self.ttl_s,
-                    eta_s=self.eta_s(max(1, self.num_waiting)),
+                    eta_s=waiter.eta_s,
+                    ticket=ticket(place.left(waiter.tag)),
                 ) from None
             raise
         finally:
             del self._waiters[name]
         if said == "granted":
-            return self._held.permit(name, claim, number)
+            return self._permit(name, claim, number, waiter)
         if said == "displaced":
-            raise displaced(self.eta_s(self.num_waiting + 1))
+            raise displaced(self.eta_s(self.num_waiting + 1), ticket(place.left(waiter.tag)))
         raise _Lost  # gone, or the queue was: it may be back by now
+
+    def _permit(self, name: str, claim: Claim, band: int, waiter: Waiter) -> Permit:
+        self._own.follow(band, waiter.tag)
+        return self._held.permit(name, claim, band)
 
     def _terms(self, band: int, until: float, deadline: float, claim: Claim, place: Place) -> list[Any]:
         now, bounds = self._clock(), {"max_waiting": self._max_waiting, "max_bytes": self._max_bytes}
@@ -291,17 +292,8 @@ class RedisQueue:
 
     def _tell_place(self, band: str, claim: Claim, reply: Any) -> None:
         if claim.on_place is not None:
-            claim.on_place(partial(self._ticket, band, claim, Place(int(reply[3]), "")))
-
-    def _ticket(self, band: str, claim: Claim, place: Place) -> str:
-        return self._tickets.issue(
-            tier=self.name,
-            band=BANDS.index(band),
-            tenant=claim.tenant,
-            tag=place.tag,
-            now_s=time.time(),
-            id=place.id,
-        )
+            place = Place(int(reply[3]), "")
+            claim.on_place(partial(self._tickets.issue, BANDS.index(band), claim.tenant, place))
 
     def _next_name(self) -> str:
         """Sorts by age, over all workers as far as their clocks agree."""

@@ -17,23 +17,26 @@ class RecentRefusals:
     """A tenant that was refused is so for a moment, without another look: a flood costs next to nothing.
 
     The longer the wait that it was told, the longer the moment: whoever would stand behind ten seconds of work loses
-    nothing by half a second, and the slots are never without somebody who waits.
+    nothing by half a second, and the slots are never without somebody who waits. Where there was no room for one of its
+    size, those that are smaller are looked at.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._known: dict[tuple[str, str], tuple[float, Status, float]] = {}
+        self._known: dict[tuple[str, str], tuple[float, Status, float, int]] = {}
 
-    def note(self, tenant: str, band: str, status: Status, eta_s: float) -> None:
+    def note(self, tenant: str, band: str, status: Status, eta_s: float, size: int = 0) -> None:
+        """size: bytes of the request."""
         if len(self._known) >= MAX_REFUSED:
             self._known.clear()
         moment_s = min(REMEMBERED_AT_MOST_S, max(REMEMBERED_S, REMEMBERED_SHARE * eta_s))
-        self._known[tenant, band] = (self._clock() + moment_s, status, eta_s)
+        least = size if status == "large" else 0
+        self._known[tenant, band] = (self._clock() + moment_s, status, eta_s, least)
 
-    def check(self, tenant: str, band: str) -> None:
+    def check(self, tenant: str, band: str, size: int = 0) -> None:
         """Raises: Rejected."""
-        until, status, eta_s = self._known.get((tenant, band), (0.0, "full", 0.0))
-        if self._clock() < until:
+        until, status, eta_s, least = self._known.get((tenant, band), (0.0, "full", 0.0, 0))
+        if self._clock() < until and size >= least:
             raise refused(status, eta_s)
 
 
@@ -62,17 +65,21 @@ def refused(status: Status, eta_s: float, ticket: str = "") -> TidegateError:
     )
 
 
-def displaced(eta_s: float) -> Evicted:
+def displaced(eta_s: float, ticket: str) -> Evicted:
     return Evicted(
         "The queue is full, and a request with a better right took this one's place.",
         code="displaced",
         retry_after_s=max(0.05, eta_s),
+        ticket=ticket,
     )
 
 
-def waited_too_long(*, by_deadline: bool, ttl_s: float, eta_s: float) -> TidegateError:
+def waited_too_long(*, by_deadline: bool, ttl_s: float, eta_s: float, ticket: str) -> TidegateError:
+    """eta_s: the expected wait of the place that the ticket keeps."""
     if by_deadline:
         return DeadlineExceeded("The request's deadline passed while it waited in the queue.")
     return Evicted(
-        f"The request waited {ttl_s:g} s in the queue without getting a slot.", retry_after_s=eta_s
+        f"The request waited {ttl_s:g} s in the queue without getting a slot.",
+        retry_after_s=max(0.05, eta_s),
+        ticket=ticket,
     )

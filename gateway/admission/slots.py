@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import secrets
 from collections.abc import Callable
+from functools import partial
 
 from gateway.admission.drain import Slot, fluid_ms
 from gateway.admission.line import BANDS, Ask, Entered, FairLine
 from gateway.admission.refusals import displaced, refused, waited_too_long
-from gateway.admission.tickets import Tickets
-from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, stand
+from gateway.admission.tickets import NO_PLACE, Place, Tickets, UsedTickets
+from gateway.admission.waiting import NO_CLAIM, Claim, Moved, OnWait, Permit, Waiter, stand
 
 __all__ = ["BANDS", "Permit", "SlotQueue"]
 
@@ -28,7 +28,7 @@ class SlotQueue:
     """limit: permits at once. max_waiting, max_bytes: bounds of the line. ttl_s: longest wait (seconds).
     headroom_share: of the permits, what a heavy tenant leaves free for light ones.
 
-    clock: monotonic seconds; an argument so that tests need no sleeping.
+    clock: monotonic seconds; an argument so that tests need no sleeping. tickets: of another line for the same slots.
     """
 
     def __init__(
@@ -46,8 +46,9 @@ class SlotQueue:
         self.name, self.ttl_s = name, ttl_s
         self._clock = clock
         self._line = FairLine(limit, max_waiting, max_bytes, headroom_share)
-        self._tickets = tickets or Tickets(secrets.token_bytes(16))
-        self._waiters: dict[str, asyncio.Future[str]] = {}
+        self._tickets = tickets or Tickets(name)
+        self._used = UsedTickets(clock)
+        self._waiters: dict[str, Waiter] = {}
         self._permits: dict[str, Permit] = {}  # those whose slots may be asked back
         self._left, self._left_ms = self._line.left(0), -LOOK_EVERY_MS
         self._names = map("{:012d}".format, itertools.count())
@@ -98,9 +99,10 @@ class SlotQueue:
     def check(self, band: str = "interactive", claim: Claim = NO_CLAIM) -> None:
         """Refuse now what would be refused later anyway. Raises: Rejected when the line is full."""
         number = BANDS.index(band)
-        if not claim.ticket and self._line.is_closed(number, claim.tenant):
+        if self._line.is_closed(number, claim.tenant) and self._place(claim, number) == NO_PLACE:
             tag = self._line.promise((number, claim.tenant), claim.cost)
-            raise refused("full", self.eta_s(self.num_waiting + 1), self._ticket(claim, number, tag))
+            ticket = self._tickets.issue(number, claim.tenant, Place(tag, ""))
+            raise refused("full", self.eta_s(self.num_waiting + 1), ticket)
 
     async def acquire(
         self, *, band: str, deadline: float, on_wait: OnWait | None = None, claim: Claim = NO_CLAIM
@@ -114,7 +116,8 @@ class SlotQueue:
         now = self._clock()
         until = deadline if claim.back is not None else min(now + self.ttl_s, deadline)
         number = BANDS.index(band)
-        place = self._tickets.read(claim.ticket, tier=self.name, band=number, tenant=claim.tenant, now_s=now)
+        place = self._place(claim, number)
+        ticket = partial(self._tickets.issue, number, claim.tenant)
         ask = Ask(
             claim.tenant,
             number,
@@ -129,17 +132,19 @@ class SlotQueue:
         )
         name, entered = self._enter(ask, claim.back)
         self._tell()
-        if claim.on_place is not None and entered.status in {"granted", "waiting"}:
-            claim.on_place(lambda: self._ticket(claim, number, entered.tag))
+        if entered.status in {"granted", "waiting"}:
+            self._used.add(place.id)
+            if claim.on_place is not None:
+                claim.on_place(partial(ticket, Place(entered.tag, "")))
         if entered.status == "granted":
             return self._permit(name, claim, number)
         if entered.status != "waiting":
-            ticket = self._ticket(claim, number, *place.kept(entered.tag))
-            raise refused(entered.status, seconds(entered.eta_ms), ticket)
-        self._waiters[name] = asyncio.get_running_loop().create_future()
+            raise refused(entered.status, seconds(entered.eta_ms), ticket(place.kept(entered.tag)))
+        waiter = Waiter(asyncio.get_running_loop().create_future(), tag=entered.tag)
+        self._waiters[name] = waiter
         try:
             said = await stand(
-                self._waiters[name],
+                waiter.future,
                 until=until,
                 clock=self._clock,
                 where=lambda: self._where(name),
@@ -152,16 +157,18 @@ class SlotQueue:
                 raise waited_too_long(
                     by_deadline=deadline <= until,
                     ttl_s=self.ttl_s,
-                    eta_s=self.eta_s(max(1, self.num_waiting)),
+                    eta_s=waiter.eta_s,
+                    ticket=ticket(place.left(waiter.tag)),
                 ) from None
             raise
         finally:
             del self._waiters[name]
         if said == "moved":
             self._line.leave(name, self._now_ms())
+            self._used.forget(place.id)
             raise Moved
         if said == "displaced":
-            raise displaced(self.eta_s(self.num_waiting + 1))
+            raise displaced(self.eta_s(self.num_waiting + 1), ticket(place.left(waiter.tag)))
         return self._permit(name, claim, number)
 
     def _enter(self, ask: Ask, back: Permit | None) -> tuple[str, Entered]:
@@ -171,6 +178,15 @@ class SlotQueue:
         self._permits.pop(back.name, None)
         back.end()
         return back.name, self._line.give_back(back.name, ask, self._now_ms())
+
+    def _place(self, claim: Claim, band: int) -> Place:
+        """What its ticket keeps, where that has not been used."""
+        place = self._tickets.read(claim.ticket, band, claim.tenant)
+        return NO_PLACE if place.id in self._used else place
+
+    def follow(self, band: int, tag: int) -> None:
+        """The line that this one stands in for has come so far."""
+        self._line.follow(band, tag)
 
     def hold(self, name: str, band: int, tenant: str = "") -> None:
         """Count a permit that was given elsewhere."""
@@ -184,9 +200,8 @@ class SlotQueue:
     def dissolve(self) -> None:
         """Send all who wait away, to another line. They get `Moved`."""
         self._line.dissolve()  # at once: thousands who leave it one by one move all behind them, each time
-        for future in self._waiters.values():
-            if not future.done():
-                future.set_result("moved")
+        for waiter in self._waiters.values():
+            waiter.say("moved")
 
     def _where(self, name: str) -> tuple[int, float]:
         now_ms = self._now_ms()
@@ -196,12 +211,10 @@ class SlotQueue:
             self._line.recall(now_ms)
             self._tell()
         position, eta_ms = self._line.where(name, self._left, now_ms)
+        if position:  # else it has a slot, or its place is gone
+            waiter = self._waiters[name]
+            waiter.eta_s, waiter.tag = seconds(eta_ms), self._line.tag(name)
         return position, seconds(eta_ms)
-
-    def _ticket(self, claim: Claim, band: int, tag: int, id: str = "") -> str:
-        return self._tickets.issue(
-            tier=self.name, band=band, tenant=claim.tenant, tag=tag, now_s=self._clock(), id=id
-        )
 
     def _permit(self, name: str, claim: Claim, band: int) -> Permit:
         def release(difference: int) -> None:
@@ -218,11 +231,10 @@ class SlotQueue:
     def _tell(self) -> None:
         """Wake those whose wait has ended, and ask slots back."""
         moves = self._line.moves()
-        for names, word in ((moves.granted, "granted"), (moves.displaced, "displaced")):
-            for name in names:
-                future = self._waiters.get(name)
-                if future is not None and not future.done():
-                    future.set_result(word)
+        for name in (*moves.granted, *moves.displaced):
+            if waiter := self._waiters.get(name):
+                waiter.tag = moves.displaced.get(name, waiter.tag)
+                waiter.say("displaced" if name in moves.displaced else "granted")
         for name in moves.recalled:
             if name in self._permits:
                 self._permits[name].recall()

@@ -184,11 +184,13 @@ class Queue(Protocol):
 
 @dataclass
 class Waiter:
-    """One place in a line elsewhere, as its worker knows it. missed: looks in a row that found no such place."""
+    """One place in a line, as its worker knows it. tag: of the place, in its band's tokens, for a ticket that keeps it.
+    missed: looks in a row that found no such place, in a line elsewhere."""
 
     future: asyncio.Future[str]
     position: int = 1
     eta_s: float = 1.0
+    tag: int = 0
     missed: int = 0
 
     def say(self, word: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+import msgspec
+
 from gateway.admission.estimate import Estimate, estimated_tokens, weighed
 from gateway.admission.experience import Experience
 from gateway.admission.waiting import Claim, Slot
@@ -28,6 +30,7 @@ class Asking:
             chunk_chars=self._chunk_chars,
             context_tokens=route.tier.context_tokens,
             max_tokens=request.sampling.max_tokens,
+            tier_max_tokens=route.tier.max_tokens,
         )
 
     def _guess(self, request: ChatRequest, route: Route) -> int:
@@ -42,7 +45,7 @@ class Asking:
             cost=self._experience.expected(
                 route.tier.name, request.tenant.tenant_id, self._guess(request, route)
             ),
-            size=len(request.question) + history_chars(request),
+            size=kept_bytes(request),
             has_own_deadline=request.has_own_deadline,
             ticket=request.ticket,
             on_place=None if request.trail is None else request.trail.placed,
@@ -69,3 +72,16 @@ class Asking:
         real = weighed(usage.prompt_tokens, usage.completion_tokens)
         slot.settle(real)
         self._experience.note(route.tier.name, request.tenant.tenant_id, self._guess(request, route), real)
+
+
+def kept_bytes(request: ChatRequest) -> int:
+    """Of the text that a request holds while it waits, as UTF-8."""
+    asked = request.sampling
+    texts = [request.question, request.written, asked.json_schema, *asked.stop]
+    texts += [turn.text for turn in request.history]
+    filters = 0 if request.filters is None else len(msgspec.json.encode(request.filters))
+    return filters + sum(map(_num_bytes, texts))
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

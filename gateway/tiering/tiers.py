@@ -18,6 +18,7 @@ class Tier:
     context_tokens: prompt and answer together; 0 = quotes, so it has none. max_hops: searches beyond the first, for a
     question of two parts. fallback: names of the tiers that answer when this one cannot, in order. is_remote: it runs
     on a server of somebody else, and slots are its alone. keeps_schemas: it can hold an answer to a JSON Schema.
+    max_tokens: of a written answer whose request names none.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Tier:
     fallback: tuple[str, ...] = ()
     is_remote: bool = False
     keeps_schemas: bool = False
+    max_tokens: int = 512
 
     @property
     def is_generative(self) -> bool:
@@ -140,6 +142,7 @@ def _tier(tier: ConfiguredTier, num_replicas: int) -> Tier:
         fallback=tier.fallback,
         is_remote=is_remote,
         keeps_schemas=tier.json_schema if isinstance(tier, UpstreamTier) else tier.is_on_gpu,
+        max_tokens=tier.max_tokens,
     )
 
 

@@ -67,8 +67,9 @@ class Reply:
         failure = None
         if self.failure is not None:
             failure = vars(self.failure) | {"ticket": bool(self.failure.ticket)}
-        if failure is not None and self.text:  # an error event inside a stream has no status and no delay
-            failure |= {"status": 0, "retry_s": None}
+        is_open = bool(self.stages or self.places or self.text)
+        if failure is not None and is_open:  # an error event inside a stream has no status
+            failure |= {"status": 0}
         return {**vars(self), "receipt": receipt, "failure": failure, "request_id": ""}
 
 
@@ -129,7 +130,9 @@ class HttpDoor(Door):
         if got.status_code != 200:
             reply.failure = _http_failure(got.json()["error"], got.status_code)
             retry_after = got.headers.get("retry-after")
-            reply.failure.retry_s = int(retry_after) if retry_after else None
+            assert retry_after == (reply.failure.retry_s and str(reply.failure.retry_s)), (
+                "the body says other"
+            )
             return reply
         for line in got.text.split("\n"):
             if line.startswith("data: {"):
@@ -166,7 +169,8 @@ def _http_failure(error: dict[str, Any], status: int) -> Failure:
     name = field_name(param)
     if param is not None and name is not None:
         message = message.replace(param, name)
-    return Failure(error["code"], name, message, status, ticket=error.get("ticket", ""))
+    retry_s = max(1, math.ceil(error["retry_after_s"])) if "retry_after_s" in error else None
+    return Failure(error["code"], name, message, status, retry_s, error.get("ticket", ""))
 
 
 def _add_chunk(reply: Reply, chunk: dict[str, Any]) -> None:

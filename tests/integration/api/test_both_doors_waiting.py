@@ -88,8 +88,53 @@ async def test_a_wait_that_outlasts_the_ttl_is_evicted_alike(gateway: Gateway, d
     failure = (await ask_both(doors)).failure
     assert failure is not None
     assert (failure.code, failure.status) == ("queue_ttl", 503)
+    assert failure.ticket
+    assert failure.retry_s == 1
     for permit in permits:
         permit.release()
+
+
+async def test_an_open_stream_that_is_evicted_is_told_ticket_and_delay(
+    gateway: Gateway, doors: list[Door]
+) -> None:
+    permits = await full(gateway)
+    gateway.queue.ttl_s = 1.0  # long enough for its place to be told, which opens the stream
+    reply = await ask_both(doors, events=True)
+    failure = reply.failure
+    assert reply.places == [1]
+    assert failure is not None
+    assert (failure.code, failure.retry_s, bool(failure.ticket)) == ("queue_ttl", 1, True)
+    for permit in permits:
+        permit.release()
+
+
+async def test_whose_place_is_taken_comes_back_to_it(gateway: Gateway, door: Door) -> None:
+    assert (await door.ask(model="fast", messages=QUESTION, priority="batch")).failure is None
+    permits = await full(gateway)
+    gateway.queue.max_waiting = 1
+    asked = asyncio.create_task(door.ask(model="fast", messages=QUESTION, events=True, priority="batch"))
+    await until(lambda: gateway.queue.num_waiting == 1)
+    better = asyncio.create_task(door.ask(model="fast", messages=QUESTION))
+    failure = (await asked).failure
+    assert failure is not None
+    assert (failure.code, failure.retry_s) == ("displaced", 1)
+    gateway.queue.max_waiting = 3
+    order: list[str] = []
+
+    async def again(name: str, **fields: str) -> None:
+        question = [{"role": "user", "content": name}]
+        assert (await door.ask(model="fast", messages=question, priority="batch", **fields)).failure is None
+        order.append(name)
+
+    later = asyncio.create_task(again("later"))
+    await until(lambda: gateway.queue.num_waiting == 2)
+    first = asyncio.create_task(again("first", ticket=failure.ticket))
+    await until(lambda: gateway.queue.num_waiting == 3)
+    gateway.fast.delay_s = 0.1
+    permits[0].release()
+    await asyncio.gather(better, first, later)
+    permits[1].release()
+    assert order == ["first", "later"]
 
 
 async def test_the_place_in_the_queue_is_told_while_waiting(gateway: Gateway, doors: list[Door]) -> None:

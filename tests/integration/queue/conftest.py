@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest_asyncio
@@ -52,6 +52,7 @@ class Workers:
         ttl_s: float = 30.0,
         max_bytes: int = 10_000,
         share: int = 1,
+        unix_s: Callable[[], float] = time.time,
     ) -> RedisQueue:
         redis = Redis.from_url(self._url, protocol=3, socket_timeout=None)  # as connect_redis has it
         queue = RedisQueue(
@@ -62,6 +63,7 @@ class Workers:
             max_bytes=max_bytes,
             ttl_s=ttl_s,
             share=share,
+            unix_s=unix_s,
         )
         await queue.connect()
         self._parts.append((redis, queue, asyncio.create_task(queue.run())))

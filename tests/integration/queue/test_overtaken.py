@@ -65,7 +65,7 @@ class Both:
     def flooders_wait(self) -> tuple[int, float]:
         """Place and expected wait of the last in line, which are the same in both."""
         name = self.line.waiting_names()[-1]
-        _, _, places, etas = self.run("look", name)
+        _, _, places, etas, _ = self.run("look", name)
         found = self.line.where(name, self.line.left(self.now), self.now)
         assert (int(places[0]), pytest.approx(float(etas[0]))) == found
         return found

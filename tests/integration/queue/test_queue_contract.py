@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
@@ -14,7 +12,7 @@ import pytest_asyncio
 
 from gateway.admission.slots import SlotQueue
 from gateway.admission.waiting import Claim, Permit, Queue
-from gateway.errors import AdmissionError, DeadlineExceeded, Evicted, Rejected, TidegateError
+from gateway.errors import DeadlineExceeded, Evicted, Rejected, TidegateError
 from tests.integration.queue.conftest import Workers
 
 SOON = 0.15  # seconds; what runs behind the requests has been done by then
@@ -100,7 +98,7 @@ Form = Callable[[Queue], Line]
 
 
 @pytest_asyncio.fixture
-async def form(make: Make) -> AsyncIterator[Form]:
+async def form(workers: Workers) -> AsyncIterator[Form]:
     """Makes lines, and ends them while their queues are still there. The loop outlives the test."""
     lines: list[Line] = []
 
@@ -111,11 +109,6 @@ async def form(make: Make) -> AsyncIterator[Form]:
     yield before
     for line in lines:
         await line.end()
-
-
-def tag_of(ticket: str) -> int:
-    signed = base64.urlsafe_b64decode(ticket + "=" * (-len(ticket) % 4))
-    return int(json.loads(signed[16:])[4])
 
 
 async def take(queue: Queue, **claim: object) -> Permit:
@@ -265,64 +258,6 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(make: Make, form
     await line.join("b", left_s=30, has_own_deadline=True)
     held.release()
     assert await line.serve_all() == ["b"]
-
-
-async def test_a_refused_one_comes_back_with_its_ticket_and_keeps_its_place(make: Make, form: Form) -> None:
-    queue = await make(limit=1, max_waiting=2)
-    held, line = await take(queue), form(queue)
-    for number in range(2):
-        await line.join(f"a-{number}", cost=100)
-    await line.join("a-2", cost=100)
-    ticket = (await line.refused("a-2", Rejected)).ticket
-    assert ticket
-    held.release()
-    (await line.tasks.pop("a-0")).release()
-    holding = await line.tasks.pop("a-1")  # the line is empty again
-    await asyncio.sleep(SOON)  # a refusal holds for a moment
-    await line.join("a-3", cost=100)
-    await line.join("a-4", cost=100)
-    await line.join("a-2", cost=100, ticket=ticket)  # it would find the line full
-    await line.refused("a-4", Evicted)
-    holding.release()
-    line.order.clear()
-    assert await line.serve_all() == ["a-2", "a-3"]
-
-
-@pytest.mark.parametrize("ticket", ["", "x", "!!!", "A" * 399, "A" * 5000])
-async def test_what_is_no_ticket_changes_nothing(make: Make, form: Form, ticket: str) -> None:
-    queue = await make(limit=1, max_waiting=1)
-    held, line = await take(queue), form(queue)
-    await line.join("a")
-    await line.join("b", ticket=ticket)
-    await line.refused("b", Rejected)
-    held.release()
-
-
-async def test_a_ticket_is_good_for_one_place(make: Make, form: Form) -> None:
-    queue = await make(limit=1, max_waiting=1)
-    held, line = await take(queue), form(queue)
-    await line.join("a-0", cost=100)
-    await line.join("b-0", cost=100)
-    ticket = (await line.refused("b-0", Rejected)).ticket
-    held.release()
-    holding = await line.tasks["a-0"]
-    await line.join("b-1", cost=100, ticket=ticket)
-    await line.join("b-2", cost=100, ticket=ticket)
-    await line.refused("b-2", AdmissionError)
-    assert not line.tasks["b-1"].done()
-    holding.release()
-
-
-async def test_a_place_does_not_get_better_by_asking_for_it_often(make: Make, form: Form) -> None:
-    queue = await make(limit=1, max_waiting=1)
-    held, line = await take(queue), form(queue)
-    await line.join("a", cost=100)
-    tickets = [""]
-    for _ in range(5):
-        await line.join("b", cost=100, ticket=tickets[-1])
-        tickets.append((await line.refused("b", Rejected)).ticket)
-    assert len({tag_of(ticket) for ticket in tickets[2:]}) == 1
-    held.release()
 
 
 async def test_a_line_of_no_length_serves_what_has_a_slot(make: Make) -> None:

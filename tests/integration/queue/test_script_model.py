@@ -75,7 +75,8 @@ class Both(RuleBasedStateMachine):
 
     def run(self, operation: str, *args: Any) -> Any:
         return self.script(
-            keys=KEYS, args=[operation, self.now, self.limit, "mail:", self.model.headroom, *args]
+            keys=KEYS,
+            args=[operation, self.now, self.limit, "mail:", self.model.headroom.slots(self.limit), *args],
         )
 
     def settle(self) -> None:
@@ -94,6 +95,9 @@ class Both(RuleBasedStateMachine):
         self.waiting -= {*moves.granted, *moves.displaced}
         self.served |= {*moves.granted}
         self.end(*moves.displaced)
+        for name, tag in moves.displaced.items():
+            ask = self.asks[name]
+            self.tickets.append(Ticket(f"displaced{name}", ask.tenant, ask.band, tag))
 
     def end(self, *names: str) -> None:
         """Once each."""
@@ -293,10 +297,11 @@ class Both(RuleBasedStateMachine):
         assert not self.ended & (self.waiting | self.served)
         assert int(self.redis.hget("q:state", "bytes") or 0) == self.model.num_bytes
         if names:
-            held, waiting, places, etas = self.run("look", *names)
+            held, waiting, places, etas, tags = self.run("look", *names)
             left = self.model.left(self.now)
-            for name, place, eta in zip(names, places, etas, strict=True):
+            for name, place, eta, tag in zip(names, places, etas, tags, strict=True):
                 assert (place, pytest.approx(float(eta))) == self.model.where(name, left, self.now)
+                assert int(tag) == self.model.tag(name)
             assert (held, waiting) == (len(self.model.held), len(names))
         for kind in {(self.asks[name].tenant, self.asks[name].band) for name in names}:
             own = [name for name in names if (self.asks[name].tenant, self.asks[name].band) == kind]

@@ -67,3 +67,16 @@ def test_the_controller_moves_the_queue() -> None:
     assert queue.limit == slots.limit.slots < 16
     slots.resize(2 * 16)
     assert queue.limit == slots.limit.slots
+
+
+@pytest.mark.parametrize("num_slots", [2, 3])
+def test_an_engine_of_few_slots_is_calm_with_one_in_use(num_slots: int) -> None:
+    queue = SlotQueue(num_slots, max_waiting=4, ttl_s=9, clock=time.monotonic)
+    slots = AdaptiveSlots(queue)
+    queue.hold("0", 0)  # the one that has just told its first token
+    slots.observe(0.01, 100)
+    for name in range(1, num_slots):
+        queue.hold(str(name), 0)
+    for _ in range(60):
+        slots.observe(3.0, 100)
+    assert queue.limit == 1

@@ -289,7 +289,7 @@ def test_defaults_fill_what_is_not_set_and_zero_is_set() -> None:
 
 BASE = {
     "question_chars": 400, "history_chars": 4000, "num_passages": 4, "chunk_chars": 900, "context_tokens": 0,
-    "max_tokens": None,
+    "max_tokens": None, "tier_max_tokens": 512,
 }  # fmt: skip
 
 

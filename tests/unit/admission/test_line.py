@@ -128,7 +128,7 @@ def test_who_waited_in_another_line_is_refused_for_its_deadline_alone() -> None:
     for number in range(4, 7):
         assert line.enter(f"{number}", Ask("a", 0, 10, 50, 10**9, has_waited=True), 0).status == "waiting"
     better = line.enter("7", Ask("b", 0, 10, 50, 10**9), 0)  # takes one place, and cuts the line no further
-    assert (better.status, line.moves().displaced, len(line)) == ("waiting", ["6"], 5)
+    assert (better.status, line.moves().displaced, len(line)) == ("waiting", {"6": 50}, 5)
     line.release("0", 1000, 1000)  # so long does a slot take
     assert line.enter("8", Ask("a", 0, 10, 0, 1100), 1000).status == "too_long"
     assert line.enter("9", Ask("a", 0, 10, 0, 1100, has_waited=True), 1000).status == "waiting"
@@ -192,3 +192,28 @@ def test_who_comes_with_a_ticket_and_leaves_moves_nobody_up() -> None:
         line.enter(f"9{number}", Ask("x", 0, 1000, 0, 10**9, tag=0), 0)
         line.leave(f"9{number}", 1)
     assert list(line.waiting_names()) == before
+
+
+def test_whose_place_is_taken_keeps_it_as_it_was_then() -> None:
+    """The guesses were far too high, so all of its tenant stand nearer than when they came."""
+    line = FairLine(1, 39, 10**9)
+    for number in range(40):
+        line.enter(f"{number:03d}", Ask("flooder", 0, GUESS, 0, 10**9), 0)
+    for _ in range(4):
+        line.settle("flooder", 0, REAL - GUESS)
+    tag = line.tag("039")
+    assert tag < 39 * GUESS
+    line.enter("modest", Ask("modest", 0, GUESS, 0, 10**9), 0)
+    assert line.moves().displaced == {"039": tag}
+    refused = line.enter("late", Ask("flooder", 0, GUESS, 0, 10**9), 0)
+    assert (refused.status, refused.tag) == ("full", tag + GUESS)  # its ticket is good for a place behind
+
+
+def test_it_is_told_whether_the_line_is_full_or_has_no_room_for_so_much() -> None:
+    line = FairLine(1, 2, 100)
+    line.enter("0", Ask("a", 0, 10, 0, 10**9), 0)
+    assert line.enter("1", Ask("a", 0, 10, 101, 10**9), 0).status == "large"
+    line.enter("2", Ask("a", 0, 10, 60, 10**9), 0)
+    assert line.enter("3", Ask("a", 0, 10, 60, 10**9), 0).status == "large"
+    line.enter("4", Ask("a", 0, 10, 10, 10**9), 0)
+    assert line.enter("5", Ask("a", 0, 10, 60, 10**9), 0).status == "full"

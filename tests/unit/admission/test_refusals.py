@@ -16,9 +16,9 @@ class Clock:
         return self.now
 
 
-def is_remembered(refusals: RecentRefusals, tenant: str = "acme", band: str = "batch") -> bool:
+def is_remembered(refusals: RecentRefusals, tenant: str = "acme", band: str = "batch", size: int = 0) -> bool:
     try:
-        refusals.check(tenant, band)
+        refusals.check(tenant, band, size)
     except Rejected:
         return True
     return False
@@ -51,3 +51,16 @@ def test_it_says_the_wait_again() -> None:
     with pytest.raises(Rejected, match="42 s") as refused:
         refusals.check("acme", "batch")
     assert refused.value.delay_s() == 42.0
+
+
+def test_for_want_of_room_it_holds_for_what_is_as_large() -> None:
+    refusals = RecentRefusals(Clock())
+    refusals.note("acme", "batch", "large", 10.0, size=5000)
+    assert [is_remembered(refusals, size=size) for size in (10, 4999, 5000, 9000)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    refusals.note("acme", "batch", "full", 10.0, size=5000)
+    assert is_remembered(refusals, size=10)
