@@ -2,10 +2,11 @@
 
 export class ServiceError extends Error {
   /** status 0: the failure has no HTTP status of its own (the network, or an event in a stream). retryAfter: seconds.
-   *  last_event_id: where another worker goes on with the stream that it ended. */
-  constructor({ message = "", code = "", type = "", status = 0, retryAfter = 0, last_event_id: lastEventId = "" }) {
+   *  ticket: keeps the place in line. last_event_id: where another worker goes on with the stream that it ended. */
+  constructor({ message = "", code = "", type = "", status = 0, retry_after_s: delay = 0, retryAfter = delay, ticket = "",
+    last_event_id: lastEventId = "" }) {
     super(message);
-    Object.assign(this, { code: code || "", type, status, retryAfter, lastEventId });
+    Object.assign(this, { code: code || "", type, status, retryAfter: Number(retryAfter) || 0, ticket, lastEventId });
   }
 }
 
@@ -17,6 +18,7 @@ const WORDS = {
   forbidden: "You are not allowed to do this.",
   rate_limit_exceeded: "You have reached your request limit.",
   capacity: "The service is busy right now.",
+  displaced: "The service is busy right now.",
   overloaded: "The service is busy right now.",
   draining: "The service is restarting.",
   queue_ttl: "The service is busy, and the wait grew too long.",
@@ -50,5 +52,5 @@ export function errorOfReply(status, text, retryAfter) {
   let error = {};
   try { error = JSON.parse(text).error ?? {}; } catch { /* not ours: a proxy's page, perhaps */ }
   return new ServiceError({ message: String(error.message ?? ""), code: String(error.code ?? ""),
-    type: String(error.type ?? ""), status, retryAfter: Number(retryAfter) || 0 });
+    type: String(error.type ?? ""), ticket: String(error.ticket ?? ""), status, retryAfter });
 }

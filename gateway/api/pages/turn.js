@@ -43,7 +43,10 @@ export class Turn {
     } catch (error) {
       if (this.silent) this.settle("failed", new ServiceError({ code: "silent" }));
       else if (this.abort.signal.aborted) this.settle("stopped");
-      else this.settle("failed", error);
+      else {
+        this.ticket = error.ticket;
+        this.settle("failed", error);
+      }
     } finally {
       clearTimeout(this.watch);
       this.conversation.ended(this);
@@ -62,8 +65,10 @@ export class Turn {
     const collection = $("collection").value;
     const body = {
       model: $("tier").value, messages: this.conversation.messages(this), stream: true,
-      stream_options: { include_usage: true }, tidegate: { events: true, ...(collection && { collections: [collection] }) },
+      stream_options: { include_usage: true },
+      tidegate: { events: true, ...(collection && { collections: [collection] }), ...(this.ticket && { ticket: this.ticket }) },
     };
+    this.ticket = ""; // good for one place
     let after = "";
     do after = await this.part(body, after); while (after);
   }

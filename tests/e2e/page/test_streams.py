@@ -112,6 +112,21 @@ async def test_waiting_is_told_in_plain_words(chat: Chat, wire: Wire) -> None:
     await expect(status).to_be_hidden()
 
 
+async def test_whoever_was_sent_out_of_the_line_comes_back_with_the_ticket(chat: Chat, wire: Wire) -> None:
+    await chat.ask("Why?")
+    error = {"message": "m", "code": "displaced", "type": "t", "retry_after_s": 6.2, "ticket": "abc"}
+    await wire.send({"error": error})
+    await expect(chat.page.get_by_role("alert")).to_contain_text(
+        "The service is busy right now. Try again in about 7 s."
+    )
+    assert "ticket" not in (await wire.last_body())["tidegate"]
+    await chat.page.get_by_role("button", name="Retry").click()
+    await wire.send(text("Now."))
+    await wire.end()
+    await expect(chat.page.locator(".prose")).to_have_text("Now.")
+    assert (await wire.last_body())["tidegate"]["ticket"] == "abc"
+
+
 async def test_an_answer_that_was_shortened_under_load_says_so(chat: Chat, wire: Wire) -> None:
     await chat.ask("Why?")
     told = receipt(passage(1, "Ebb."), degraded=["fewer_passages", "shorter_answers", "dance"])
