@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from gateway.api import sse
 from gateway.proto import chat_pb2 as pb
 from gateway.storage import limits
 from tests.integration.api.conftest import Gateway
@@ -56,6 +57,25 @@ async def test_answers_carry_the_headers_of_openai(gateway: Gateway, stream: boo
 
 async def test_the_request_over_the_limit_is_refused_as_openai_does_it(gateway: Gateway) -> None:
     await limit(gateway, requests_per_minute=2)
+async def test_a_stream_that_opens_while_it_waits_carries_them_too(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first write is a keep-alive comment, before any tier has had it."""
+    monkeypatch.setattr(sse, "FIRST_KEEPALIVE_S", 0.05)
+    await limit(gateway, requests_per_minute=10, tokens_per_minute=50_000)
+    permits = [await gateway.queue.acquire(band="interactive", deadline=float("inf")) for _ in range(2)]
+    body = {"model": "fast", "stream": True, "messages": [{"role": "user", "content": "What?"}]}
+    async with gateway.client.stream(
+        "POST", "/v1/chat/completions", json=body, headers=gateway.auth()
+    ) as reply:
+        assert gateway.fast.started == 0
+        assert [name for name in HEADERS if name not in reply.headers] == []
+        assert reply.headers["x-ratelimit-remaining-requests"] == "9"
+        for permit in permits:
+            permit.release()
+        assert "data: [DONE]" in (await reply.aread()).decode()
+
+
     assert [(await gateway.ask()).status_code for _ in range(2)] == [200, 200]
     refused = await gateway.ask()
     error = refused.json()["error"]
