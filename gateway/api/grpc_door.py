@@ -42,7 +42,6 @@ from gateway.errors import (
     ClientGone,
     DeadlineExceeded,
     InvalidRequest,
-    RateLimited,
     TidegateError,
     UpstreamTimeout,
 )
@@ -217,12 +216,10 @@ class GrpcDoor:
         with services.lifecycle:
             try:
                 found = await metered_search(services, tenant, query, scope, timeout_s=timeout_s)
-            except RateLimited:
+            except Exception as error:
                 standing = headers_for(services, tenant).items()
                 context.set_trailing_metadata(((REQUEST_ID_KEY, request_id), *standing))
-                raise
-            except UpstreamTimeout as error:
-                if timeout_s < SEARCH_TIMEOUT_S:
+                if isinstance(error, UpstreamTimeout) and timeout_s < SEARCH_TIMEOUT_S:
                     raise DeadlineExceeded("The request's deadline has passed.", param="deadline") from error
                 raise
             total_ms = round((time.monotonic() - received) * 1000, 2)

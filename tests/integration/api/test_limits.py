@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from gateway.api import sse
+from gateway.errors import UpstreamUnavailable
 from gateway.proto import chat_pb2 as pb
 from gateway.storage import limits
 from tests.integration.api.conftest import Gateway
@@ -55,8 +56,6 @@ async def test_answers_carry_the_headers_of_openai(gateway: Gateway, stream: boo
     assert 0 < int(reply.headers["x-ratelimit-remaining-tokens"]) < 50_000
 
 
-async def test_the_request_over_the_limit_is_refused_as_openai_does_it(gateway: Gateway) -> None:
-    await limit(gateway, requests_per_minute=2)
 async def test_a_stream_that_opens_while_it_waits_carries_them_too(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +75,8 @@ async def test_a_stream_that_opens_while_it_waits_carries_them_too(
         assert "data: [DONE]" in (await reply.aread()).decode()
 
 
+async def test_the_request_over_the_limit_is_refused_as_openai_does_it(gateway: Gateway) -> None:
+    await limit(gateway, requests_per_minute=2)
     assert [(await gateway.ask()).status_code for _ in range(2)] == [200, 200]
     refused = await gateway.ask()
     error = refused.json()["error"]
@@ -158,6 +159,23 @@ async def test_embeddings_are_limited_counted_and_billed(gateway: Gateway) -> No
     assert usage["data"] == [
         {"tier": "all-MiniLM-L6-v2", "num_requests": 1, "prompt_tokens": 4, "completion_tokens": 0}
     ]
+
+
+@pytest.mark.parametrize(
+    "error", [UpstreamUnavailable("The models are away."), RuntimeError("boom")], ids=repr
+)
+async def test_embeddings_that_failed_tell_the_limits_too(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def embed(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(gateway.services.vectors, "embed", embed)
+    await limit(gateway, requests_per_minute=9)
+    body = {"model": "all-MiniLM-L6-v2", "input": ["one two three four"]}
+    got = await gateway.client.post("/v1/embeddings", json=body, headers=gateway.auth())
+    assert got.status_code == (503 if isinstance(error, UpstreamUnavailable) else 500)
+    assert got.headers["x-ratelimit-remaining-requests"] == "8"
 
 
 async def test_usage_tells_the_month_by_day_and_model_and_what_is_left(gateway: Gateway) -> None:
