@@ -7,9 +7,10 @@ they have. Then new work is refused and what is open may finish.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 log = logging.getLogger("tidegate.lifecycle")
@@ -29,7 +30,8 @@ class Lifecycle:
         self._state = State.STARTING
         self._is_leading = False
         self._followers: list[Callable[[State], None]] = []
-        self.inflight = 0
+        self.inflight = 0  # in work
+        self._num_begun = 0  # from their head on, as long as work was taken when it came
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -59,7 +61,24 @@ class Lifecycle:
 
     def __exit__(self, *_: object) -> None:
         self.inflight -= 1
-        if self.inflight == 0:
+        self._tell_idle()
+
+    @contextlib.contextmanager
+    def arriving(self) -> Iterator[None]:
+        """Around a request from its head on: a drain waits for its body, too, unless it began before the request."""
+        if not self.takes_work:
+            yield
+            return
+        self._num_begun += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._num_begun -= 1
+            self._tell_idle()
+
+    def _tell_idle(self) -> None:
+        if self.inflight == 0 and self._num_begun == 0:
             self._idle.set()
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
@@ -91,7 +110,12 @@ class Lifecycle:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("drain: %d requests still open after %.1f s", self.inflight, timeout_s)
+            log.warning(
+                "drain: after %.1f s %d requests still open, %d in work",
+                timeout_s,
+                self._num_begun,
+                self.inflight,
+            )
             return False
         return True
 

@@ -77,7 +77,7 @@ class _RequestMetrics:
         )
         self.slow_readers = Counter(
             "tidegate_slow_readers_cut",
-            "Streams that were cut because their reader took nothing for TIDEGATE_SLOW_READER_S.",
+            "Streams that were cut because a write waited TIDEGATE_SLOW_READER_S for their reader.",
             ["door"],
             registry=registry,
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.api.grpc_door import GrpcDoor
 from gateway.api.services import Services
+from gateway.api.validation import stopping
 from gateway.lifecycle import State
 from gateway.triton import TritonClient
 
@@ -64,9 +65,14 @@ async def drain(services: Services, server: Any, door: GrpcDoor) -> bool:
 async def cut_off(services: Services, server: Any, door: GrpcDoor) -> None:
     """End what the drain had no time for: each stream with an error event, each other request with a 503."""
     services.lifecycle.state = State.STOPPED  # whoever is cut off now is not to blame for it
-    tasks = [connection._task for connection in server.connections if connection._task is not None]
-    for task in tasks:
-        task.cancel()
+    tasks = []
+    for connection in server.connections:
+        if connection._task is None:
+            continue
+        if connection.http is not None:
+            connection.http.exception = stopping()  # Sanic's answer, where the request has none to its cancel
+        connection._task.cancel()
+        tasks.append(connection._task)
     goodbye = asyncio.create_task(door.cut_off())
     if tasks:
         await asyncio.wait(tasks, timeout=GOODBYE_S)

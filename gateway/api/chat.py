@@ -24,10 +24,9 @@ from gateway.api.resuming import HEADER as EVENT_HEADER
 from gateway.api.schemas import ChatBody
 from gateway.api.services import Services
 from gateway.api.sse import DONE, EventStream
-from gateway.api.validation import chat_request, check_takes_work
+from gateway.api.validation import chat_request, check_takes_work, go_on_if_stopping
 from gateway.chat import ChatRequest
 from gateway.errors import ClientGone, TidegateError
-from gateway.lifecycle import State
 from gateway.pipeline.handover import AfterEarlier, Trail
 from gateway.shown import ready_to_encode
 from gateway.types import Citation, Passage, Receipt, Tenant
@@ -128,7 +127,7 @@ async def _whole(services: Services, chat: ChatRequest, body: ChatBody | None) -
     except TidegateError as error:
         return _refusal(error, services, chat)
     except asyncio.CancelledError:
-        _go_on_if_stopping(services)
+        go_on_if_stopping(services)
         return _refusal(refused(chat), services, chat)
     reply = _json(completion(chat, receipt, answer))
     headers = {REQUEST_ID_HEADER: chat.id, CACHE_HEADER: receipt.cache, **headers_for(services, chat.tenant)}
@@ -143,20 +142,11 @@ def _refusal(error: TidegateError, services: Services, chat: ChatRequest) -> HTT
     return response
 
 
-def _go_on_if_stopping(services: Services) -> None:
-    """After a cancel. Raises: CancelledError, unless it was ours, at the end of a drain: then the client is told."""
-    task = asyncio.current_task()
-    if services.lifecycle.state is not State.STOPPED or task is None:
-        raise asyncio.CancelledError
-    task.uncancel()
-
-
 class _StreamSink:
     """A sink that writes chunks as they come. The constant part of a chunk is encoded once per request."""
 
-    def __init__(self, stream: EventStream, services: Services, chat: ChatRequest, *, events: bool) -> None:
+    def __init__(self, stream: EventStream, chat: ChatRequest, *, events: bool) -> None:
         self._stream = stream
-        self._services = services
         self._chat = chat
         self._events = events
         self._head = b""
@@ -177,8 +167,6 @@ class _StreamSink:
         return self.chunk(b',"choices":[],"tidegate":' + _json(value))
 
     async def stage(self, name: str) -> None:
-        if not self._stream.started:
-            self._stream.add_headers(headers_for(self._services, self._chat.tenant))
         if self._events:
             self._stream.notice(self.extension({"stage": name}))
 
@@ -187,8 +175,6 @@ class _StreamSink:
             self._stream.notice(self.extension({"queue": {"position": position, "eta_s": eta_s}}))
 
     async def delta(self, text: str, citations: list[Citation], passages: list[Passage]) -> None:
-        if not self._stream.started:
-            self._stream.add_headers(cache_headers(self._chat))
         role = b"" if self._length else b'"role":"assistant",'
         self._length += len(text)
         notes = b""
@@ -232,11 +218,15 @@ async def _stream(
         keepalive_s=settings.keepalive_s,
         max_stall_s=settings.slow_reader_s,
         metrics=services.metrics,
-        headers={REQUEST_ID_HEADER: chat.id},
+        head=lambda: {
+            REQUEST_ID_HEADER: chat.id,
+            **headers_for(services, chat.tenant),
+            **cache_headers(chat),
+        },
         num_open=lambda: services.lifecycle.inflight,
     )
     async with stream:
-        sink = _StreamSink(stream, services, chat, events=wants.events)
+        sink = _StreamSink(stream, chat, events=wants.events)
         rest = AfterEarlier(sink, chat.earlier) if chat.earlier else None
         answer = None if wants.kept is None else Transcript(rest or sink)
         try:
@@ -249,7 +239,7 @@ async def _stream(
         except ClientGone:
             raise asyncio.CancelledError from None
         except asyncio.CancelledError:
-            _go_on_if_stopping(services)
+            go_on_if_stopping(services)
             if not stream.started:
                 return _refusal(refused(chat), services, chat)
             error = await leave(services, chat, await stream.settle(GOODBYE_S))

@@ -13,13 +13,13 @@ from sanic import HTTPResponse, Request
 
 from gateway.api.auth import http_caller
 from gateway.api.decode import clean_text, json_body
-from gateway.api.limits import count_tokens, headers_for, limit_reached, metered
+from gateway.api.limits import count_tokens, metered, told_limits
 from gateway.api.schemas import EmbeddingsBody
 from gateway.api.services import Services
-from gateway.errors import InvalidRequest, NotFound, RateLimited
+from gateway.errors import InvalidRequest, NotFound
 from gateway.pipeline import traced
 from gateway.tensors import EMBEDDING_DIM
-from gateway.types import DEFAULT_EMBEDDER
+from gateway.types import DEFAULT_EMBEDDER, Tenant
 
 _BODY = msgspec.json.Decoder(EmbeddingsBody)
 MAX_TEXTS = 2048
@@ -31,22 +31,20 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
     tenant = await services.auth.tenant(http_caller(request))
     body = json_body(request, _BODY)
     texts = _texts(body, services.settings.max_question_chars)
+    return await told_limits(services, tenant, _embedded(services, tenant, texts, body.encoding_format))
+
+
+async def _embedded(services: Services, tenant: Tenant, texts: list[str], encoding: str) -> HTTPResponse:
     deadline = time.monotonic() + TIMEOUT_S
-    with services.lifecycle:
-        num_tokens = await count_tokens(services, texts)
-        try:
-            async with metered(services, tenant, num_tokens, name=DEFAULT_EMBEDDER, id_prefix="embd"):
-                left_s = max(deadline - time.monotonic(), 0.001)
-                with traced.embedding(DEFAULT_EMBEDDER, num_tokens):
-                    vectors = await services.vectors.embed(
-                        tenant.tenant_id, texts, role="passage", timeout_s=left_s
-                    )
-        except RateLimited as error:
-            return limit_reached(services, tenant, error)
+    num_tokens = await count_tokens(services, texts)
+    async with metered(services, tenant, num_tokens, name=DEFAULT_EMBEDDER, id_prefix="embd"):
+        left_s = max(deadline - time.monotonic(), 0.001)
+        with traced.embedding(DEFAULT_EMBEDDER, num_tokens):
+            vectors = await services.vectors.embed(tenant.tenant_id, texts, role="passage", timeout_s=left_s)
     data: list[msgspec.Raw] = []
     for start in range(0, len(texts), ROWS_AT_ONCE):
         rows = vectors[start : start + ROWS_AT_ONCE]
-        data += [_row(start + offset, row, body.encoding_format) for offset, row in enumerate(rows)]
+        data += [_row(start + offset, row, encoding) for offset, row in enumerate(rows)]
         await asyncio.sleep(0)
     reply = {
         "object": "list",
@@ -54,8 +52,7 @@ async def embeddings(request: Request, services: Services) -> HTTPResponse:
         "data": data,
         "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
-    headers = headers_for(services, tenant)
-    return HTTPResponse(msgspec.json.encode(reply), content_type="application/json", headers=headers)
+    return HTTPResponse(msgspec.json.encode(reply), content_type="application/json")
 
 
 def _row(index: int, vector: npt.NDArray[np.float32], encoding: str) -> msgspec.Raw:

@@ -36,20 +36,24 @@ from gateway.api.resuming import HEADER as EVENT_HEADER
 from gateway.api.search import SEARCH_TIMEOUT_S, metered_search
 from gateway.api.services import Services
 from gateway.api.traced import traced_call
-from gateway.api.validation import chat_request, check_takes_work, query_text, stopping
+from gateway.api.validation import (
+    chat_request,
+    check_takes_work,
+    go_on_if_stopping,
+    query_text,
+    stopping,
+)
 from gateway.chat import ChatRequest
 from gateway.errors import (
     ClientGone,
     DeadlineExceeded,
     InvalidRequest,
-    RateLimited,
     TidegateError,
     UpstreamTimeout,
 )
 from gateway.lifecycle import State
 from gateway.pipeline.handover import AfterEarlier
 from gateway.proto import chat_pb2
-from gateway.request_id import RequestIds
 from gateway.types import Scope
 
 log = logging.getLogger("tidegate.grpc")
@@ -93,7 +97,7 @@ class GrpcDoor:
             )
         )
         methods = {
-            name: _handler(self._traced(name, method), self._calls, self._services.request_ids)
+            name: _handler(self._traced(name, method), self._calls, self._services)
             for name, method in self._methods().items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
@@ -191,10 +195,7 @@ class GrpcDoor:
     async def _cut(self, chat: ChatRequest, writer: EventWriter) -> TidegateError:
         """After a cancel: what the client is told, if it was ours, at the end of a drain. It has read all that was sent
         when it reads that. Raises: CancelledError, if it was not."""
-        task = asyncio.current_task()
-        if self._services.lifecycle.state is not State.STOPPED or task is None:
-            raise asyncio.CancelledError
-        task.uncancel()
+        go_on_if_stopping(self._services)
         try:
             async with asyncio.timeout(LAST_WRITE_S):
                 await writer.settle()
@@ -217,12 +218,10 @@ class GrpcDoor:
         with services.lifecycle:
             try:
                 found = await metered_search(services, tenant, query, scope, timeout_s=timeout_s)
-            except RateLimited:
+            except Exception as error:
                 standing = headers_for(services, tenant).items()
                 context.set_trailing_metadata(((REQUEST_ID_KEY, request_id), *standing))
-                raise
-            except UpstreamTimeout as error:
-                if timeout_s < SEARCH_TIMEOUT_S:
+                if isinstance(error, UpstreamTimeout) and timeout_s < SEARCH_TIMEOUT_S:
                     raise DeadlineExceeded("The request's deadline has passed.", param="deadline") from error
                 raise
             total_ms = round((time.monotonic() - received) * 1000, 2)
@@ -230,19 +229,23 @@ class GrpcDoor:
             await context.write(retrieve_response(found, body.score_threshold, total_ms))
 
 
-def _handler(method: Method, calls: set[asyncio.Task[Any]], ids: RequestIds) -> Any:
+def _handler(method: Method, calls: set[asyncio.Task[Any]], services: Services) -> Any:
     """calls: those that are open, for as long as they are."""
 
     async def answer(_: object, context: Context) -> None:
-        received, request_id = time.monotonic(), ids.next()
+        received, request_id = time.monotonic(), services.request_ids.next()
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         if task := asyncio.current_task():
             calls.add(task)
             task.add_done_callback(calls.discard)
-        try:
-            await method(context, received, request_id)
-        except Exception as error:  # noqa: BLE001  the edge: to_tidegate logs what is not ours
-            await _refuse(context, to_tidegate(error))
+        with services.lifecycle.arriving():
+            try:
+                await method(context, received, request_id)
+            except asyncio.CancelledError:
+                go_on_if_stopping(services)
+                await _refuse(context, stopping())
+            except Exception as error:  # noqa: BLE001  the edge: to_tidegate logs what is not ours
+                await _refuse(context, to_tidegate(error))
 
     return grpc.stream_stream_rpc_method_handler(answer)
 

@@ -29,7 +29,8 @@ Context = Any  # grpc.aio.ServicerContext: grpcio ships no types
 class EventWriter:
     """A sink of the pipeline over one call. Use as `async with`; leaving it stops the timer.
 
-    max_stall_s: a reader that takes nothing for this long is cut off (seconds). head: more of the initial metadata.
+    max_stall_s: the longest time that one write waits for its reader (seconds); then the reader is cut off. head: more
+    of the initial metadata.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class EventWriter:
         except TimeoutError:
             self._is_gone = True
             self._metrics.slow_readers.labels("grpc").inc()
-            raise ClientGone("the reader took nothing for too long") from None
+            raise ClientGone("the reader took too little for too long") from None
         except asyncio.CancelledError:
             self._is_gone = True  # nobody knows whether it was written, so nothing may follow it
             raise

@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 from sanic import HTTPResponse
 
 from gateway.admission.quota import Limiter
 from gateway.admission.redis_leases import RedisLeases
 from gateway.admission.standing import rate_headers
-from gateway.api.errors import to_response
+from gateway.api.errors import to_response, to_tidegate
 from gateway.api.services import Services
-from gateway.errors import RateLimited
+from gateway.api.validation import go_on_if_stopping, stopping
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.storage import limits
@@ -87,8 +87,14 @@ async def metered(
     services.recorder.record(tenant, receipt)
 
 
-def limit_reached(services: Services, tenant: Tenant, error: RateLimited) -> HTTPResponse:
-    """429, with how the caller's limits stand."""
-    response = to_response(error)
+async def told_limits(services: Services, tenant: Tenant, answer: Awaitable[HTTPResponse]) -> HTTPResponse:
+    """The answer to a request that counts, or its refusal, with how the caller's limits stand then."""
+    try:
+        response = await answer
+    except asyncio.CancelledError:
+        go_on_if_stopping(services)
+        response = to_response(stopping())
+    except Exception as error:  # noqa: BLE001  the edge: to_tidegate logs what is not ours
+        response = to_response(to_tidegate(error))
     response.headers.update(headers_for(services, tenant))
     return response

@@ -158,7 +158,7 @@ def _add(
     has_body = method in {"POST", "PUT"}
     reads_itself = handler in (chat.completions, files.create)
 
-    async def route(request: Request, **kwargs: str) -> Any:
+    async def answered(request: Request, **kwargs: str) -> Any:
         try:
             if has_body and handler is not chat.completions:
                 services.memory.check()
@@ -176,6 +176,10 @@ def _add(
         except asyncio.CancelledError:
             _unknot(request)
             raise
+
+    async def route(request: Request, **kwargs: str) -> Any:
+        with services.lifecycle.arriving():
+            return await answered(request, **kwargs)
 
     name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
     tracer = services.tracer if path.startswith("/v1/") else None

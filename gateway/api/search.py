@@ -12,14 +12,13 @@ from gateway import filters
 from gateway.api.auth import http_caller
 from gateway.api.collections import collection_ids
 from gateway.api.decode import json_body
-from gateway.api.limits import SEARCH, count_tokens, headers_for, limit_reached, metered
+from gateway.api.limits import SEARCH, count_tokens, metered, told_limits
 from gateway.api.reply import reply
 from gateway.api.schemas import RankingOptions, SearchBody
 from gateway.api.services import Services
 from gateway.api.transactions import reading
 from gateway.api.validation import query_text
 from gateway.api.vector_stores import no_store
-from gateway.errors import RateLimited
 from gateway.pipeline import traced
 from gateway.ports import Retrieved
 from gateway.storage import catalog
@@ -63,25 +62,23 @@ async def search(request: Request, services: Services, store_id: str) -> HTTPRes
         filters=body.filters,
         ranking=_ranking(options),
     )
-    with services.lifecycle:
-        try:
-            found = await metered_search(services, tenant, query, scope, timeout_s=SEARCH_TIMEOUT_S)
-        except RateLimited as error:
-            return limit_reached(services, tenant, error)
-    kept = [each for each in found.passages if each.rank_score >= (options.score_threshold or 0.0)]
-    attributes = await reading(services, lambda conn: _attributes(conn, tenant.tenant_id, kept))
-    data = [_hit(passage, attributes[passage.collection_id, passage.file_id]) for passage in kept]
-    response = reply(
-        {
-            "object": "vector_store.search_results.page",
-            "search_query": queries,
-            "data": data,
-            "has_more": False,
-            "next_page": None,
-        }
-    )
-    response.headers.update(headers_for(services, tenant))
-    return response
+
+    async def answer() -> HTTPResponse:
+        found = await metered_search(services, tenant, query, scope, timeout_s=SEARCH_TIMEOUT_S)
+        kept = [each for each in found.passages if each.rank_score >= (options.score_threshold or 0.0)]
+        attributes = await reading(services, lambda conn: _attributes(conn, tenant.tenant_id, kept))
+        data = [_hit(passage, attributes[passage.collection_id, passage.file_id]) for passage in kept]
+        return reply(
+            {
+                "object": "vector_store.search_results.page",
+                "search_query": queries,
+                "data": data,
+                "has_more": False,
+                "next_page": None,
+            }
+        )
+
+    return await told_limits(services, tenant, answer())
 
 
 def _ranking(options: RankingOptions) -> Ranking:

@@ -40,8 +40,9 @@ class EventStream:
     """Use as `async with`; leaving it stops the keep-alive timer.
 
     What one reader can make us hold: HIGH_WATER_BYTES and one write on top, what waits for that write (WINDOW_BYTES,
-    and MAX_NOTICE_BYTES), and the kernel's queue (gateway/listener.py). max_stall_s: a reader that takes nothing for
-    this long is cut off (seconds). num_open: how many requests are open in this worker.
+    and MAX_NOTICE_BYTES), and the kernel's queue (gateway/listener.py). max_stall_s: the longest time that one write
+    waits for its reader (seconds); then the reader is cut off. head: more of the response's head, asked for when it
+    is sent. num_open: how many requests are in work in this worker.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class EventStream:
         keepalive_s: float,
         max_stall_s: float,
         metrics: Metrics,
-        headers: dict[str, str],
+        head: Callable[[], dict[str, str]] = dict,
         num_open: Callable[[], int] = lambda: 1,
     ) -> None:
         self._num_open = num_open
@@ -61,15 +62,17 @@ class EventStream:
         self._request = request
         self._stream_id = stream_id.encode()
         self._keepalive_s = keepalive_s
-        self._headers = _HEADERS | headers
+        self._head = head
         self._response: HTTPResponse | None = None
+        self._lock = asyncio.Lock()  # one write at a time
         self._pending = bytearray()  # events that wait for the next write
         self._next_id = 0
         self._num_written = 0  # the newest event before which none is missing
-        self._has_lost = False  # a write was cancelled, and its events with it
+        self._has_lost = False  # a write was cancelled or given up, and its events with it
         self._flush_timer: asyncio.Handle | None = None
         self._flush_task: asyncio.Task[None] | None = None
-        self._is_gone = False
+        self._is_gone = self._has_ended = False
+        self._is_ending = False  # nothing comes behind what waits
         self._timer: asyncio.TimerHandle | None = None
         self._tick_task: asyncio.Task[None] | None = None
         self._last_write = 0.0
@@ -97,6 +100,7 @@ class EventStream:
                 if self._pending:
                     await self.write(b"")
         except (TimeoutError, ClientGone):
+            self._has_lost = True
             self._pending.clear()
         return self._num_written
 
@@ -112,10 +116,6 @@ class EventStream:
         self._stop_flush()
         if self._flush_task is not None:
             self._flush_task.cancel()
-
-    def add_headers(self, headers: dict[str, str]) -> None:
-        """For the response's head, as long as it was not sent."""
-        self._headers |= headers
 
     def event(self, data: bytes) -> bytes:
         """Frame one event. `data` is JSON, so it holds no line break that could forge another event."""
@@ -154,14 +154,12 @@ class EventStream:
 
     def _flush(self) -> None:
         self._flush_timer = None
-        if self._pending and (self._flush_task is None or self._flush_task.done()):
-            self._flush_task = self._loop.create_task(self._write_pending())
+        if self._pending and _may_begin(self._flush_task) and not self._lock.locked():
+            self._flush_task = self._loop.create_task(self._write_alone(b""))
 
-    async def _write_pending(self) -> None:
-        try:
-            await self.write(b"")
-        except ClientGone:
-            self._is_gone = True  # the request's own task learns it from its next event
+    async def _write_alone(self, frames: bytes) -> None:
+        with contextlib.suppress(ClientGone):  # the request's own task learns it from its next event
+            await self.write(frames)
 
     def _stop_flush(self) -> None:
         if self._flush_timer is not None:
@@ -169,19 +167,30 @@ class EventStream:
             self._flush_timer = None
 
     async def write(self, frames: bytes, *, is_last: bool = False) -> None:
-        """Ready frames in one write; is_last: the stream ends with them.
+        """Ready frames, behind all that waits; is_last: the stream ends with them.
 
-        Raises: ClientGone when the reader left or takes nothing for too long.
+        Raises: ClientGone when the reader left or took too long.
         """
-        if self._pending:
-            frames = bytes(self._pending) + frames
-            self._pending.clear()
+        self._pending += frames
+        self._is_ending |= is_last
         self._stop_flush()
-        newest = self._next_id
+        await self._lock.acquire()  # whoever has it writes what comes meanwhile, each write in max_stall_s
+        try:
+            if self._is_gone:
+                raise ClientGone("the reader left")
+            while (self._pending or self._is_ending) and not self._has_ended:
+                await self._write_pending()
+        finally:
+            self._lock.release()
+
+    async def _write_pending(self) -> None:
+        """For who has the lock: all that waits, in one write."""
+        frames, newest, is_last = bytes(self._pending), self._next_id, self._is_ending
+        self._pending.clear()
         try:
             if self._response is None:
                 self._response = await self._request.respond(
-                    content_type="text/event-stream; charset=utf-8", headers=self._headers
+                    content_type="text/event-stream; charset=utf-8", headers=_HEADERS | self._head()
                 )
             is_first = not self._last_write
             if self._is_keeping_up():
@@ -190,19 +199,21 @@ class EventStream:
                 async with asyncio.timeout(self._max_stall_s):
                     await self._response.send(frames, end_stream=is_last)
         except TimeoutError:
+            self._is_gone = True
             self._metrics.slow_readers.labels("http").inc()
             self._abort()
-            raise ClientGone("the reader took nothing for too long") from None
+            raise ClientGone("the reader took too little for too long") from None
         except (RequestCancelled, ServerError) as error:
+            self._is_gone = True
             raise ClientGone("the reader left") from error
         except asyncio.CancelledError:
             self._has_lost = True
             raise
+        self._has_ended = is_last
         self._last_write = self._loop.time()
         if not self._has_lost:
             self._num_written = newest
         if is_first:  # they are on their way: no use in keeping them until the answer ends
-            self._headers = {}
             self._response.headers.clear()
             await asyncio.sleep(
                 0
@@ -227,14 +238,12 @@ class EventStream:
         now = self._loop.time()
         quiet_s = now - self._last_write
         if not self.started or self._pending or quiet_s >= self._keepalive_s * 0.9:
-            if self._tick_task is None or self._tick_task.done():
-                self._tick_task = self._loop.create_task(self._comment())
+            if _may_begin(self._tick_task) and not self._lock.locked():
+                self._tick_task = self._loop.create_task(self._write_alone(KEEPALIVE))
             quiet_s = 0.0
         self._timer = self._loop.call_later(max(0.05, self._keepalive_s - quiet_s), self._tick)
 
-    async def _comment(self) -> None:
-        with contextlib.suppress(
-            ClientGone
-        ):  # the request's own task learns it from its next write, or is cancelled
-            await self.write(KEEPALIVE)
-        self._tick_task = None
+
+def _may_begin(task: asyncio.Task[None] | None) -> bool:
+    """Whether none of its kind is under way."""
+    return task is None or task.done()

@@ -5,6 +5,7 @@ Owns what a value may be beyond its type, and the sentences that refuse it. Refu
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import msgspec
@@ -17,6 +18,7 @@ from gateway.api.schemas import AsSchema, ChatBody, Message
 from gateway.api.services import Services
 from gateway.chat import ChatRequest
 from gateway.errors import InvalidRequest, Rejected
+from gateway.lifecycle import State
 from gateway.pipeline.handover import Trail
 from gateway.types import Sampling, Tenant, Turn
 
@@ -36,6 +38,14 @@ def check_takes_work(services: Services) -> None:
 def stopping() -> Rejected:
     """What a request is told that this worker does not begin, or does not finish, because it stops."""
     return Rejected("The service is stopping; ask again in a moment.", code="draining", retry_after_s=2)
+
+
+def go_on_if_stopping(services: Services) -> None:
+    """After a cancel. Raises: CancelledError, unless it was ours, at the end of a drain: then the client is told."""
+    task = asyncio.current_task()
+    if services.lifecycle.state is not State.STOPPED or task is None:
+        raise asyncio.CancelledError
+    task.uncancel()
 
 
 async def chat_request(

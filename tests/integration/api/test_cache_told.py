@@ -14,6 +14,7 @@ from gateway.caching.threshold import Topic
 from gateway.pipeline.memory_parts import answer_memory
 from gateway.pipeline.remember import AnswerMemory
 from gateway.proto import chat_pb2, chat_pb2_grpc
+from gateway.storage import limits
 from tests.integration.api.conftest import Gateway
 
 HEADER = "x-tidegate-cache"
@@ -72,6 +73,15 @@ async def test_a_stream_says_it_in_its_header(remembering: Gateway) -> None:
     told = [await streamed(remembering) for _ in range(2)]
     told += [await streamed(remembering, cache=choice) for choice in ("refresh", "off")]
     assert told == ["miss", "exact", "refresh", "off"]
+
+
+async def test_a_remembered_stream_tells_the_callers_limits(remembering: Gateway) -> None:
+    with remembering.services.database.write() as conn:
+        assert limits.set_tenant_limits(conn, "acme", {"requests_per_minute": 10})
+    remembering.services.auth.forget_all()
+    replies = [await remembering.ask(QUESTION, stream=True) for _ in range(2)]
+    assert [reply.headers[HEADER] for reply in replies] == ["miss", "exact"]
+    assert [reply.headers["x-ratelimit-remaining-requests"] for reply in replies] == ["9", "8"]
 
 
 async def test_who_reads_along_is_told_so_with_the_first_text(remembering: Gateway) -> None:

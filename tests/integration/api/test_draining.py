@@ -6,14 +6,26 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
 
 from gateway.lifecycle import State
+from gateway.proto import chat_pb2 as pb
 from gateway.shutdown import cut_off, drain
 from tests.integration.api.conftest import Gateway
-from tests.integration.api.doors import Door, GrpcDoor, HttpDoor
+from tests.integration.api.doors import (
+    CHAT,
+    RETRIEVE,
+    Door,
+    GrpcDoor,
+    HttpDoor,
+    grpc_failure,
+    grpc_request,
+)
+from tests.integration.api.test_files_and_stores import store
 from tests.integration.api.test_leaving import open_request
 from tests.waiting import until
 
@@ -156,6 +168,144 @@ async def test_an_upload_that_runs_is_waited_for(gateway: Gateway, doors: list[D
     assert json.loads(await reader.read())["filename"] == "a.txt"
     assert await drained
     writer.close()
+
+
+ROUTES = {
+    "/v1/chat/completions": {"model": "fast", "messages": QUESTION},
+    "/v1/embeddings": {"model": "all-MiniLM-L6-v2", "input": "the tide"},
+    "/v1/vector_stores": {"name": "tides"},
+}
+
+
+class Begun:
+    """A request whose body is not all there yet."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rest: bytes) -> None:
+        self.reader, self.writer, self.rest = reader, writer, rest
+
+    @classmethod
+    async def at(cls, gateway: Gateway, path: str) -> Begun:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.settings.port)
+        body = json.dumps(ROUTES[path]).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: {gateway.auth()['authorization']}\r\n"
+        )
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        num_before = gateway.services.lifecycle._num_begun
+        writer.write(head.encode() + body[:-10])
+        await until(lambda: gateway.services.lifecycle._num_begun > num_before)
+        return cls(reader, writer, body[-10:])
+
+    async def answer(self) -> tuple[int, dict[str, Any]]:
+        """Its status and body."""
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)
+        assert b"connection: close" in head.lower()
+        size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        body = json.loads(await self.reader.readexactly(size))
+        self.writer.close()
+        return int(head.split()[1]), body
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_a_body_that_is_under_way_is_waited_for_and_answered(
+    gateway: Gateway, doors: list[Door], path: str
+) -> None:
+    begun = await Begun.at(gateway, path)
+    assert gateway.services.lifecycle.inflight == 0  # it is not in work yet
+    drained = begin(gateway)
+    await refusing(gateway)
+    refused = await gateway.ask()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+    assert not drained.done()
+    begun.writer.write(begun.rest)
+    status, _ = await begun.answer()
+    assert status in {200, 201}
+    assert await drained
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_a_body_that_does_not_come_in_the_drains_time_is_refused(
+    gateway: Gateway, doors: list[Door], path: str
+) -> None:
+    gateway.services.settings = replace(gateway.settings, drain_s=0.1)
+    begun = await Begun.at(gateway, path)
+    assert not await begin(gateway)
+    stopped = asyncio.create_task(cut_off(gateway.services, gateway.server, gateway.door))
+    status, body = await begun.answer()
+    assert (status, body["error"]["code"]) == (503, "draining")
+    await stopped
+
+
+async def test_a_search_that_the_drain_has_no_time_for_is_told_so(
+    gateway: Gateway, doors: list[Door]
+) -> None:
+    gateway.services.settings = replace(gateway.settings, drain_s=0.1)
+    store_id, gateway.retriever.delay_s = await store(gateway), 30
+    path, body = f"/v1/vector_stores/{store_id}/search", {"query": "the tide"}
+    asked = asyncio.create_task(gateway.client.post(path, json=body, headers=gateway.auth()))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        call = begun_call(gateway, channel, RETRIEVE)
+        await call.write(pb.RetrieveRequest(query="the tide").SerializeToString())
+        await until(lambda: gateway.retriever.started == 2)
+        assert not await begin(gateway)
+        await cut_off(gateway.services, gateway.server, gateway.door)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            [event async for event in call]
+    assert grpc_failure(error.value).code == "draining"
+    reply = await asked
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")
+
+
+async def test_a_head_that_is_under_way_is_refused_when_the_drain_ends(gateway: Gateway) -> None:
+    gateway.services.settings = replace(gateway.settings, drain_s=0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.settings.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: local")
+    await until(lambda: any(each.recv_buffer for each in gateway.server.connections))
+    assert await begin(gateway)
+    await cut_off(gateway.services, gateway.server, gateway.door)
+    text = await asyncio.wait_for(reader.read(), 5)
+    assert text.startswith(b"HTTP/1.1 503"), text
+    assert b'"draining"' in text
+    writer.close()
+
+
+def begun_call(gateway: Gateway, channel: grpc.aio.Channel, path: str) -> Any:
+    """A call whose message has not come yet."""
+    return channel.stream_stream(path)(metadata=tuple(gateway.auth().items()))
+
+
+@pytest.mark.parametrize("path", [CHAT, RETRIEVE])
+async def test_a_message_that_is_under_way_is_waited_for_and_answered(
+    gateway: Gateway, doors: list[Door], path: str
+) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        call = begun_call(gateway, channel, path)
+        await until(lambda: gateway.services.lifecycle._num_begun)
+        drained = begin(gateway)
+        await refusing(gateway)
+        assert not drained.done()
+        asked = grpc_request({"model": "fast", "messages": QUESTION})
+        message = asked if path == CHAT else pb.RetrieveRequest(query="the tide")
+        await call.write(message.SerializeToString())
+        await call.done_writing()
+        assert [event async for event in call]
+        assert await call.code() is grpc.StatusCode.OK
+        assert await drained
+
+
+@pytest.mark.parametrize("path", [CHAT, RETRIEVE])
+async def test_a_message_that_does_not_come_in_the_drains_time_is_refused(
+    gateway: Gateway, doors: list[Door], path: str
+) -> None:
+    gateway.services.settings = replace(gateway.settings, drain_s=0.1)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        call = begun_call(gateway, channel, path)
+        await until(lambda: gateway.services.lifecycle._num_begun)
+        assert not await begin(gateway)
+        await cut_off(gateway.services, gateway.server, gateway.door)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            [event async for event in call]
+    assert grpc_failure(error.value).code == "draining"
 
 
 async def test_who_waits_in_line_is_refused_with_a_ticket_for_the_place(

@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
+from gateway.api import sse
+from gateway.errors import UpstreamUnavailable
 from gateway.proto import chat_pb2 as pb
 from gateway.storage import limits
 from tests.integration.api.conftest import Gateway
@@ -52,6 +54,25 @@ async def test_answers_carry_the_headers_of_openai(gateway: Gateway, stream: boo
     assert reply.headers["x-ratelimit-remaining-requests"] == "9"
     assert reply.headers["x-ratelimit-reset-requests"] in {"1m0s", "1m1s"}
     assert 0 < int(reply.headers["x-ratelimit-remaining-tokens"]) < 50_000
+
+
+async def test_a_stream_that_opens_while_it_waits_carries_them_too(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first write is a keep-alive comment, before any tier has had it."""
+    monkeypatch.setattr(sse, "FIRST_KEEPALIVE_S", 0.05)
+    await limit(gateway, requests_per_minute=10, tokens_per_minute=50_000)
+    permits = [await gateway.queue.acquire(band="interactive", deadline=float("inf")) for _ in range(2)]
+    body = {"model": "fast", "stream": True, "messages": [{"role": "user", "content": "What?"}]}
+    async with gateway.client.stream(
+        "POST", "/v1/chat/completions", json=body, headers=gateway.auth()
+    ) as reply:
+        assert gateway.fast.started == 0
+        assert [name for name in HEADERS if name not in reply.headers] == []
+        assert reply.headers["x-ratelimit-remaining-requests"] == "9"
+        for permit in permits:
+            permit.release()
+        assert "data: [DONE]" in (await reply.aread()).decode()
 
 
 async def test_the_request_over_the_limit_is_refused_as_openai_does_it(gateway: Gateway) -> None:
@@ -138,6 +159,23 @@ async def test_embeddings_are_limited_counted_and_billed(gateway: Gateway) -> No
     assert usage["data"] == [
         {"tier": "all-MiniLM-L6-v2", "num_requests": 1, "prompt_tokens": 4, "completion_tokens": 0}
     ]
+
+
+@pytest.mark.parametrize(
+    "error", [UpstreamUnavailable("The models are away."), RuntimeError("boom")], ids=repr
+)
+async def test_embeddings_that_failed_tell_the_limits_too(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def embed(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(gateway.services.vectors, "embed", embed)
+    await limit(gateway, requests_per_minute=9)
+    body = {"model": "all-MiniLM-L6-v2", "input": ["one two three four"]}
+    got = await gateway.client.post("/v1/embeddings", json=body, headers=gateway.auth())
+    assert got.status_code == (503 if isinstance(error, UpstreamUnavailable) else 500)
+    assert got.headers["x-ratelimit-remaining-requests"] == "8"
 
 
 async def test_usage_tells_the_month_by_day_and_model_and_what_is_left(gateway: Gateway) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.admission.bounded import BoundedRetriever
 from gateway.admission.slots import SlotQueue
-from gateway.errors import UpstreamUnavailable
+from gateway.errors import InvalidRequest, TidegateError, UpstreamUnavailable
 from gateway.ports import Retrieved
 from gateway.proto import chat_pb2 as pb
 from gateway.proto.chat_pb2_grpc import ChatServiceStub
@@ -108,11 +108,27 @@ async def test_a_search_that_failed_costs_no_tokens(gateway: Gateway) -> None:
     store_id = await store(gateway)
     await limit(gateway, requests_per_minute=10, tokens_per_minute=1000)
     gateway.retriever.fail_with = UpstreamUnavailable("The models are away.")
-    assert (await search(gateway, store_id)).status_code == 503
+    refused = await search(gateway, store_id)
+    assert refused.status_code == 503
+    assert refused.headers["x-ratelimit-remaining-requests"] == "9"
+    assert refused.headers["x-ratelimit-remaining-tokens"] == "1000"
     found = await usage(gateway)
     assert found["data"] == []
     assert found["limits"]["tokens_per_minute"]["remaining"] == 1000
     assert found["limits"]["requests_per_minute"]["remaining"] == 9
+
+
+@pytest.mark.parametrize("error", [UpstreamUnavailable("Away."), InvalidRequest("Not so.")], ids=repr)
+async def test_a_retrieve_that_failed_tells_the_limits_too(gateway: Gateway, error: TidegateError) -> None:
+    await limit(gateway, requests_per_minute=10)
+    gateway.retriever.fail_with = error
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+        refused = retrieve(gateway, channel)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await refused
+        tail = dict(await refused.trailing_metadata())
+    assert tail["x-ratelimit-remaining-requests"] == "9"
+    assert tail["x-request-id"]
 
 
 async def test_without_limits_a_search_has_no_headers_of_them(gateway: Gateway) -> None:
