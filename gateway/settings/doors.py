@@ -30,7 +30,7 @@ class DoorSettings:
 
     slow_reader_s: float = setting(
         30.0,
-        "Longest time that a reader may take nothing of what waits for it (seconds); then its connection is cut.",
+        "Longest time that one write of up to 64 KiB may wait for its reader (seconds); then its connection is cut.",
         minimum=0.05,
         maximum=300,
     )
