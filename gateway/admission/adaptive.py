@@ -68,6 +68,7 @@ class AdaptiveSlots:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self.limit = Limit(queue.limit)
+        self._told = queue.limit  # which is that of all workers; each has its own share in it
         self._prefill = Prefill()
 
     def observe(self, ttft_s: float, num_tokens: int) -> None:
@@ -84,5 +85,6 @@ class AdaptiveSlots:
         self._enforce()
 
     def _enforce(self) -> None:
-        if self._queue.limit != self.limit.slots:
-            self._queue.resize(self.limit.slots)
+        if self._told != self.limit.slots:
+            self._told = self.limit.slots
+            self._queue.resize(self._told)

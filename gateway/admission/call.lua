@@ -4,7 +4,7 @@
 -- KEYS: held (hash: id -> worker '|' since when, ms '|' band '|' tenant), line (sorted set: id -> band * 2^50 + tag),
 -- entries (hash: id -> what is known of it), tenants (hash: 'f'|'p'|'d'|'w' band '|' tenant -> finish tag, promised tag,
 -- differences that moved nothing yet, tokens that wait), state (hash: 't<band>' virtual time, 'drain' the measures,
--- 'bytes', 'secret'), workers (sorted set: worker -> last beat), seen (sorted set: tenant -> when it asked last), gives
+-- 'bytes', 'secret', 'l<worker>' how many slots it would have), workers (sorted set: worker -> last beat), seen (sorted set: tenant -> when it asked last), gives
 -- (hash: id of a slot whose answer can be broken off -> when it was granted, ms '|' whom it is asked back for, or nothing).
 -- ARGV: operation, now_ms (0 = this server's clock), limit, mailboxes' prefix, headroom, then the operation's own.
 -- A worker's mailbox is a list: 'g' id = has a slot, 'd' id = its place was taken by somebody with a better right, 'r' id =

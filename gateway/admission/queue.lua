@@ -41,6 +41,7 @@ local function bury(worker)
   remove_all(gone)
   if redis.call('EXISTS', places_of(worker)) == 1 then return end
   redis.call('ZREM', WORKERS, worker)
+  redis.call('HDEL', STATE, 'l' .. worker)
   redis.call('DEL', mailboxes .. worker)
 end
 
@@ -255,7 +256,17 @@ local function recall()
   end
 end
 
--- ARGV from 6: worker, a secret to take where there is none.
+-- The slots of all, where each worker has learned for itself how many the engine bears: the mean.
+local function shared_limit()
+  local sum, count = 0, 0
+  for _, worker in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
+    local learned = number_at(STATE, 'l' .. worker, 0)
+    if learned > 0 then sum, count = sum + learned, count + 1 end
+  end
+  return count > 0 and math.floor(sum / count) or limit
+end
+
+-- ARGV from 6: worker, a secret to take where there is none, how many slots this worker would have.
 local function beat()
   local worker = ARGV[6]
   local is_known = is_alive(worker) and 1 or 0
@@ -263,13 +274,15 @@ local function beat()
   recount()
   for _, dead in ipairs(redis.call('ZRANGEBYSCORE', WORKERS, '-inf', now - DEAD_MS - 1)) do bury(dead) end
   redis.call('HSETNX', STATE, 'secret', ARGV[7])
+  redis.call('HSET', STATE, 'l' .. worker, ARGV[8])
+  limit = shared_limit()
   grant()
   measure()
   recall()
   rest()
   stay()
   return {is_known, held_by(worker), num_held(), by_band(), tostring(measured().hold),
-    redis.call('HGET', STATE, 'secret'), redis.call('ZCARD', WORKERS), number_at(STATE, 'bytes', 0)}
+    redis.call('HGET', STATE, 'secret'), redis.call('ZCARD', WORKERS), number_at(STATE, 'bytes', 0), limit}
 end
 
 -- ARGV from 6: worker, JSON list of the ids that it holds, JSON list of those that it still asks for, and an id: what is newer

@@ -108,12 +108,14 @@ class Asked:
 
 
 class Beat(NamedTuple):
-    """is_known: whether the store knew this worker. num_held: slots that it has by the store's count."""
+    """is_known: whether the store knew this worker. num_held: slots that it has by the store's count. limit: of all
+    workers together."""
 
     is_known: bool
     num_held: int
     secret: bytes
     state: State
+    limit: int
 
 
 class QueueStore:
@@ -171,15 +173,16 @@ class QueueStore:
         _, _, places, etas_ms, tags = await self._within(run)
         return places, etas_ms, tags
 
-    async def beat(self, worker: str, secret: bytes) -> Beat:
-        """Say that the worker lives. secret: taken where the store has none. Raises: Away."""
-        is_known, mine, inflight, waiting, hold, kept, workers, num_bytes = await self.call(
-            "beat", worker, secret.hex()
+    async def beat(self, worker: str, secret: bytes, limit: int) -> Beat:
+        """Say that the worker lives. secret: taken where the store has none. limit: how many slots there are, as far as
+        this worker knows. Raises: Away."""
+        is_known, mine, inflight, waiting, hold, kept, workers, num_bytes, shared = await self.call(
+            "beat", worker, secret.hex(), limit
         )
         state = State(
             int(inflight), tuple(map(int, waiting)), float(hold), int(workers), int(num_bytes), any(waiting)
         )
-        return Beat(bool(is_known), int(mine), bytes.fromhex(kept.decode()), state)
+        return Beat(bool(is_known), int(mine), bytes.fromhex(kept.decode()), state, int(shared))
 
     async def enter(
         self,

@@ -74,7 +74,7 @@ class RedisQueue:
         self._store = QueueStore(
             name, redis, self.worker, limit=limit, headroom_share=headroom_share, now_ms=now_ms
         )
-        self._max_waiting, self._max_bytes, self._clock = max_waiting, max_bytes, clock
+        self._limit, self._max_waiting, self._max_bytes, self._clock = limit, max_waiting, max_bytes, clock
         self._tickets = Tickets(name, clock=unix_s)
         self._own = SlotQueue(
             max(1, limit // share),
@@ -109,8 +109,12 @@ class RedisQueue:
         return self._store.limit if self._is_here else self._own.limit
 
     def resize(self, limit: int) -> None:
-        """As many slots from now on: replicas came or went."""
-        self._store.limit = limit
+        """As many slots from now on: replicas came or went, or the engine bears no more.
+
+        Each worker finds that out for itself; more of them are given from the next beat on, which tells the mean.
+        """
+        self._limit = limit
+        self._store.limit = min(limit, self._store.limit) if self._state.workers > 1 else limit
         self._own.resize(self._part(self._state.workers))
 
     def _part(self, workers: int) -> int:
@@ -352,7 +356,8 @@ class RedisQueue:
             self._state.inflight, self._state.is_line = int(inflight), bool(num_waiting)
 
     async def _beat(self) -> None:
-        beat = await self._store.beat(self.worker, self._tickets.secret)
+        beat = await self._store.beat(self.worker, self._tickets.secret, self._limit)
+        self._store.limit = beat.limit
         self._tickets.secret = beat.secret
         self._state = beat.state
         self._own.resize(self._part(beat.state.workers))

@@ -66,7 +66,7 @@ class FairShares(RuleBasedStateMachine):
 
     def start(self) -> None:
         self.workers.append(f"w{next(self.births)}")
-        self.run("beat", self.workers[-1], "00")
+        self.run("beat", self.workers[-1], "00", self.limit)
 
     def run(self, operation: str, *args: Any) -> Any:
         return self.script(keys=KEYS, args=[operation, self.now, self.limit, "mail:", 0, *args])
@@ -175,7 +175,7 @@ class FairShares(RuleBasedStateMachine):
                 self.served -= gone
                 self.see_who_waits()
                 self.workers.remove(dead)
-            self.run("beat", living, "00")
+            self.run("beat", living, "00", self.limit)
             self.look()
         self.start()
         self.look()
@@ -184,8 +184,10 @@ class FairShares(RuleBasedStateMachine):
     def resize(self, limit: int) -> None:
         self.limit = limit
         self.now += 100
+        for worker in self.workers:  # they all know
+            self.redis.hset("q:state", "l" + worker, limit)
         for worker in self.workers:
-            self.run("beat", worker, "00")
+            self.run("beat", worker, "00", self.limit)
             self.look()
 
     @invariant()

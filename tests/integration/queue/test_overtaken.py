@@ -31,7 +31,7 @@ class Both:
         self.redis, self.script, self.now = redis, redis.register_script(SCRIPT), 1_000_000
         self.line = FairLine(LIMIT, MAX_WAITING, MAX_BYTES)
         self.ends: dict[str, int] = {}
-        self.run("beat", WORKER, "00")
+        self.run("beat", WORKER, "00", LIMIT)
 
     def run(self, operation: str, *args: Any) -> Any:
         return self.script(keys=KEYS, args=[operation, self.now, LIMIT, "mail:", 0, *args])
@@ -56,7 +56,7 @@ class Both:
             self.line.release(name, 150, self.now)
             self.run("release", f'[["{name}",150,"{tenant}",0,-50]]')
         if number % 5 == 0:
-            self.run("beat", WORKER, "00")
+            self.run("beat", WORKER, "00", LIMIT)
             self.line.measure(self.now)
             self.line.recall(self.now)
         self.ends = {name: self.ends.get(name, self.now + 150) for name in self.line.held}

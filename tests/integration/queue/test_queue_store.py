@@ -20,7 +20,7 @@ from tests.waiting import until
 @asynccontextmanager
 async def at_work(store: QueueStore) -> AsyncIterator[None]:
     """It has its script, and sends what it is asked."""
-    await store.beat("worker", b"secret")
+    await store.beat("worker", b"secret", store.limit)
     sender = asyncio.create_task(store.send_entering())
     try:
         yield
@@ -64,7 +64,7 @@ async def test_counts_that_are_not_those_of_the_slots_are_made_again(
         for number in range(3):
             assert (await store.enter(terms(str(number)), lambda: False, lambda _: None))[0] == b"granted"
         assert await redis.delete(*(f"{held}:{part}" for part in lost)) == len(lost)
-        assert (await store.beat("worker", b"secret")).num_held == 3
+        assert (await store.beat("worker", b"secret", store.limit)).num_held == 3
         assert await redis.zcard(f"{held}:since:0") == 3
         assert await redis.hgetall(f"{held}:by") == {b"worker": b"3"}
         assert await redis.zrange(f"{held}:of:0", 0, -1, withscores=True) == [[b"a", 3.0]]
@@ -88,7 +88,7 @@ async def test_thousands_whose_wait_is_over_are_passed_in_several_calls_and_by_n
         await store.call("release", '[["00000",500,"a",0,0]]')
         assert await redis.hlen(queue_key("fast", "held")) == 0  # a call passes so many, and no more
         assert await enter("new", 10**6) == b"waiting"
-        await store.beat("worker", b"secret")
+        await store.beat("worker", b"secret", store.limit)
         assert await redis.hkeys(queue_key("fast", "held")) == [b"living"]
         assert await redis.zrange(queue_key("fast", "line"), 0, -1) == [b"new"]
 
@@ -99,7 +99,7 @@ async def test_slots_of_a_worker_that_nobody_knows_come_back(redis: Redis) -> No
     for number in range(3):
         await redis.hset(queue_key("fast", "held"), f"old-{number}", "dead|1000|0|a")
     await redis.zadd(queue_key("fast", "workers"), {"dead": 1000})
-    beat = await store.beat("worker", b"secret")
+    beat = await store.beat("worker", b"secret", store.limit)
     assert (beat.num_held, beat.state.inflight) == (0, 0)
     assert not await redis.exists(queue_key("fast", "held"))
 

@@ -71,7 +71,7 @@ class Both(RuleBasedStateMachine):
         self.recalled: set[str] = set()
         self.asks: dict[str, Ask] = {}
         for worker in self.workers:
-            self.run("beat", worker, "00")
+            self.run("beat", worker, "00", self.limit)
 
     def run(self, operation: str, *args: Any) -> Any:
         return self.script(
@@ -269,7 +269,7 @@ class Both(RuleBasedStateMachine):
     def beat(self, *workers: str) -> None:
         for worker in workers or self.workers:
             self.model.resize(self.limit, self.now)
-            self.run("beat", worker, "00")
+            self.run("beat", worker, "00", self.limit)
             self.model.measure(self.now)
             self.model.recall(self.now)
             self.model.rest()
@@ -278,6 +278,8 @@ class Both(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 8))
     def resize(self, limit: int) -> None:
         self.limit = limit
+        for worker in self.workers:  # they all know
+            self.redis.hset("q:state", "l" + worker, limit)
         self.beat()
 
     @invariant()

@@ -57,6 +57,24 @@ async def test_a_worker_that_dies_gives_its_slots_back_within_three_seconds(work
     await asyncio.gather(gone, return_exceptions=True)
 
 
+async def test_what_each_worker_has_learned_of_the_engine_counts_for_all(workers: Workers) -> None:
+    first, second = await workers.start(limit=6), await workers.start(limit=6)
+    await until(lambda: (first._state.workers, second._state.workers) == (2, 2))
+    held = [await take(first if number % 2 else second) for number in range(4)]
+    first.resize(2)
+    await until(lambda: (first.limit, second.limit) == (4, 4))  # the mean of 2 and 6
+    asked = [await waiting(second), await waiting(first)]
+    first.resize(6)
+    for task in asked:
+        held.append(await asyncio.wait_for(task, 5))
+    await until(lambda: (first.limit, second.limit) == (6, 6))
+    first.resize(2)
+    await workers.kill(second)  # with it goes what it had learned
+    await until(lambda: first.limit == 2, within_s=5)
+    for permit in held:
+        permit.release()
+
+
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_without_redis_each_goes_by_its_share_and_nobody_hangs(
     workers: Workers, redis_process: RedisProcess, how: str
