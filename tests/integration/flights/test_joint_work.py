@@ -117,7 +117,7 @@ async def test_whenever_the_leaders_client_leaves_no_answer_is_lost(pair: list[W
             results = await asyncio.gather(*asked, return_exceptions=True)
         assert [sink.text for sink in sinks[1:]] == [whole] * 3
         assert all(isinstance(result, Receipt) for result in results[1:])
-    assert started(pair) < 230  # a new leader now and then
+    assert started(pair) < 300  # a new leader now and then; 400 would be one in each worker
     assert sum(each.queue.inflight for each in pair) == 0
 
 
