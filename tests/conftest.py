@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 
 from tests.fakes.postgres import Postgres, PostgresMissing, running_postgres
@@ -54,6 +56,23 @@ def own_redis(tmp_path: Path) -> Iterator[RedisProcess]:
         yield process
 
 
+@pytest.fixture(autouse=True, scope="module")
+def collected() -> Iterator[None]:
+    """What a module left open is told at its end, not wherever the collector happens to come by."""
+    yield
+    gc.collect()
+    gc.freeze()  # what is left is here to stay; later rounds pass it by
+
+
 def pytest_configure() -> None:
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = "127.0.0.1,localhost,::1"
+    settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+    settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """A round of the collector over all that was collected here would stop a test for up to a second."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(700, 10, 1000)  # full rounds are rare: each module has one at its end

@@ -17,6 +17,14 @@ from tests.fakes.postgres import Postgres
 DATABASES = ["sqlite", "postgresql"]
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held is asked about, and not whether Redis takes and gives it in the time that it has."""
+    monkeypatch.setattr("gateway.caching.shared.READ_LIMIT_S", 10.0)
+    monkeypatch.setattr("gateway.caching.shared.WRITE_LIMIT_S", 10.0)
+    monkeypatch.setattr("gateway.storage.redis_trips.TRIP_LIMIT_S", 10.0)
+
+
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file to copy: migrating costs more than most tests."""

@@ -22,16 +22,11 @@ from gateway.supervise.redis_config import redis_memory
 from tests.contract.test_answer_stores import Calls, make
 from tests.fakes.redis_process import running_redis
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 MEMORY_MB = 24  # instead of the 256 of our own Redis: the same shares of less
 BUDGET = MEMORY_MB * 2**20 // 4
 LARGE = 17_000  # bytes of an entry, of the kind that compresses to no less
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is held is asked about here, and not whether Redis answers in five milliseconds of a busy machine."""
-    monkeypatch.setattr("gateway.caching.shared.READ_LIMIT_S", 10.0)
-    monkeypatch.setattr("gateway.storage.redis_trips.TRIP_LIMIT_S", 10.0)
 
 
 @pytest.fixture

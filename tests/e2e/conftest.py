@@ -110,10 +110,10 @@ class Service:
     def triton(self, replica: int) -> psutil.Process:
         return psutil.Process(self.part_pid(f"triton-{replica}")).children()[0]
 
-    def replica_is_healthy(self, replica: int) -> bool:
+    def replica_is_healthy(self, replica: int, timeout_s: float = 2) -> bool:
         port = self.settings.triton_ports(replica)[3]
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200
+            return httpx.get(f"http://127.0.0.1:{port}/health", timeout=timeout_s).status_code == 200
         except httpx.HTTPError:
             return False
 

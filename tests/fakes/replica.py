@@ -12,6 +12,9 @@ import h2.errors
 import h2.events
 
 STEP_S = 0.02
+BREAK_S = (
+    0.2  # before a break, in which Envoy passes on what came: one that sleeps so long loses it with the rest
+)
 HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
 
 
@@ -25,7 +28,8 @@ class Replica:
     """`behave` is what happens to each call, one word a step:
 
     headers, message, ok (trailers), unavailable (trailers, or alone: trailers only), reset, refuse_stream, cut (the
-    connection), hang. Between two steps there is a pause, so that none overtakes another.
+    connection), hang. Between two steps there is a pause, so that none overtakes another, and a longer one before what
+    breaks a stream.
     """
 
     port: int
@@ -101,6 +105,8 @@ class Replica:
         self.num_open += 1
         has_headers = False
         for number, step in enumerate(self.behave.split()):
+            if number and step in {"cut", "reset", "refuse_stream"}:
+                await asyncio.sleep(BREAK_S)
             match step:
                 case "headers":
                     http.send_headers(stream_id, HEADERS)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ from gateway.settings import load_settings
 from gateway.supervise.binaries import BinaryMissing, find_libpython, find_stub, find_triton_home
 from gateway.triton import TritonClient
 from tests.fakes.triton_process import TritonProcess
-
-
-@pytest.fixture(autouse=True, scope="module")
-def collected() -> Iterator[None]:
-    """What a module left open is told at its end, not wherever the collector happens to come by."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="session")

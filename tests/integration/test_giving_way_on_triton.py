@@ -43,8 +43,8 @@ CONTEXT_TOKENS = 2000
 LONG_TOKENS = 900  # seconds of work for four at once
 SHORT_TOKENS = 12
 GROWN_S = MIN_HELD_MS / 1000 + 0.05
-ASKED_BACK_S = 0.5  # until the permit comes: a call of Redis, a message, the end of the stream that gives way
-HANDED_OVER_S = 1.0  # until the first word: the engine sees within a few steps that the other one has left
+ASKED_BACK_S = 2.0  # until the permit comes: a call of Redis, a message, the end of the stream that gives way
+HANDED_OVER_S = 3.0  # until the first word: the engine sees within a few steps that the other one has left
 
 
 @pytest.fixture(scope="module")

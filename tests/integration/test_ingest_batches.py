@@ -80,10 +80,15 @@ async def test_a_text_that_the_model_refuses_fails_its_own_file_only(
 async def test_no_more_files_are_taken_than_are_worked_on(desk: Bench) -> None:
     desk.embedder.delay_s = 30.0
     files = [desk.upload(f"{number}.txt", f"Text {number}.") for number in range(MAX_FILES + 5)]
+
+    def num_taken() -> int:
+        return sum(desk.attachment(file_id).attempts for file_id in files)
+
     async with desk.working():
         await until(lambda: desk.embedder.inflight == 2)
+        await until(lambda: num_taken() == MAX_FILES)
         await asyncio.sleep(0.5)
-        assert sum(desk.attachment(file_id).attempts for file_id in files) == MAX_FILES
+        assert num_taken() == MAX_FILES
     rows = [desk.attachment(file_id) for file_id in files]
     assert {(row.status, row.lease_until, row.attempts) for row in rows} == {("in_progress", 0.0, 0)}
 

@@ -167,7 +167,7 @@ async def test_upload_search_removal_and_an_outage_of_milvus(
         await until(retriever, question, True, within_s=30)
         with database.write() as conn:
             assert catalog.detach_file(conn, "default", docs, again)
-        await until(retriever, question, False, within_s=1.0)
+        await until(retriever, question, False, within_s=2.0)
         ingest.send_signal(signal.SIGTERM)
         assert ingest.wait(10) == 0
     await client.close()

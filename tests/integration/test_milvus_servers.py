@@ -116,18 +116,18 @@ def test_a_server_that_hangs_costs_one_timeout_and_then_nothing_until_it_answers
 
     stand = serve(Hanging)
     stand.settle()
-    store = MilvusStore(stand.database, Milvus(stand.uri, "", timeout_s=0.5))
+    store = MilvusStore(stand.database, Milvus(stand.uri, "", timeout_s=2.0))
     store.refresh()
     is_hanging.set()
     started = time.monotonic()
     with pytest.raises(UpstreamTimeout) as late:
         find(store, "t1", unit(1), "herons")
-    assert 0.4 < time.monotonic() - started < 3
+    assert 1.8 < time.monotonic() - started < 6
     assert late.value.code == "vector_store_timeout"
     started = time.monotonic()
     with pytest.raises(UpstreamUnavailable):
         find(store, "t1", unit(1), "herons")
-    assert time.monotonic() - started < 0.4
+    assert time.monotonic() - started < 1.5
     is_hanging.clear()
     let_go.set()
     store.refresh()

@@ -141,13 +141,15 @@ def test_a_loop_that_stands_still_shows_as_lag_and_costs_a_step_until_it_has_run
         soon(lambda: made.gauge("tidegate_event_loop_lag_seconds")[0] < 0.5, "the start is over")
         soon(lambda: made.gauge(level) == [0, 0], "no step is in force")
         made.process.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
         try:
             time.sleep(STANDS_STILL_S)
         finally:
             made.process.send_signal(signal.SIGCONT)
+        stood_still_s = time.monotonic() - began
         lag_s = made.gauge("tidegate_event_loop_lag_seconds")[0]
-        assert STANDS_STILL_S - 0.3 < lag_s < STANDS_STILL_S + 0.4
-        soon(lambda: made.gauge(level) == [1, 1], "a step is taken on every tier", 1.5)
+        assert stood_still_s - 0.3 < lag_s < stood_still_s + 0.5
+        soon(lambda: made.gauge(level) == [1, 1], "a step is taken on every tier", 5)
         down_s = soon(lambda: made.gauge(level) == [0, 0], "it is taken back", STEP_BACK_S)
         assert down_s > 4, "not before it has been calm for a while"
         assert made.gauge("tidegate_event_loop_lag_seconds")[0] < 0.5

@@ -22,7 +22,6 @@ from tests.integration.api.conftest import Gateway
 from tests.integration.api.doors import Door, GrpcDoor, HttpDoor, Reply
 from tests.waiting import until
 
-STOP_WITHIN_S = 0.1
 QUESTION = [{"role": "user", "content": "What is a tide gate?"}]
 TALK = [
     {"role": "system", "content": "Be brief."},

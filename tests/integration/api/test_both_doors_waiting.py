@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from gateway.api import grpc_door
 from gateway.lifecycle import State
 from tests.integration.api.conftest import Gateway
 from tests.integration.api.doors import Door
@@ -17,7 +19,7 @@ from tests.integration.api.test_leaving import the_receipt
 from tests.waiting import until
 
 __all__ = ["door", "doors"]
-STOP_WITHIN_S = 0.1
+STOP_WITHIN_S = 2.0  # what is stopped would last ten and more
 
 
 async def full(gateway: Gateway) -> list[Any]:
@@ -35,18 +37,21 @@ async def test_a_full_line_is_refused_with_the_same_delay(gateway: Gateway, door
 
 
 async def test_a_deadline_that_cannot_be_met_is_refused_on_arrival(gateway: Gateway, door: Door) -> None:
+    clock = asyncio.get_running_loop().time
     with await gateway.queue.acquire(band="interactive", deadline=float("inf")):
+        began = clock()
         await asyncio.sleep(0.6)  # how long a slot is held, as far as the queue knows now
+        held_s = clock() - began
     permits = await full(gateway)
-    began = asyncio.get_running_loop().time()
-    failure = (await door.ask(model="fast", messages=QUESTION, deadline_ms=900)).failure
-    assert asyncio.get_running_loop().time() - began < 0.6  # it did not wait for its deadline
+    began, deadline_s = clock(), held_s + 0.1
+    failure = (await door.ask(model="fast", messages=QUESTION, deadline_ms=int(1000 * deadline_s))).failure
+    assert clock() - began < deadline_s  # it did not wait for its deadline
     assert failure is not None
     assert (failure.code, failure.param, failure.status) == ("deadline_infeasible", "deadline", 503)
     told = re.fullmatch(r"The deadline cannot be met: the expected wait is (\d\.\d) s\.", failure.message)
     assert told is not None
-    assert 0.1 <= float(told[1]) <= 0.7  # until the first of the two slots comes free
-    assert failure.retry_s == 1
+    assert 0.1 <= float(told[1]) <= held_s + 0.1  # until the first of the two slots comes free
+    assert 1 <= (failure.retry_s or 0) <= math.ceil(held_s + 0.1)
     assert failure.ticket
     assert gateway.fast.started == gateway.queue.num_waiting == 0
     asked = asyncio.create_task(door.ask(model="fast", messages=QUESTION, deadline_ms=15_000))
@@ -231,10 +236,13 @@ async def test_leaving_mid_stream_stops_the_engine(gateway: Gateway, door: Door)
 
 @pytest.mark.parametrize("stage", SLOW)
 async def test_a_deadline_that_passes_is_told_as_such(
-    gateway: Gateway, doors: list[Door], stage: str
+    gateway: Gateway, doors: list[Door], stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So long before the client of gRPC ends the call itself: a busy machine takes the usual 20 ms.
+    monkeypatch.setattr(grpc_door, "DEADLINE_MARGIN_S", 0.3)
+    monkeypatch.setattr(grpc_door, "DEADLINE_MARGIN_SHARE", 1)
     permits = await SLOW[stage](gateway) or []
-    failure = (await ask_both(doors, deadline_ms=300)).failure
+    failure = (await ask_both(doors, deadline_ms=600)).failure  # HTTP begins its answer after 800
     assert failure is not None
     assert (failure.code, failure.status) == ("deadline_exceeded", 408)
     for permit in permits:

@@ -51,6 +51,9 @@ async def refusing(gateway: Gateway) -> None:
 
 
 async def test_it_is_not_ready_first_and_takes_what_still_comes(gateway: Gateway, doors: list[Door]) -> None:
+    gateway.services.settings = replace(
+        gateway.settings, drain_s=8
+    )  # a lead in which a busy machine asks twice
     drained = begin(gateway)
     await until(lambda: gateway.services.lifecycle.state is State.DRAINING)
     assert (await gateway.client.get("/health/ready")).status_code == 503
@@ -114,12 +117,15 @@ async def test_a_grpc_client_is_sent_elsewhere_while_its_call_finishes(
     gateway: Gateway, doors: list[Door]
 ) -> None:
     """Its connection takes no new call, so that its next one goes to another worker at once."""
+    door = doors[1]
+    assert isinstance(door, GrpcDoor)
+    channel = door.channel
     gateway.fast.texts, gateway.fast.gap_s = [f"word{n} " for n in range(30)], 0.04
     running = asyncio.create_task(doors[1].ask(model="fast", messages=QUESTION))
     await until(lambda: gateway.fast.started == 1)
     drained = begin(gateway)
     await refusing(gateway)
-    await asyncio.sleep(0.05)
+    await until(lambda: channel.get_state() is not grpc.ChannelConnectivity.READY, "the client is told")
     with pytest.raises(AssertionError, match=r"no details.*UNAVAILABLE"):  # the library's, not ours
         await doors[1].ask(model="fast", messages=QUESTION)
     assert gateway.fast.started == 1

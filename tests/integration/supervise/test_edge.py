@@ -325,7 +325,7 @@ async def test_a_client_that_leaves_frees_the_worker_at_once(edge: Edge, client:
     left_s = time.monotonic()
     task.cancel()
     await until(lambda: any(worker.num_broken_off for worker in edge.workers))
-    assert time.monotonic() - left_s < 0.1
+    assert time.monotonic() - left_s < 2  # it would hang for ever
 
 
 async def test_the_access_log_tells_the_request_but_not_its_query(
