@@ -91,6 +91,7 @@ class RedisTrips:
         self._num_late = 0
         self._asking: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._stray: set[asyncio.Task[list[Any]]] = set()  # trips that go on although they were broken off
 
     @property
     def is_resting(self) -> bool:
@@ -137,6 +138,10 @@ class RedisTrips:
         """Wait for what is under way, and close the connection."""
         if self._task is not None:
             await asyncio.wait({self._task})
+        while self._stray:  # one that still connects would leave its connection open
+            for trip in self._stray:
+                trip.cancel()
+            await asyncio.wait(self._stray, timeout=TRIP_LIMIT_S)
         await self._redis.aclose()
 
     async def _travel(self) -> None:
@@ -157,10 +162,18 @@ class RedisTrips:
             return [Away(repr(error))] * len(calls)
         finally:
             trip.cancel()
-            await asyncio.wait({trip}, timeout=TRIP_LIMIT_S)  # it closes its connection
+            _, stray = await asyncio.wait({trip}, timeout=TRIP_LIMIT_S)  # it closes its connection
+            for each in stray:  # the library may swallow a cancel while it connects
+                self._stray.add(each)
+                each.add_done_callback(self._ended)
 
     async def _execute(self, calls: list[tuple[Any, ...]]) -> list[Any]:
         return await self._wire.send(calls)
+
+    def _ended(self, stray: asyncio.Task[list[Any]]) -> None:
+        self._stray.discard(stray)
+        if not stray.cancelled():
+            stray.exception()  # nobody else asks for it
 
     def _end_hurry(self, late: asyncio.Future[Any]) -> None:
         if self._num_late < MAX_LATE and not isinstance(late.result(), Exception):
