@@ -61,6 +61,29 @@ async def test_a_key_is_bound_by_its_own_limit_and_by_its_tenants(workers: Worke
     assert [bool(await workers.admits(1, other)) for _ in range(2)] == [True, False]
 
 
+async def test_a_key_has_tokens_of_its_own_within_its_tenants(workers: Workers) -> None:
+    limits = Limits(tokens_per_minute=1000)
+    of_key = Tenant("acme", "key_1", limits=limits, key_limits=Limits(tokens_per_minute=300))
+    held = await workers.admits(0, of_key, 250)
+    assert held
+    assert not await workers.admits(0, of_key, 100)
+    assert await workers.admits(0, Tenant("acme", "key_2", limits=limits), 700)
+    held.settle(150)
+    await workers.advance(1)
+    assert await workers.admits(1, of_key, 140)
+    assert not await workers.admits(1, of_key, 50)
+
+
+async def test_a_key_has_a_month_of_its_own(workers: Workers) -> None:
+    workers.spent = 900
+    of_key = Tenant("acme", "key_1", key_limits=Limits(monthly_tokens=1000))
+    assert await workers.admits(0, of_key, 90)
+    with pytest.raises(QuotaExceeded, match="key") as refused:
+        await workers.limiters[1].reserve(of_key, 20)
+    assert (refused.value.code, refused.value.status) == ("insufficient_quota", 429)
+    assert await workers.admits(1, Tenant("acme", "key_2"), 10_000)
+
+
 async def test_tenants_do_not_share(workers: Workers) -> None:
     one = Limits(requests_per_minute=1)
     assert await workers.admits(0, Tenant("acme", limits=one))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,8 @@ from gateway.admission.queue_store import CALL_S
 from tests.fakes.redis_process import RedisProcess
 from tests.integration.queue.conftest import Workers, take, waiting
 from tests.waiting import until
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.usefixtures("patient")
@@ -58,6 +63,25 @@ async def test_a_worker_that_dies_gives_its_slots_back_within_three_seconds(work
     assert not gone.done()
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
+
+
+async def test_slots_of_a_killed_process_come_back(workers: Workers, redis_process: RedisProcess) -> None:
+    queue = await workers.start(limit=3)
+    argv = [sys.executable, "-m", "tests.fakes.queue_worker", redis_process.url, "3", "3"]
+    process = await asyncio.create_subprocess_exec(*argv, cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readexactly(3) == b"..."
+        tasks = [await waiting(queue) for _ in range(3)]
+    finally:
+        process.kill()
+        await process.wait()
+    died = time.monotonic()
+    permits = [await asyncio.wait_for(task, 8) for task in tasks]
+    assert time.monotonic() - died <= 5.0  # as above
+    for permit in permits:
+        permit.release()
+    await until(lambda: queue.inflight == 0)
 
 
 async def test_what_each_worker_has_learned_of_the_engine_counts_for_all(workers: Workers) -> None:
