@@ -106,7 +106,7 @@ def services_of(
     tracer: Tracer | None,
 ) -> Services:
     """A worker's parts, as gateway.app puts them together."""
-    metrics, redis = Metrics(), connect_redis(settings)
+    metrics, redis, lifecycle = Metrics(), connect_redis(settings), Lifecycle()
     recorder, limits = Recorder(database, redis, metrics), shared_limits(settings, database, metrics)
     tiers = TierBook(builtin_tiers(2, 2))
     queues = {
@@ -120,11 +120,12 @@ def services_of(
         queues=queues,
         record=recorder,
         metrics=metrics,
+        is_stopping=lambda: lifecycle.state is State.STOPPED,
         limits=limits,
     )
     return Services(
         settings=settings,
-        lifecycle=Lifecycle(),
+        lifecycle=lifecycle,
         metrics=metrics,
         database=database,
         blobs=BlobStore(settings.files_dir),
