@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import enum
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 log = logging.getLogger("tidegate.lifecycle")
@@ -23,6 +23,22 @@ class State(enum.StrEnum):
     STOPPED = "stopped"
 
 
+class _Arriving(contextlib.AbstractContextManager[None]):
+    """One for all requests: a worker holds thousands of them."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    def __enter__(self) -> None:
+        self._lifecycle.begun()
+
+    def __exit__(self, *_: object) -> None:
+        self._lifecycle.ended()
+
+
+_UNCOUNTED = contextlib.nullcontext()
+
+
 class Lifecycle:
     """Counts open requests so that a drain can wait for them, and keeps background tasks alive."""
 
@@ -32,6 +48,7 @@ class Lifecycle:
         self._followers: list[Callable[[State], None]] = []
         self.inflight = 0  # in work
         self._num_begun = 0  # from their head on, as long as work was taken when it came
+        self._arriving = _Arriving(self)
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -63,19 +80,18 @@ class Lifecycle:
         self.inflight -= 1
         self._tell_idle()
 
-    @contextlib.contextmanager
-    def arriving(self) -> Iterator[None]:
+    def arriving(self) -> contextlib.AbstractContextManager[None]:
         """Around a request from its head on: a drain waits for its body, too, unless it began before the request."""
-        if not self.takes_work:
-            yield
-            return
+        return self._arriving if self.takes_work else _UNCOUNTED
+
+    def begun(self) -> None:
+        """A request is coming in."""
         self._num_begun += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._num_begun -= 1
-            self._tell_idle()
+
+    def ended(self) -> None:
+        self._num_begun -= 1
+        self._tell_idle()
 
     def _tell_idle(self) -> None:
         if self.inflight == 0 and self._num_begun == 0:

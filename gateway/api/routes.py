@@ -158,28 +158,25 @@ def _add(
     has_body = method in {"POST", "PUT"}
     reads_itself = handler in (chat.completions, files.create)
 
-    async def answered(request: Request, **kwargs: str) -> Any:
-        try:
-            if has_body and handler is not chat.completions:
-                services.memory.check()
-            if has_body and not reads_itself:
-                await services.auth.tenant(http_caller(request))
-                await read_body(request, services.settings.max_body_bytes)
-            if handler is chat.completions:  # counts itself, from where it is a request
-                return await handler(request, services, **kwargs)
-            with services.lifecycle:
-                return await handler(request, services, **kwargs)
-        except TidegateError:
-            if has_body:
-                await discard_body(request)
-            raise
-        except asyncio.CancelledError:
-            _unknot(request)
-            raise
-
     async def route(request: Request, **kwargs: str) -> Any:
         with services.lifecycle.arriving():
-            return await answered(request, **kwargs)
+            try:
+                if has_body and handler is not chat.completions:
+                    services.memory.check()
+                if has_body and not reads_itself:
+                    await services.auth.tenant(http_caller(request))
+                    await read_body(request, services.settings.max_body_bytes)
+                if handler is chat.completions:  # counts itself, from where it is a request
+                    return await handler(request, services, **kwargs)
+                with services.lifecycle:
+                    return await handler(request, services, **kwargs)
+            except TidegateError:
+                if has_body:
+                    await discard_body(request)
+                raise
+            except asyncio.CancelledError:
+                _unknot(request)
+                raise
 
     name = f"{handler.__module__.rpartition('.')[2]}_{handler.__name__}"
     tracer = services.tracer if path.startswith("/v1/") else None

@@ -155,7 +155,15 @@ class EventStream:
     def _flush(self) -> None:
         self._flush_timer = None
         if self._pending and _may_begin(self._flush_task) and not self._lock.locked():
-            self._flush_task = self._loop.create_task(self._write_alone(b""))
+            self._flush_task = self._loop.create_task(self._write_waiting())
+
+    async def _write_waiting(self) -> None:
+        await self._write_alone(b"")
+        self._flush_task = None
+
+    async def _comment(self) -> None:
+        await self._write_alone(KEEPALIVE)
+        self._tick_task = None  # thousands of streams wait: what is done is not kept
 
     async def _write_alone(self, frames: bytes) -> None:
         with contextlib.suppress(ClientGone):  # the request's own task learns it from its next event
@@ -215,6 +223,7 @@ class EventStream:
             self._num_written = newest
         if is_first:  # they are on their way: no use in keeping them until the answer ends
             self._response.headers.clear()
+            self._head = dict
             await asyncio.sleep(
                 0
             )  # uvloop writes when its turn ends: not behind the work on what else has come
@@ -239,7 +248,7 @@ class EventStream:
         quiet_s = now - self._last_write
         if not self.started or self._pending or quiet_s >= self._keepalive_s * 0.9:
             if _may_begin(self._tick_task) and not self._lock.locked():
-                self._tick_task = self._loop.create_task(self._write_alone(KEEPALIVE))
+                self._tick_task = self._loop.create_task(self._comment())
             quiet_s = 0.0
         self._timer = self._loop.call_later(max(0.05, self._keepalive_s - quiet_s), self._tick)
 
