@@ -18,6 +18,7 @@ from perf.load.rows import LoadRow
 
 _TEXT = re.compile(rb'"content": ?"[^"]')
 _CARRY = 11  # bytes kept of the read before: one less than the shortest match, so that none is counted twice
+_PLACE = b'"queue":{'  # what a waiter is told
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -48,6 +49,8 @@ class Exchange:
         self._parts.append(data)
         self._size += len(data)
         seen = self._carry + data
+        if not self.row.first_s and not self.row.told_s and _PLACE in seen:
+            self.row.told_s = now_s
         num_texts = sum(found.end() > len(self._carry) for found in _TEXT.finditer(seen))
         if num_texts:
             self.row.first_s = self.row.first_s or now_s

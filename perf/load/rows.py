@@ -20,8 +20,9 @@ class LoadRow(msgspec.Struct, kw_only=True):
     """outcome: completed, cached, rejected, evicted, failed, or unsent (the generator had no room: the run is void).
 
     code: the error's, or why it failed. tier: the one that answered, where the answer says it. num_tokens: of the
-    answer, by its usage, else its texts. queue_s, eta_s: wait in line by the receipt and as it was foretold; -1 = not
-    said. retry_after_s: -1 = not said.
+    answer, by its usage, else its texts. told_s: when its caller heard of its place in line; 0 = never, or the row is
+    an old one. queue_s, eta_s: wait in line by the receipt and as it was foretold; -1 = not said. retry_after_s: -1 =
+    not said.
     """
 
     arm: str
@@ -34,6 +35,7 @@ class LoadRow(msgspec.Struct, kw_only=True):
     intended_s: float
     started_s: float = 0.0
     sent_s: float = 0.0
+    told_s: float = 0.0
     first_s: float = 0.0
     done_s: float = 0.0
     status: int = 0

@@ -34,7 +34,8 @@ FORMULAS = {
     "Jain": "(sum x)^2 / (n sum x^2) over tenants, x = tokens served / the tenant's max-min fair part of all served",
     "recovery": "from the end of the surge to the first moment after which, in every second, the share of good "
     "requests is within 5 points of the share before it",
-    "ETA": "share of waiters whose wait by the receipt is within 25 % of the first ETA they were told",
+    "ETA": "share of those who heard an ETA before their first text whose wait by the receipt is within 25 % of the "
+    "first one",
 }
 
 
@@ -141,8 +142,15 @@ def _jain(rows: list[LoadRow]) -> float:
 
 
 def _eta_within(rows: list[LoadRow]) -> dict[str, float]:
-    """Empty when nobody was told an ETA and waited."""
-    told = [(row.eta_s, row.queue_s) for row in rows if row.eta_s > 0 and row.queue_s > 0 and row.is_complete]
+    """Empty when nobody was told an ETA and waited. What comes together with the first text foretells nothing."""
+    told = [
+        (row.eta_s, row.queue_s)
+        for row in rows
+        if row.eta_s > 0
+        and row.queue_s > 0
+        and row.is_complete
+        and (not row.told_s or row.told_s < row.first_s)
+    ]
     if not told:
         return {}
     near = sum(abs(eta - queue) <= ETA_WITHIN * queue for eta, queue in told)

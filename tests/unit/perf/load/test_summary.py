@@ -106,6 +106,11 @@ def test_etas_are_near_within_a_quarter() -> None:
     assert phase_summary([*told, row()], WINDOW, SCENARIO)["eta_within"] == {"share": 0.5, "waiters": 4}
 
 
+def test_an_eta_that_comes_with_the_text_foretells_nothing() -> None:
+    told = [row(eta_s=2.0, queue_s=2.0, told_s=told_s, first_s=2.1) for told_s in (1.0, 2.1)]
+    assert phase_summary(told, WINDOW, SCENARIO)["eta_within"] == {"share": 1.0, "waiters": 1}
+
+
 def test_a_short_wait_is_judged_like_a_long_one() -> None:
     told = [row(eta_s=0.05, queue_s=queue_s) for queue_s in (0.004, 0.06, 0.2)]
     assert phase_summary(told, WINDOW, SCENARIO)["eta_within"] == {"share": 0.3333, "waiters": 3}
